@@ -1,0 +1,53 @@
+# make demo       the bundled model answers three questions, plain and with CLVA (about a minute after installing)
+# make test       the tests that take seconds        make test-all   the slow ones too
+# make lint       ruff                               make types      mypy
+# make fix        what ruff can mend by itself       make docs       the generated pages under docs/
+#
+# Each sets up .venv from nothing (python3 >= 3.11 is all it needs) and may be run again at any time.
+
+SHELL := /bin/bash
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint types fix docs clean
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+help:
+	@sed -n '1,6s/^# \{0,1\}//p' Makefile
+
+demo: $(VENV)/demo.ok
+	$(RUN) -m vlm_anchors.demo --out demo
+
+test: $(VENV)/dev.ok
+	$(RUN) -m pytest -q -m "not slow"
+
+test-all: $(VENV)/dev.ok
+	$(RUN) -m pytest -q
+
+lint: $(VENV)/dev.ok
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(VENV)/dev.ok
+	$(RUN) -m mypy
+
+fix: $(VENV)/dev.ok
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+docs: $(VENV)/dev.ok
+	$(RUN) runs/docs.py
+
+clean:
+	rm -rf $(VENV) demo
+
+# A stamp says that an install went through; .ci/install mends what an interrupted one left.
+$(VENV)/demo.ok: pyproject.toml constraints.txt .ci/install
+	PYTHON="$(PYTHON)" .ci/install $(VENV) figures
+	@touch $@
+
+$(VENV)/dev.ok: pyproject.toml constraints.txt .ci/install
+	PYTHON="$(PYTHON)" .ci/install $(VENV) dev
+	@touch $@
