@@ -1,0 +1,29 @@
+"""What the outer modules of a model were called with: token ids and labels never reach the decoder, so they are noted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Optional
+
+from torch import Tensor, nn
+
+_NOTED = ("input_ids", "inputs_embeds", "labels", "logits_to_keep", "mm_encoder_outputs")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Arguments of the calls around the decoder; an inner module's word counts where it says something."""
+
+    outer: Optional["Facts"] = None
+    input_ids: Tensor | None = None
+    inputs_embeds: Tensor | None = None
+    labels: Tensor | None = None
+    logits_to_keep: int | Tensor = 0
+    mm_encoder_outputs: Mapping[str, Any] | None = None
+
+    @staticmethod
+    def seen(outer: Optional["Facts"], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Facts":
+        """Facts of one call inside `outer`. A first positional argument is `input_ids`, as in every transformers model."""
+        given = {name: kwargs[name] for name in _NOTED if kwargs.get(name) is not None}
+        if args and isinstance(args[0], Tensor):
+            given.setdefault("input_ids", args[0])
+        return replace(outer or Facts(), outer=outer, **given)

@@ -1,0 +1,120 @@
+"""Which rows and keys a forward pass is about: visual tokens, text rows, the prompt's last row.
+
+Shapes: b samples, q query rows of this pass, k keys, r text rows (padded to the longest sample), v visual keys
+(padded likewise), n images.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass
+class Visual:
+    """Where the visual tokens stand among the keys: born at prefill, kept with the cache."""
+
+    index: Int[Tensor, "b v"]
+    """Absolute key position, counted over everything the cache has seen; 0 where `valid` is False."""
+    valid: Bool[Tensor, "b v"]
+    image: Int[Tensor, "b v"]
+    """Which image of its sample, from 0."""
+
+    images: int
+    """Most images in one sample."""
+
+
+@dataclass
+class TextRows:
+    """The text rows of one pass. `index` None means every row of the pass is one (a decoding step)."""
+
+    index: Int[Tensor, "b r"] | None
+    valid: Bool[Tensor, "b r"] | None
+    shared: Bool[Tensor, "b r"] | None
+    """Rows that share the anchors of the prompt's last row; None: all of them. The others have their own anchors."""
+    source: Int[Tensor, "b"] | None
+    """Which of the r rows is the prompt's last one."""
+
+    @property
+    def one_anchor_set(self) -> bool:
+        return self.shared is None
+
+
+def visual_mask(ids: Int[Tensor, "b q"], visual_ids: tuple[int, ...]) -> Bool[Tensor, "b q"]:
+    mask = ids == visual_ids[0]
+    for other in visual_ids[1:]:
+        mask = mask | (ids == other)
+    return mask
+
+
+def gather_visual(mask: Bool[Tensor, "b q"], image: Int[Tensor, "b q"], offset: int) -> Visual:
+    """Positions of the True entries, left-justified; `offset` is how many keys the cache held before this pass."""
+    count = int(mask.sum(1).max())
+    order = mask.logical_not().argsort(dim=1, stable=True)[:, :count]
+    valid = mask.gather(1, order)
+    number = image.gather(1, order).where(valid, 0)
+    return Visual((order + offset).where(valid, 0), valid, number, int(number.max()) + 1)
+
+
+def join_visual(old: Visual, new: Visual) -> Visual:
+    """The visual keys of a prompt fed in pieces: the new piece's images are counted on from the old one's."""
+    shift = old.image.masked_fill(~old.valid, -1).amax(1, keepdim=True) + 1
+    return Visual(
+        torch.cat([old.index, new.index], 1),
+        torch.cat([old.valid, new.valid], 1),
+        torch.cat([old.image, new.image + shift], 1),
+        old.images + new.images,
+    )
+
+
+def text_mask(
+    visual: Bool[Tensor, "b q"],
+    real: Bool[Tensor, "b q"],
+    frame: Bool[Tensor, "b q"],
+    image_before: Bool[Tensor, "b"],
+) -> Bool[Tensor, "b q"]:
+    """Real rows after the first visual token that are neither visual nor an image's tags (methods.md, notation)."""
+    after = visual.cumsum(1).bool() | image_before[:, None]
+    return after & real & ~visual & ~frame
+
+
+def prompt_rows(text: Bool[Tensor, "b q"], prompt_end: Int[Tensor, "b"] | None) -> TextRows:
+    """The rows of the pass that holds the prompt's text.
+
+    All share the anchors of the prompt's last row, except rows at or after `prompt_end` (given answers, speculative
+    candidates), which have their own: the shared row must never stand behind them.
+    """
+    count = max(int(text.sum(1).max()), 1)
+    index = text.logical_not().argsort(dim=1, stable=True)[:, :count]
+    valid = text.gather(1, index)
+    shared = valid if prompt_end is None else valid & (index < prompt_end[:, None])
+    source = (shared.sum(1) - 1).clamp(min=0)
+    return TextRows(index, valid, None if prompt_end is None else shared, source)
+
+
+def single_rows(text: Bool[Tensor, "b q"]) -> TextRows:
+    """The rows of a later chunk of several tokens (speculative decoding): each has its own anchors."""
+    rows = prompt_rows(text, None)
+    return TextRows(rows.index, rows.valid, torch.zeros_like(rows.valid), rows.source)
+
+
+def image_numbers(
+    mask: Bool[Tensor, "b q"], frame: Bool[Tensor, "b q"], lengths: list[int] | None
+) -> Int[Tensor, "b q"]:
+    """Number of the image each visual token belongs to, counted from 0 in its sample; 0 elsewhere.
+
+    `lengths` = visual tokens of each image of the batch, in reading order, where the encoder told them; otherwise an
+    image is an unbroken run of visual tokens, tags inside not counted as a break.
+    """
+    if lengths is not None and sum(lengths) == int(mask.sum()):
+        owner = torch.repeat_interleave(
+            torch.arange(len(lengths), device=mask.device), torch.tensor(lengths, device=mask.device)
+        )
+        number = torch.zeros_like(mask, dtype=torch.long)
+        number[mask] = owner
+    else:
+        start = mask & ~torch.nn.functional.pad(mask, (1, 0))[:, :-1]
+        number = (start.cumsum(1) - 1).clamp(min=0)
+    first = number.where(mask, torch.iinfo(torch.long).max).amin(1, keepdim=True)
+    return (number - first).where(mask, 0)

@@ -1,0 +1,245 @@
+"""`attach`: puts a method on one model and takes it off again.
+
+Installed are hooks on that one model and a delegating attention name in its decoder's config; nothing is patched, and
+with no method active the delegate calls the original kernel. Which method is active is context-local (a `ContextVar`),
+so threads and async tasks may use different dials on one model; a thread that attached nothing runs the plain model.
+"""
+
+import threading
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import AnchorsWarning, BadModel, CannotAct
+from ..methods import METHODS
+from ..methods.base import Method, name_of
+from ..methods.none import Plain
+from ..registry import split_composition
+from ..types import Vlm
+from .attention import KEYWORD, steered_name
+from .encode import encode_images
+from .facts import Facts
+from .passing import Generation, Pass, Watcher
+from . import prompt as decoder_pass
+from .site import Site, find_site, plain_model
+
+RIDER = "_vlm_anchors"
+"""The attribute under which a generation rides on its cache."""
+
+_active: ContextVar[tuple["Handle", ...]] = ContextVar("vlm_anchors_active", default=())
+_facts: ContextVar[Facts | None] = ContextVar("vlm_anchors_facts", default=None)
+_seams: "weakref.WeakKeyDictionary[nn.Module, Seam]" = weakref.WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+def attach(model: Any, method: Any, *, watch: Watcher | None = None) -> "Handle":
+    """Put a method on a model, for generation, forward passes and training.
+
+    model: what `va.load` returns, a transformers model (PEFT-wrapped or not), or a (model, processor) pair. method: a
+    method, a SPEC (`"clva:alpha=5"`) or a list of methods that compose. watch: sees every layer's attention after the
+    method, changes nothing. Returns a `Handle`: use it in a `with` block, or call `.detach()`.
+
+    The method acts in the thread (context) that attached it. An inner `with` block replaces the outer one until it
+    ends. Raises `CannotAct` where the dials do not fit the model, `BadModel` where the model cannot be steered.
+    """
+    network, tokenizer = _parts(model)
+    chosen = _chosen(method)
+    if isinstance(chosen, Plain) and watch is None:
+        return Handle(None, chosen, None)
+    site = find_site(network, tokenizer, getattr(chosen, "site", "auto"))
+    chosen.check(site)
+    with _lock:
+        seam = _seams.get(site.stack)
+        if seam is None:
+            seam = _seams[site.stack] = Seam(site)
+        seam.acquire(site)
+    handle = Handle(seam, chosen, watch, chosen.watched(site))
+    _active.set((*_active.get(), handle))
+    return handle
+
+
+def _parts(model: Any) -> tuple[nn.Module, Any]:
+    if isinstance(model, Vlm):
+        return model.model, model.processor.tokenizer
+    if isinstance(model, tuple) and len(model) == 2:
+        return model[0], getattr(model[1], "tokenizer", None)
+    if isinstance(model, nn.Module):
+        return model, None
+    raise BadModel(f"Expected a model, a (model, processor) pair or what va.load returns; found {type(model).__name__}.")
+
+
+def _chosen(method: Any) -> Method:
+    """One method from a method, a SPEC or a list; two that need the same door are refused."""
+    if isinstance(method, str):
+        method = [METHODS.build(part) for part in split_composition(method)]
+    methods = [m for m in (method if isinstance(method, Sequence) else [method]) if not isinstance(m, Plain)]
+    for m in methods:
+        if not isinstance(m, Method):
+            raise CannotAct(f"Expected a method such as va.CLVA() or a SPEC such as 'clva'; found {m!r}.")
+    doors: dict[str, Method] = {}
+    for m in methods:
+        for door in m.doors:
+            if door in doors:
+                raise CannotAct(
+                    f"{name_of(doors[door])} and {name_of(m)} cannot run together: both change the model's {door}. "
+                    f"Use one of them."
+                )
+            doors[door] = m
+    in_model = [m for m in methods if m.doors != {"prepare"}]
+    return in_model[0] if in_model else (methods[0] if methods else Plain())
+
+
+class Handle:
+    """A method on a model. `acted` tells what it did; `detach()`, or the end of the `with` block, takes it off."""
+
+    def __init__(self, seam: "Seam | None", method: Method, watcher: Watcher | None, watched: frozenset[int] = frozenset()):
+        self.method = method
+        self.watcher = watcher
+        self.watched = watched
+        self._seam = seam
+        self._caches: list[weakref.ref[Any]] = []
+        self._latest: Generation | None = None
+        self.prompts = 0
+        """How many prompts this handle's method has seen."""
+
+    @property
+    def acted(self) -> list[dict[str, Any]]:
+        """What the method did, one dictionary a row of the latest prompt: `{"clva": {...}}`."""
+        generation = self._latest
+        if generation is None or generation.prompt is None:
+            return []
+        name = name_of(self.method)
+        edited = generation.prompt.valid.sum(1).tolist()
+        told = self.method.acted(generation)
+        return [
+            {name: {"rows_edited": (rows + generation.steps) if self.watched else 0, **what}}
+            for rows, what in zip(edited, told, strict=True)
+        ]
+
+    def began(self, generation: Generation, cache: Any) -> None:
+        self._latest = generation
+        self.prompts += 1
+        if cache is not None:
+            setattr(cache, RIDER, generation)
+            self._caches = [ref for ref in self._caches if ref() is not None]
+            self._caches.append(weakref.ref(cache))
+
+    def detach(self) -> None:
+        """Take the method off; harmless when it is off already."""
+        if self._seam is None:
+            return
+        seam, self._seam = self._seam, None
+        for ref in self._caches:
+            cache = ref()
+            if cache is not None and hasattr(cache, RIDER):
+                delattr(cache, RIDER)
+        _active.set(tuple(handle for handle in _active.get() if handle is not self))
+        seam.release()
+        if self.prompts == 0 and seam.ran_elsewhere:
+            warnings.warn(
+                "The model ran only in threads that had not attached the method, so nothing was changed: "
+                "attach inside the thread that runs the model.",
+                AnchorsWarning,
+                stacklevel=2,
+            )
+
+    def __enter__(self) -> "Handle":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.detach()
+
+    def serves(self, seam: "Seam") -> bool:
+        return self._seam is seam
+
+
+class Seam:
+    """The hooks on one model and the attention name in its decoder's config; counted, so several handles share it."""
+
+    def __init__(self, site: Site):
+        self.site = site
+        self.users = 0
+        self.ran_elsewhere = False
+        self._hooks: list[Any] = []
+        self._name: str | None = None
+
+    def acquire(self, site: Site) -> None:
+        if self.users == 0:
+            self.site = site
+            self._name = site.config._attn_implementation
+            site.config._attn_implementation_internal = steered_name(self._name)
+            for module in site.outer:
+                self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
+                self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
+            self._hooks.append(site.stack.register_forward_pre_hook(self._steer, with_kwargs=True))
+        self.users += 1
+
+    def release(self) -> None:
+        with _lock:
+            self.users -= 1
+            if self.users == 0:
+                for hook in self._hooks:
+                    hook.remove()
+                self._hooks.clear()
+                self.site.config._attn_implementation_internal = self._name
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Seam":
+        """A copied model carries copies of the hooks; they find no active handle and do nothing."""
+        copy = Seam.__new__(Seam)
+        copy.site, copy.users, copy.ran_elsewhere, copy._hooks, copy._name = self.site, 0, False, [], self._name
+        return copy
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if torch.compiler.is_compiling():
+            return None
+        new = encode_images(self.site.outer[-1], kwargs) if self._images_touch(args, kwargs) else None
+        _facts.set(Facts.seen(_facts.get(), module, args, kwargs if new is None else new))
+        return None if new is None else (args, new)
+
+    def _images_touch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Several images with no tags between them: only the vision tower's output tells where one ends."""
+        ids, pixels = kwargs.get("input_ids", args[0] if args else None), kwargs.get("pixel_values")
+        several = isinstance(ids, Tensor) and isinstance(pixels, Tensor) and len(pixels) > len(ids)
+        return several and not self.site.frame_ids and self._handle() is not None
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not torch.compiler.is_compiling():
+            facts = _facts.get()
+            _facts.set(None if facts is None else facts.outer)
+
+    def _steer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        cache = kwargs.get("past_key_values")
+        generation = getattr(cache, RIDER, None)
+        embeds = kwargs.get("inputs_embeds")
+        decoding = embeds is not None and embeds.shape[1] == 1 and generation is not None
+        if decoding:
+            steering: Pass | None = decoder_pass.step(generation, self.site, cache)
+        elif torch.compiler.is_compiling():
+            steering = None
+        else:
+            steering = self._prompt(generation, cache, args, kwargs)
+        return (args, {**kwargs, KEYWORD: steering}) if steering is not None else None
+
+    def _prompt(self, generation: Generation | None, cache: Any, args: Any, kwargs: dict[str, Any]) -> Pass | None:
+        handle = self._handle()
+        if handle is None:
+            self.ran_elsewhere = True
+            if generation is not None:
+                delattr(cache, RIDER)
+            return None
+        return decoder_pass.prompt(handle, self.site, generation, cache, _facts.get(), args, kwargs)
+
+    def _handle(self) -> Handle | None:
+        """The innermost handle of this context that serves this model."""
+        for handle in reversed(_active.get()):
+            if handle.serves(self):
+                return handle
+        return None
+
+
+__all__ = ["Handle", "attach", "plain_model"]

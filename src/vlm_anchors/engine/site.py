@@ -1,0 +1,120 @@
+"""Where a model attends to its image: the stack of attention layers that a method watches and edits."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ..errors import BadModel, CannotAct
+from ..families import FAMILIES, UNKNOWN, Family, family_of
+
+
+@dataclass(frozen=True)
+class Site:
+    """One stack of attention layers.
+
+    kind: "decoder" (text rows attend to a sequence that holds visual tokens) or "qformer" (latent queries attend to
+    image features). depth: number of layers, counted from 1. heads: query heads a layer. stack: the module whose
+    forward runs the layers. layers: `id(attention module)` -> layer. outer: modules whose forward sees token ids.
+    visual_ids, frame_ids: token ids of placeholders and of the tags around them. closing_id: tag before an image's
+    last tile, or None.
+    """
+
+    kind: str
+    depth: int
+    heads: int
+    family: Family
+    stack: nn.Module = field(repr=False)
+    layers: dict[int, int] = field(repr=False)
+    outer: tuple[nn.Module, ...] = field(repr=False)
+    visual_ids: tuple[int, ...] = ()
+    frame_ids: tuple[int, ...] = ()
+    closing_id: int | None = None
+
+    @property
+    def config(self) -> Any:
+        return self.stack.config
+
+    def require_layer(self, layer: int, dial: str) -> None:
+        """Raise `CannotAct` unless the site has this layer."""
+        if not 1 <= layer <= self.depth:
+            where = "decoder" if self.kind == "decoder" else "Q-Former's cross-attention"
+            raise CannotAct(f"{dial} = {layer}: this model's {where} has layers 1 to {self.depth}; choose one of them.")
+
+
+def plain_model(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT wrapper (the model itself if it is not wrapped)."""
+    if type(model).__module__.split(".")[0] == "peft":
+        return model.get_base_model()
+    return model
+
+
+def find_site(model: nn.Module, tokenizer: Any = None, kind: str = "auto") -> Site:
+    """The site of a transformers vision-language model; `BadModel` with the list of families if there is none."""
+    base = plain_model(model)
+    if not hasattr(base, "config") or not hasattr(base.config, "model_type"):
+        raise BadModel(f"Expected a transformers vision-language model; found a {type(base).__name__}.")
+    family = family_of(base.config)
+    if family.refused:
+        raise CannotAct(f"{family.title} cannot be steered: {family.refused}")
+    kind = family.site if kind == "auto" else kind
+    return _decoder_site(model, base, family, tokenizer)
+
+
+def _decoder_site(model: nn.Module, base: nn.Module, family: Family, tokenizer: Any) -> Site:
+    stack = base.get_decoder()
+    visual = tuple(id for id in (config_id(base.config, name) for name in family.visual) if id is not None)
+    attention = {id(module): module.layer_idx + 1 for module in stack.modules() if _is_self_attention(module)}
+    if not attention or not visual:
+        known = ", ".join(f.name for f in FAMILIES)
+        raise BadModel(
+            f"{type(base).__name__} has no decoder attention layers with visual placeholders that the engine can "
+            f"reach. Families that work: {known} (vlm-anchors families)."
+        )
+    return Site(
+        kind="decoder",
+        depth=max(attention.values()),
+        heads=stack.config.num_attention_heads,
+        family=family,
+        stack=stack,
+        layers=attention,
+        outer=_outer(model, base, stack),
+        visual_ids=visual,
+        frame_ids=_frame_ids(base.config, family, tokenizer),
+        closing_id=_token_id(tokenizer, family.closing_tile) if family.closing_tile else None,
+    )
+
+
+def _is_self_attention(module: nn.Module) -> bool:
+    name = type(module).__name__
+    return name.endswith("Attention") and "Cross" not in name and isinstance(getattr(module, "layer_idx", None), int)
+
+
+def _outer(model: nn.Module, base: nn.Module, stack: nn.Module) -> tuple[nn.Module, ...]:
+    """Every module on the way in that sees token ids or labels: the wrapper, the model, the model inside it."""
+    seen: list[nn.Module] = []
+    for module in (model, base, base.base_model):
+        if module is not stack and not any(module is other for other in seen):
+            seen.append(module)
+    return tuple(seen)
+
+
+def config_id(config: Any, name: str) -> int | None:
+    value = getattr(config, name, None)
+    return value if isinstance(value, int) else None
+
+
+def _frame_ids(config: Any, family: Family, tokenizer: Any) -> tuple[int, ...]:
+    ids = {config_id(config, name) for name in family.frame}
+    ids |= {_token_id(tokenizer, token) for token in family.frame_tokens}
+    return tuple(sorted(id for id in ids if id is not None))
+
+
+def _token_id(tokenizer: Any, token: str) -> int | None:
+    if tokenizer is None:
+        return None
+    found = tokenizer.convert_tokens_to_ids(token)
+    return None if found is None or found == tokenizer.unk_token_id else found
+
+
+__all__ = ["UNKNOWN", "Site", "find_site", "plain_model"]

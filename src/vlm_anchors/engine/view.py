@@ -1,0 +1,136 @@
+"""What a method sees of one attention layer, and the edit it may return. Nothing here is Q x K: text rows only.
+
+Shapes: b samples, h query heads, g key heads, r text rows, v visual keys, k keys, d head width, s sets of anchors
+(1 where all rows share them, else r).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .rows import TextRows, Visual
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change to the attention of text rows; every part is optional.
+
+    bias: added to the scores of visual keys before the softmax, float32, (b, 1 or h, 1 or r, v). Adding log f is
+    multiplying the weight by f and normalising the row again (methods.md, "additive"); -inf masks the key.
+    """
+
+    bias: Float[Tensor, "b _h _r v"] | None = None
+
+
+@dataclass
+class AttentionView:
+    """A lazy view of one layer in one forward pass: only what is asked for is computed, and only once."""
+
+    layer: int
+    """Decoder layer (or Q-Former cross-attention layer), from 1."""
+    depth: int
+    """How many such layers the model has."""
+    rows: TextRows
+    visual: Visual
+    kept: dict[Any, Any]
+    """Lives as long as the forward pass; write-once, so that a replay under gradient checkpointing finds the same."""
+    memory: dict[Any, Any]
+    """Lives as long as the generation."""
+    latents: bool
+    """True in a Q-Former, whose rows are latent queries: there is no last row."""
+    _query: Float[Tensor, "b h q d"]
+    _key: Float[Tensor, "b g k d"]
+    _row_mask: Float[Tensor, "b 1 r k"] | None
+    _columns: tuple[Int[Tensor, "b v"], Bool[Tensor, "b v"]]
+    _scale: float
+    _weights: Float[Tensor, "b h r v"] | None = field(default=None)
+
+    def keep(self, name: Any, make: Callable[[], Any]) -> Any:
+        """`make()` the first time in this pass, the same object ever after."""
+        if name not in self.kept:
+            self.kept[name] = make()
+        return self.kept[name]
+
+    @property
+    def visible(self) -> Bool[Tensor, "b v"]:
+        """Visual keys that exist in this layer (a sliding window may have dropped some)."""
+        return self._columns[1]
+
+    def scores(self) -> Float[Tensor, "b h r k"]:
+        """Scores of the text rows before the softmax, masks added, float32."""
+        query = take_rows(self._query, self.rows.index).float()
+        key = self._key.float()
+        b, h, r, d = query.shape
+        groups = query.reshape(b, key.shape[1], -1, d)
+        scores = (groups @ key.transpose(-1, -2)).reshape(b, h, r, -1) * self._scale
+        return scores if self._row_mask is None else scores + self._row_mask
+
+    def weights(self) -> Float[Tensor, "b h r v"]:
+        """A: softmax attention of text rows (over all keys) to the visual keys; 0 at keys that are padding."""
+        if self._weights is None:
+            self._weights = self._take_visual(self.scores().softmax(-1))
+        return self._weights
+
+    def edited_weights(self, edit: Edit) -> Float[Tensor, "b h r v"]:
+        """A~: the same after an edit's bias."""
+        if edit.bias is None:
+            return self.weights()
+        scores = self.scores()
+        full = spread_bias(edit.bias, self._columns, scores.shape[-1], torch.float32)
+        return self._take_visual((scores + full).softmax(-1))
+
+    def _take_visual(self, weights: Float[Tensor, "b h r k"]) -> Float[Tensor, "b h r v"]:
+        index, valid = self._columns
+        b, h, r, _ = weights.shape
+        taken = weights.gather(-1, index[:, None, None].expand(b, h, r, -1))
+        return taken * valid[:, None, None]
+
+    def row_mean(self, values: Float[Tensor, "b h r"]) -> Float[Tensor, "b h s"]:
+        """Mean over the rows that share anchors (over all latent queries in a Q-Former); a row by itself elsewhere."""
+        if self.rows.valid is None:
+            return values.mean(-1, keepdim=True) if self.latents else values
+        if self.rows.one_anchor_set:
+            valid = self.rows.valid[:, None].to(values.dtype)
+            return (values * valid).sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp(min=1)
+        shared = self.rows.shared[:, None]
+        weight = shared.to(values.dtype)
+        mean = (values * weight).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp(min=1)
+        return torch.where(shared, mean, values)
+
+    def anchor_row(self, values: Float[Tensor, "b h r v"]) -> Float[Tensor, "b h s v"]:
+        """The row whose attention makes the anchors: the prompt's last one, or each row's own."""
+        if self.rows.index is None:
+            return values
+        b, h, r, v = values.shape
+        last = self.rows.source[:, None, None, None].expand(b, h, 1, v)
+        if self.rows.one_anchor_set:
+            return values.gather(2, last)
+        return torch.where(self.rows.shared[:, None, :, None], values.gather(2, last), values)
+
+
+def take_rows(tensor: Float[Tensor, "b h q d"], index: Int[Tensor, "b r"] | None) -> Float[Tensor, "b h r d"]:
+    if index is None:
+        return tensor
+    b, h, _, d = tensor.shape
+    return tensor.gather(2, index[:, None, :, None].expand(b, h, -1, d))
+
+
+def spread_bias(
+    bias: Float[Tensor, "b _h _r v"],
+    columns: tuple[Int[Tensor, "b v"], Bool[Tensor, "b v"]],
+    keys: int,
+    dtype: torch.dtype,
+) -> Float[Tensor, "b _h _r k"]:
+    """The bias of visual keys as a bias of all keys, 0 elsewhere; -inf becomes the dtype's most negative number.
+
+    The buffer's rows are a multiple of 16 long: CUDA's memory-efficient kernel copies a misaligned bias in every layer.
+    """
+    index, valid = columns
+    b, h, r, v = bias.shape
+    bias = bias.clamp(min=torch.finfo(dtype).min).to(dtype).masked_fill(~valid[:, None, None], 0)
+    full = torch.zeros(b, h, r, -(-keys // 16) * 16, dtype=dtype, device=bias.device)
+    return full.scatter_add_(-1, index[:, None, None].expand(b, h, r, v), bias)[..., :keys]

@@ -1,0 +1,40 @@
+"""Every error a user can cause. Each message says what was expected, what was found, and what to do.
+
+The command line turns a `UserError` into one or two sentences on stderr and exit code 2.
+"""
+
+
+class UserError(Exception):
+    """The input is at fault, not the program. Subclasses say which kind of input."""
+
+
+class UnknownName(UserError):
+    """A method, decoding, dial, family or model that does not exist. The message lists what does."""
+
+
+class BadDial(UserError):
+    """A dial outside its range or of the wrong type."""
+
+
+class BadSetting(UserError):
+    """A setting of a run that is no dial: device, dtype, batch size, number of tokens, an output folder."""
+
+
+class BadImage(UserError):
+    """An image that cannot be read, or should not be."""
+
+
+class BadQuestion(UserError):
+    """A question that cannot be asked: empty, or too long."""
+
+
+class BadModel(UserError):
+    """A folder or id that is no model, or a model that is no vision-language model."""
+
+
+class CannotAct(UserError):
+    """The method cannot do its work on this model, prompt or setting, and would silently do nothing."""
+
+
+class AnchorsWarning(UserWarning):
+    """Something works, but not as the user probably expects (a method that cannot act, an assumption made)."""

@@ -1,0 +1,16 @@
+"""The catalogue of methods: one line each. Importing this package imports no method and nothing heavy."""
+
+from ..registry import Catalogue, Entry
+
+METHODS = Catalogue(
+    "method",
+    [
+        Entry("none", "vlm_anchors.methods.none:Plain", "The model as it is", "-"),
+        Entry(
+            "clva",
+            "vlm_anchors.methods.clva:CLVA",
+            "Re-anchors attention to visual tokens in the deep layers by cross-layer visual anchors",
+            "arXiv 2603.25088",
+        ),
+    ],
+)

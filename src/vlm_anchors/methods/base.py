@@ -1,0 +1,103 @@
+"""The contract of a method, whole. docs/decisions/0001-method-contract.md shows, method by method, why it is so.
+
+A method is a frozen dataclass of its paper's dials. It overrides only the doors its paper uses; a door it leaves alone
+costs nothing. What changes while a model runs lives in two dictionaries the engine hands in: one born with a forward
+pass (`view.kept`), one born with a generation (`view.memory`). Nothing is ever kept on the method or on the model.
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..errors import BadDial
+
+if TYPE_CHECKING:
+    from ..engine.passing import Generation
+    from ..engine.site import Site
+    from ..engine.view import AttentionView, Edit
+    from ..types import Vlm
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """One published method with its dials; leaves only, methods never inherit from each other."""
+
+    doors: ClassVar[frozenset[str]] = frozenset()
+    """Which doors this method opens ("prepare", "attention"); two methods with one door in common do not compose."""
+
+    @abstractmethod
+    def neutral(self) -> "Method":
+        """The same method with its dials at zero: the plain model."""
+
+    def check(self, site: "Site") -> None:
+        """Refuse, at attach, a model on which these dials make no sense (a layer it does not have)."""
+
+    def prepare(self, vlm: "Vlm", inputs: Mapping[str, Any], **given: Any) -> dict[str, Any]:
+        """Door "prepare": new inputs for `generate` or a forward pass."""
+        return dict(inputs)
+
+    def watched(self, site: "Site") -> frozenset[int]:
+        """Layers (from 1) whose attention the method wants to see or edit; the others run untouched."""
+        return frozenset()
+
+    def attention(self, view: "AttentionView") -> "Edit | None":
+        """Door "attention": see one watched layer, return the edit of its text rows, or None to leave it alone."""
+        return None
+
+    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+        """What was done to the prompt, one JSON-able dictionary a sample, from what its pass kept."""
+        return [{} for _ in generation.visual.valid]
+
+    def spec(self) -> str:
+        """The method as a SPEC, with the dials that differ from the defaults."""
+        return spec_of(self, name_of(self))
+
+
+def name_of(thing: Any) -> str:
+    """The catalogue name of a method or decoding object; its class name in lower case if it is not registered."""
+    from ..decoding import DECODINGS
+    from . import METHODS
+
+    target = f"{type(thing).__module__}:{type(thing).__name__}"
+    for entry in [*METHODS, *DECODINGS]:
+        if entry.target == target:
+            return entry.name
+    return type(thing).__name__.lower()
+
+
+def spec_of(thing: Any, name: str) -> str:
+    """`name:dial=value,...` with only the dials that were moved from their defaults."""
+    moved = [
+        f"{field.name}={_spell(getattr(thing, field.name))}"
+        for field in dataclasses.fields(thing)
+        if getattr(thing, field.name) != field.default
+    ]
+    return f"{name}:{','.join(moved)}" if moved else name
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "-".join(str(part) for part in value)
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def number(method: Any, dial: str, low: float, high: float = float("inf"), *, whole: bool = False) -> None:
+    """Raise `BadDial` unless the dial is a finite number in [low, high] (a whole number, if `whole`)."""
+    value = getattr(method, dial)
+    kind = "a whole number" if whole else "a number"
+    fits = isinstance(value, int) if whole else isinstance(value, (int, float))
+    if not fits or isinstance(value, bool) or not (low <= value <= high) or value in (float("inf"), -float("inf")):
+        bound = f"from {low:g} to {high:g}" if high != float("inf") else f"of {low:g} or more"
+        if low == -float("inf"):
+            bound = "that is finite"
+        raise BadDial(f"{type(method).__name__}.{dial} must be {kind} {bound}; found {value!r}.")
+
+
+def choice(method: Any, dial: str, *options: Any) -> None:
+    """Raise `BadDial` unless the dial is one of the options."""
+    value = getattr(method, dial)
+    if value not in options:
+        listed = ", ".join(map(repr, options))
+        raise BadDial(f"{type(method).__name__}.{dial} must be one of {listed}; found {value!r}.")

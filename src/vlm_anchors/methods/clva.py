@@ -1,0 +1,286 @@
+"""CLVA: cross-layer visual anchors.                                                       arXiv 2603.25088
+
+Deep layers drift away from the image. Their attention to visual tokens is re-anchored: towards what the visually
+sensitive heads of a middle layer saw, away from what the insensitive heads of the first layer saw.
+
+    Phi_h     = mean over text rows i of sum over visual keys j of A_h(i, j)                       (Eq. 1)
+    H+ , H-   = heads with Phi_h > mu + lam sigma , Phi_h < mu - lam sigma  (mu, sigma over heads)  (Eq. 2, 3)
+    M         = mean over the heads of the set of A_h(last row, j)                                 (Eq. 4)
+    Z         = [ M - mu_j > tau sigma_j ]  (over the visual tokens of an image)                   (Eq. 8, 9)
+    A~(i, j)  = A(i, j) (1 + alpha Z+_j - beta Z-_j), each row then normalised again               (Eq. 10, 11)
+
+Z+ comes from H+ of layer L/2 - 2, Z- from H- of layer 1; A~ replaces A in the layers after L/2 - 2. In Q-Former models
+the same happens in the Q-Former's cross-attention, rows being the latent queries (Eq. 14).
+
+Multiplying a weight and normalising its row again is adding a logarithm before the softmax, so the edit is one bias per
+visual key, shared by all deep layers. tests/reference_clva.py holds the equations with full matrices; this file is
+tested equal to it. Where the paper is silent the choice is a dial whose default is ours (docs/methods.md).
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..errors import BadDial, CannotAct
+from .base import Method, choice, number
+
+if TYPE_CHECKING:
+    from ..engine.passing import Generation
+    from ..engine.rows import Visual
+    from ..engine.site import Site
+
+from ..engine.view import AttentionView, Edit
+
+INF = float("inf")
+
+
+@dataclass(frozen=True)
+class CLVA(Method):
+    """Cross-layer visual anchors (arXiv 2603.25088). Layers count from 1.
+
+    alpha: pull towards positive anchors, factor 1 + alpha; 0 = off (Table 4 uses 14). beta: push away from negative
+    anchors, factor 1 - beta, clamped at 0; 0 = off. lam: how many sigmas a head's intensity must stand out (Eq. 2, 3).
+    tau: how many sigmas a visual token's saliency must stand out (Eq. 8, 9).
+    positive_layer: where positive anchors come from; None = max(2, L/2 - 2). negative_layer: the same for negative
+    ones. layers: (first, last) layer that is edited; None = every layer after `positive_layer`.
+    normalise: "row" lets visual mass grow at language's expense; "visual" keeps each row's visual mass (slower).
+    refresh: "step" finds anchors anew at every forward pass, "prompt" once. empty: when no head stands out, take the
+    most "extreme" one or "skip" the anchor. heads: "sigma" (Eq. 2, 3), "all", or "concentration", which ranks heads by
+    1 - H(M_h)/log n instead of Phi. gain: "anchors" (Eq. 10), or "average": 1 + (alpha - beta) times the mean over
+    heads of per-head anchors of the middle layer (Eq. 15). places: anchors as "found", or as many at "random" places
+    drawn from `seed` (a control). images: z-score within "each" image or over "all" visual tokens.
+    site: "auto", or "decoder" to edit a Q-Former model's language model instead (the paper's appendix B.1).
+    latents: of a Q-Former's rows take the "mean", or the "last" one.
+    """
+
+    doors: ClassVar[frozenset[str]] = frozenset({"attention"})
+
+    alpha: float = 14.0
+    beta: float = 0.9
+    lam: float = 1.0
+    tau: float = 2.0
+    positive_layer: int | None = None
+    negative_layer: int = 1
+    layers: tuple[int, int] | None = None
+    normalise: str = "row"
+    refresh: str = "step"
+    empty: str = "extreme"
+    heads: str = "sigma"
+    gain: str = "anchors"
+    places: str = "found"
+    images: str = "each"
+    site: str = "auto"
+    latents: str = "mean"
+    seed: int = 0
+
+    def __post_init__(self):
+        number(self, "alpha", -INF)
+        number(self, "beta", -INF)
+        number(self, "lam", 0)
+        number(self, "tau", 0)
+        number(self, "negative_layer", 1, whole=True)
+        if self.positive_layer is not None:
+            number(self, "positive_layer", 1, whole=True)
+        self._check_layers()
+        choice(self, "normalise", "row", "visual")
+        choice(self, "refresh", "step", "prompt")
+        choice(self, "empty", "extreme", "skip")
+        choice(self, "heads", "sigma", "all", "concentration")
+        choice(self, "gain", "anchors", "average")
+        choice(self, "places", "found", "random")
+        choice(self, "images", "each", "all")
+        choice(self, "site", "auto", "decoder")
+        choice(self, "latents", "mean", "last")
+        number(self, "seed", 0, 2**63 - 1, whole=True)
+
+    def _check_layers(self) -> None:
+        if self.layers is None:
+            return
+        whole = isinstance(self.layers, tuple) and len(self.layers) == 2 and all(type(n) is int for n in self.layers)
+        if not whole or not 1 <= self.layers[0] <= self.layers[1]:
+            raise BadDial(f"CLVA.layers must be (first, last) with 1 <= first <= last; found {self.layers!r}.")
+
+    def neutral(self) -> "CLVA":
+        return replace(self, alpha=0.0, beta=0.0)
+
+    def positive(self, depth: int) -> int:
+        """The middle layer: L/2 - 2, at least 2 (14 of 32)."""
+        return self.positive_layer or max(2, depth // 2 - 2)
+
+    def edited(self, depth: int) -> range:
+        """Layers whose attention is edited."""
+        first, last = self.layers or (self.positive(depth) + 1, depth)
+        return range(first, last + 1)
+
+    def check(self, site: "Site") -> None:
+        if site.depth < 3 and self.positive_layer is None:
+            raise CannotAct(
+                f"CLVA needs a middle layer and deeper ones; this model has {site.depth}. Use a deeper model, "
+                f"or set positive_layer and layers."
+            )
+        site.require_layer(self.positive(site.depth), "positive_layer")
+        site.require_layer(self.negative_layer, "negative_layer")
+        if self.layers is not None:
+            site.require_layer(self.layers[1], "layers")
+        first = self.edited(site.depth).start
+        used = [(self.alpha, "positive_layer", self.positive(site.depth)), (self.beta, "negative_layer", self.negative_layer)]
+        for dial, name, layer in used:
+            if dial and layer >= first:
+                raise CannotAct(
+                    f"{name} = {layer} is not before the first edited layer {first}, so its anchors would come too "
+                    f"late. Choose an earlier layer, or edit later ones with layers=(first, last)."
+                )
+
+    def watched(self, site: "Site") -> frozenset[int]:
+        if not self.alpha and not self.beta:
+            return frozenset()
+        anchors = {self.positive(site.depth)} if self.alpha or self.gain == "average" else set()
+        if self.beta and self.gain == "anchors":
+            anchors.add(self.negative_layer)
+        return frozenset(anchors | set(self.edited(site.depth)))
+
+    def attention(self, view: AttentionView) -> Edit | None:
+        middle = self.positive(view.depth)
+        if view.layer == self.negative_layer and self.beta and self.gain == "anchors":
+            self._remember(view, "negative", lambda: self.anchors(view, sensitive=False))
+        if view.layer == middle and (self.alpha or self.gain == "average"):
+            find = self.average_anchors if self.gain == "average" else self.anchors
+            self._remember(view, "positive", lambda: find(view))
+        if view.layer not in self.edited(view.depth):
+            return None
+        edit = view.keep("edit", lambda: Edit(bias=self._bias(view)))
+        return self._keep_visual_mass(view, edit) if self.normalise == "visual" else edit
+
+    def _remember(self, view: AttentionView, name: str, find: Any) -> None:
+        """Find anchors once a pass, or once a generation; a hard threshold carries no gradient."""
+        if self.refresh == "prompt" and name in view.memory:
+            view.kept[name] = view.memory[name]
+            return
+        with torch.no_grad():
+            view.memory[name] = view.keep(name, find)
+
+    def anchors(self, view: AttentionView, sensitive: bool = True) -> Float[Tensor, "b s v"]:
+        """Eq. 1-4 and 8-9: 1 at anchors, 0 elsewhere."""
+        weights = view.weights()
+        chosen = self.head_set(view, sensitive)
+        view.kept["sensitive heads" if sensitive else "insensitive heads"] = chosen
+        row = self._latent(view, view.anchor_row(weights))
+        share = chosen / chosen.sum(1, keepdim=True).clamp(min=1)
+        saliency = torch.einsum("bhs,bhsv->bsv", share, row)
+        found = z_mask(saliency, view.visual, view.visible, self.tau, self.images)
+        found = found & chosen.any(1)[..., None]
+        if self.places == "random":
+            found = at_random(found, view.visual, self.seed)
+        return found.to(weights.dtype)
+
+    def average_anchors(self, view: AttentionView) -> Float[Tensor, "b s v"]:
+        """Eq. 15: anchors of each head by itself, averaged over the heads; a dense gain in [0, 1]."""
+        row = self._latent(view, view.anchor_row(view.weights()))
+        found = [z_mask(row[:, h], view.visual, view.visible, self.tau, self.images) for h in range(row.shape[1])]
+        return torch.stack(found, 1).to(row.dtype).mean(1)
+
+    def head_set(self, view: AttentionView, sensitive: bool) -> Bool[Tensor, "b h s"]:
+        """Eq. 1-3: the heads that stand out, per sample."""
+        intensity = self._intensity(view)
+        if self.heads == "all":
+            return torch.ones_like(intensity, dtype=torch.bool)
+        mean, sigma = intensity.mean(1, keepdim=True), intensity.std(1, keepdim=True, correction=0)
+        sign = 1 if sensitive else -1
+        chosen = sign * (intensity - mean) > self.lam * sigma
+        if self.empty == "skip":
+            return chosen
+        extreme = torch.zeros_like(chosen).scatter(1, (sign * intensity).argmax(1, keepdim=True), True)
+        return torch.where(chosen.any(1, keepdim=True), chosen, extreme)
+
+    def _intensity(self, view: AttentionView) -> Float[Tensor, "b h s"]:
+        if self.heads == "concentration":
+            row = self._latent(view, view.anchor_row(view.weights()))
+            shares = row / row.sum(-1, keepdim=True).clamp(min=1e-30)
+            count = view.visible.sum(1).clamp(min=2)[:, None, None].to(row.dtype)
+            return 1 + torch.xlogy(shares, shares).sum(-1) / count.log()
+        mass = view.weights().sum(-1)
+        if view.latents and self.latents == "last":
+            return mass[..., -1:]
+        return view.row_mean(mass)
+
+    def _latent(self, view: AttentionView, rows: Float[Tensor, "b h r v"]) -> Float[Tensor, "b h s v"]:
+        """A Q-Former has no last row: the mean over its latent queries stands for it (or the last latent)."""
+        if not view.latents:
+            return rows
+        return rows[:, :, -1:] if self.latents == "last" else rows.mean(2, keepdim=True)
+
+    def _bias(self, view: AttentionView) -> Float[Tensor, "b 1 s v"]:
+        """log f of Eq. 10; a factor at or below 0 masks the key, unless it would mask every key of the row."""
+        with torch.no_grad():
+            kept = view.kept
+            if self.gain == "average":
+                factor = 1 + (self.alpha - self.beta) * kept["positive"]
+            else:
+                factor = 1.0
+                if self.alpha:
+                    factor = factor + self.alpha * kept["positive"]
+                if self.beta:
+                    factor = factor - self.beta * kept["negative"]
+            return factor.clamp(min=0).log()[:, None]
+
+    def _keep_visual_mass(self, view: AttentionView, edit: Edit) -> Edit:
+        """`normalise="visual"`: scale the visual keys' factors so that each row's visual mass stays what it was."""
+        weights = view.weights()
+        grown = (weights * edit.bias.exp()).sum(-1, keepdim=True)
+        kept = (weights.sum(-1, keepdim=True) / grown.clamp(min=1e-30)).clamp(min=1e-30).log()
+        return Edit(bias=edit.bias + kept)
+
+    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+        kept, visual = generation.kept, generation.visual
+        edited = self.edited(generation.depth)
+        told: list[dict[str, Any]] = [{} for _ in visual.valid]
+        for sign in ("positive", "negative"):
+            if sign in kept:
+                found = (kept[sign] > 0).any(1)
+                for sample, counts in enumerate(per_image(found, visual)):
+                    told[sample].setdefault("anchors", {})[sign] = counts
+        for name in ("sensitive heads", "insensitive heads"):
+            if name in kept:
+                for sample, heads in enumerate(kept[name][..., 0]):
+                    told[sample][name.replace(" ", "_")] = (heads.nonzero()[:, 0] + 1).tolist()
+        for sample in told:
+            sample["layers"] = [edited.start, edited.stop - 1]
+        return told
+
+
+def z_mask(
+    saliency: Float[Tensor, "b s v"], visual: "Visual", visible: Bool[Tensor, "b v"], tau: float, images: str = "each"
+) -> Bool[Tensor, "b s v"]:
+    """Eq. 8-9: M - mu > tau sigma, per image; no division, so a flat map gives no anchor."""
+    image = visual.image if images == "each" else torch.zeros_like(visual.image)
+    member = torch.nn.functional.one_hot(image, visual.images if images == "each" else 1)
+    member = (member * visible[..., None]).to(saliency.dtype)
+    count = member.sum(1)[:, None].clamp(min=1)
+    back = member.transpose(1, 2)
+    centred = saliency - ((saliency @ member) / count) @ back
+    sigma = (((centred * centred) @ member) / count).sqrt() @ back
+    return (centred > tau * sigma) & visible[:, None]
+
+
+def at_random(found: Bool[Tensor, "b s v"], visual: "Visual", seed: int) -> Bool[Tensor, "b s v"]:
+    """As many anchors in each image as were found, at places drawn from (seed, place in the sample)."""
+    noise = torch.rand(found.shape[-1], generator=torch.Generator().manual_seed(seed)).to(found.device)
+    places = torch.zeros_like(found)
+    for image in range(visual.images):
+        inside = (visual.valid & (visual.image == image))[:, None]
+        wanted = (found & inside).sum(-1, keepdim=True)
+        rank = noise.where(inside, 2.0).argsort(-1).argsort(-1)
+        places |= inside & (rank < wanted)
+    return places
+
+
+def per_image(found: Bool[Tensor, "b v"], visual: "Visual") -> list[list[int]]:
+    """Anchors in each image of each sample."""
+    counts = []
+    for marks, image, valid in zip(found, visual.image, visual.valid, strict=True):
+        total = int(image[valid].max()) + 1 if valid.any() else 0
+        counts.append([int((marks & valid & (image == number)).sum()) for number in range(total)])
+    return counts

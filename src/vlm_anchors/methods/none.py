@@ -1,0 +1,13 @@
+"""The model as it is: the zero of every comparison."""
+
+from dataclasses import dataclass
+
+from .base import Method
+
+
+@dataclass(frozen=True)
+class Plain(Method):
+    """No method: opens no door, so the model runs untouched."""
+
+    def neutral(self) -> "Plain":
+        return self

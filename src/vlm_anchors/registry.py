@@ -1,0 +1,121 @@
+"""Names of methods and decodings, found without importing them. Imports nothing heavy.
+
+A catalogue holds one `Entry` a name; the class behind it is imported when it is asked for. A SPEC is a name with
+its dials, joined by + where methods compose: `clva:alpha=5,beta=0`, `attanchor:tau=0.3+clva`.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import BadDial, UnknownName
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a catalogue: `name` as typed, `target` = "module:Class", `summary` in one line, `source` = the paper."""
+
+    name: str
+    target: str
+    summary: str
+    source: str
+
+    @property
+    def class_name(self) -> str:
+        return self.target.split(":")[1]
+
+    def load(self) -> type:
+        module, _, cls = self.target.partition(":")
+        return getattr(importlib.import_module(module), cls)
+
+
+class Catalogue:
+    """Names of one kind (`kind` is the word shown to the user: "method", "decoding")."""
+
+    def __init__(self, kind: str, entries: Iterable[Entry]):
+        self.kind = kind
+        self._entries: dict[str, Entry] = {}
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: Entry) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", entry.name):
+            raise UnknownName(f"A {self.kind} name is lower-case letters, digits and dashes; found {entry.name!r}.")
+        if entry.name in self._entries:
+            taken = self._entries[entry.name].target
+            raise UnknownName(f"The {self.kind} name {entry.name!r} is taken by {taken}; choose another name.")
+        self._entries[entry.name] = entry
+
+    def __iter__(self):
+        return iter(self._entries.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def names(self) -> list[str]:
+        return sorted(self._entries)
+
+    def get(self, name: str) -> Entry:
+        if name not in self._entries:
+            raise UnknownName(f"No {self.kind} {name!r}.{did_you_mean(name, self.names())}")
+        return self._entries[name]
+
+    def build(self, spec: str) -> Any:
+        """One object from one `name:dial=value,...`; dials are checked by the class itself."""
+        name, dials = parse_spec(spec)
+        cls = self.get(name).load()
+        known = [field.name for field in dataclasses.fields(cls) if field.init]
+        for dial in dials:
+            if dial not in known:
+                raise BadDial(f"{name} has no dial {dial!r}.{did_you_mean(dial, known)}")
+        return cls(**dials)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """' Did you mean ...? Known: ...' as the end of a sentence; at most 20 names are listed."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return f"{hint} Known: {', '.join(names[:20]) or 'none'}{more}."
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
+    """`"clva:alpha=5,layers=15-32"` -> `("clva", {"alpha": 5, "layers": (15, 32)})`."""
+    name, colon, rest = spec.strip().partition(":")
+    if not name or (colon and not rest):
+        raise BadDial(f"Expected NAME or NAME:DIAL=VALUE,...; found {spec!r}. Example: clva:alpha=5,beta=0")
+    dials: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key or not value.strip():
+            raise BadDial(f"Expected DIAL=VALUE in {spec!r}; found {part!r}. Example: clva:alpha=5,beta=0")
+        if key in dials:
+            raise BadDial(f"The dial {key!r} is given twice in {spec!r}; give it once.")
+        dials[key] = parse_value(value.strip())
+    return name, dials
+
+
+def parse_value(text: str) -> Any:
+    """Numbers, true/false/none, `15-32` as a range of two integers, anything else as text."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    if match := re.fullmatch(r"(\d+)-(\d+)", text):
+        return int(match[1]), int(match[2])
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def split_composition(spec: str) -> list[str]:
+    """`"attanchor:tau=0.3+clva"` -> its parts; a + inside a number (1e+3) does not split."""
+    return [part for part in re.split(r"\+(?=[A-Za-z])", spec) if part] or [spec]
