@@ -1,0 +1,67 @@
+"""From what a user typed to objects: SPEC strings, methods, lists of either, and the decoding beside them."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from .decoding import DECODINGS, Beam, Greedy, Nucleus
+from .errors import BadDial, UnknownName
+from .methods import METHODS
+from .methods.base import Method
+from .registry import did_you_mean, split_composition
+
+Decoding: TypeAlias = Greedy | Beam | Nucleus
+MethodLike: TypeAlias = "str | Method | Sequence[str | Method]"
+DecodingLike: TypeAlias = "str | Greedy | Beam | Nucleus | None"
+
+
+def choose(method: "MethodLike" = "none", decoding: DecodingLike = None) -> tuple[tuple[Method, ...], Decoding]:
+    """The methods, in the order given, and the decoding (greedy unless said otherwise).
+
+    As a convenience `greedy`, `beam` and `nucleus` are accepted among the methods and set the decoding. Raises
+    `UnknownName` or `BadDial` where a SPEC is wrong, and `BadDial` where two decodings are asked for.
+    """
+    methods: list[Method] = []
+    decodings: list[Decoding] = [] if decoding is None else [_decoding(decoding)]
+    for part in _parts(method):
+        if isinstance(part, str) and part.partition(":")[0].strip() in DECODINGS:
+            part = _decoding(part)
+        if isinstance(part, Decoding):
+            decodings.append(part)
+        else:
+            methods.append(_method(part))
+    if any(other != decodings[0] for other in decodings[1:]):
+        both = " and ".join(each.spec() for each in decodings)
+        raise BadDial(f"Two decodings were asked for: {both}. Tokens are chosen one way at a time; keep one.")
+    return tuple(methods), decodings[0] if decodings else Greedy()
+
+
+def spec_of_all(methods: Sequence[Method]) -> str:
+    """The methods as one SPEC, `attanchor:tau=0.3+clva`; "none" where there is none."""
+    return "+".join(each.spec() for each in methods) or "none"
+
+
+def _parts(method: "MethodLike") -> list["str | Method"]:
+    given = [method] if isinstance(method, str) or not isinstance(method, Sequence) else list(method)
+    parts: list[str | Method] = []
+    for each in given:
+        parts.extend(split_composition(each) if isinstance(each, str) else [each])
+    return parts
+
+
+def _method(part: "str | Method") -> Method:
+    if isinstance(part, str):
+        name = part.partition(":")[0].strip()
+        if name not in METHODS:
+            raise UnknownName(f"No method {name!r}.{did_you_mean(name, [*METHODS.names(), *DECODINGS.names()])}")
+        return METHODS.build(part)
+    if isinstance(part, Method):
+        return part
+    raise UnknownName(f"Expected a method such as va.CLVA() or a SPEC such as 'clva:alpha=5'; found {part!r}.")
+
+
+def _decoding(given: "str | Decoding") -> Decoding:
+    if isinstance(given, str):
+        return DECODINGS.build(given)
+    if isinstance(given, Decoding):
+        return given
+    raise UnknownName(f"Expected a decoding such as va.Nucleus(top_p=0.9) or 'nucleus:top_p=0.9'; found {given!r}.")

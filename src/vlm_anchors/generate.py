@@ -1,0 +1,288 @@
+"""`ask`, `ask_many` and `stream`: a model, a method and a question become an `Answer`."""
+
+import hashlib
+import itertools
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .choice import Decoding, DecodingLike, MethodLike, choose, spec_of_all
+from .decoding import Beam, Nucleus
+from .errors import AnchorsWarning, BadImage, BadSetting, CannotAct, UserError
+from .images import read_image
+from .load import BUNDLED, is_bundled
+from .methods.base import Method
+from .prepare import Inputs, Sample, check_question, prepare
+from .scenes.draw import KEY
+from .types import Answer, Vlm
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+    from transformers import GenerationConfig
+
+    ImageLike = str | Path | bytes | Image.Image
+
+MAX_NEW_TOKENS = 128
+WINDOW = 8
+"""Batches read ahead by `ask_many`, so that prompts of like length share a batch."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How to answer: everything but the questions."""
+
+    vlm: Vlm
+    methods: tuple[Method, ...]
+    decoding: Decoding
+    max_new_tokens: int
+
+    @classmethod
+    def of(cls, vlm: Vlm, method: "MethodLike", decoding: DecodingLike, max_new_tokens: int) -> "Run":
+        """Checks what the user gave; raises a `UserError` that says what is wrong."""
+        if not isinstance(vlm, Vlm):
+            raise BadSetting(f"Expected what va.load returns; found {type(vlm).__name__}. va.load((model, processor)) wraps both.")
+        whole = isinstance(max_new_tokens, int) and not isinstance(max_new_tokens, bool)
+        if not whole or not 1 <= max_new_tokens <= 100_000:
+            raise BadSetting(f"max_new_tokens must be a whole number from 1 to 100000; found {max_new_tokens!r}.")
+        methods, chosen = choose(method, decoding)
+        return cls(vlm, methods, chosen, max_new_tokens)
+
+    @property
+    def beams(self) -> int:
+        return self.decoding.num_beams if isinstance(self.decoding, Beam) else 1
+
+    def config(self) -> "GenerationConfig":
+        """The checkpoint's special tokens, and nothing of its habits: how tokens are chosen is ours to say."""
+        from transformers import GenerationConfig
+
+        stored, tokenizer = self.vlm.model.generation_config, self.vlm.processor.tokenizer
+        end = stored.eos_token_id if stored.eos_token_id is not None else tokenizer.eos_token_id
+        pad = stored.pad_token_id if stored.pad_token_id is not None else tokenizer.pad_token_id
+        if pad is None:
+            pad = end[0] if isinstance(end, list) else end
+        beam = self.decoding if isinstance(self.decoding, Beam) else Beam()
+        return GenerationConfig(
+            do_sample=False,
+            num_beams=self.beams,
+            length_penalty=beam.length_penalty,
+            early_stopping=beam.early_stopping,
+            max_new_tokens=self.max_new_tokens,
+            min_length=0,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=50,
+            typical_p=1.0,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            eos_token_id=end,
+            pad_token_id=pad,
+            bos_token_id=stored.bos_token_id if stored.bos_token_id is not None else tokenizer.bos_token_id,
+        )
+
+
+def ask(
+    vlm: Vlm,
+    image: "ImageLike | Sequence[ImageLike]",
+    question: str,
+    *,
+    method: "MethodLike" = "none",
+    decoding: DecodingLike = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    sample_id: str | None = None,
+) -> Answer:
+    """One answer to one question about an image, or about a list of images.
+
+    method: a method (`va.CLVA(alpha=5)`), a SPEC (`"clva:alpha=5"`) or a list of either. decoding: `va.Greedy()`,
+    `va.Beam()`, `va.Nucleus()` or their SPEC. sample_id keys the noise of `Nucleus` together with its seed and the
+    step; by default it is a digest of images and question, so the same question gets the same answer again.
+
+    Raises `BadImage`, `BadQuestion`, `UnknownName`, `BadDial` or `CannotAct`; warns with `AnchorsWarning`.
+    """
+    run = Run.of(vlm, method, decoding, max_new_tokens)
+    sample = read_sample(image, question, sample_id)
+    _warn_of_photographs(vlm, [sample])
+    return _answer(run, [sample])[0]
+
+
+def ask_many(
+    vlm: Vlm,
+    samples: "Iterable[tuple[ImageLike | Sequence[ImageLike], str]]",
+    *,
+    method: "MethodLike" = "none",
+    decoding: DecodingLike = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int = 16,
+) -> Iterator[Answer]:
+    """Answers to (image or images, question) pairs, in their order, `batch_size` at a time.
+
+    A third item in a tuple is the sample's id, as in `ask`. Pairs are read a few batches ahead and questions of like
+    length share a batch. A pair that cannot be read raises when its turn comes, after the answers before it.
+    """
+    run = Run.of(vlm, method, decoding, max_new_tokens)
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise BadSetting(f"batch_size must be a whole number of 1 or more; found {batch_size!r}.")
+    return _answers(run, enumerate(samples, 1), batch_size)
+
+
+def _answers(run: Run, numbered: Iterator[tuple[int, Any]], batch_size: int) -> Iterator[Answer]:
+    while True:
+        window, failure = _read_window(itertools.islice(numbered, batch_size * WINDOW))
+        if not window and failure is None:
+            return
+        _warn_of_photographs(run.vlm, window)
+        order = sorted(range(len(window)), key=lambda i: (len(window[i].images), len(window[i].question)))
+        done: dict[int, Answer] = {}
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            done.update(zip(chosen, _answer(run, [window[i] for i in chosen]), strict=True))
+        yield from (done[i] for i in range(len(window)))
+        if failure is not None:
+            raise failure
+
+
+def _read_window(numbered: Iterable[tuple[int, Any]]) -> tuple[list[Sample], UserError | None]:
+    """The samples that can be read, up to the first that cannot, and why it cannot."""
+    window: list[Sample] = []
+    for number, given in numbered:
+        try:
+            if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+                raise BadSetting(f"expected (image, question) or (image, question, id); found {given!r:.80}.")
+            window.append(read_sample(*given))
+        except UserError as error:
+            return window, type(error)(f"Sample {number}: {error}")
+    return window, None
+
+
+def read_sample(image: Any, question: Any, sample_id: str | None = None) -> Sample:
+    """A question with its images read. Raises `BadImage` or `BadQuestion`."""
+    check_question(question)
+    given = list(image) if isinstance(image, (list, tuple)) else [image]
+    if not given:
+        raise BadImage("No image was given. Expected an image, or a list of one or more.")
+    images = tuple(read_image(each) for each in given)
+    return Sample(images, question, str(sample_id) if sample_id is not None else _digest(images, question))
+
+
+def _digest(images: "Sequence[Image.Image]", question: str) -> str:
+    """The same images and question give the same digest, whatever file they came from."""
+    digest = hashlib.blake2b(question.encode("utf-8", "replace"), digest_size=16)
+    for image in images:
+        digest.update(f"|{image.size}|".encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def _warn_of_photographs(vlm: Vlm, samples: Iterable[Sample]) -> None:
+    if is_bundled(vlm) and any(KEY not in image.info for sample in samples for image in sample.images):
+        warnings.warn(
+            f"The bundled model {BUNDLED!r} knows drawn scenes only; about a photograph it says confident nonsense. "
+            "`vlm-anchors scenes render` draws scenes; for photographs load a real model, "
+            "such as llava-hf/llava-1.5-7b-hf.",
+            AnchorsWarning,
+            stacklevel=3,
+        )
+
+
+def _answer(run: Run, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
+    """One batch: prepare, attach, generate, read."""
+    from .engine import attach
+    from .sampling import KeyedNoise, YesNo
+
+    began = time.perf_counter()
+    inputs = prepare(run.vlm, samples, run.max_new_tokens)
+    tensors = inputs.tensors
+    for method in run.methods:
+        if "prepare" in method.doors:
+            tensors = method.prepare(run.vlm, tensors)
+    yes_no = YesNo(run.vlm.processor.tokenizer)
+    processors: list[Any] = [yes_no]
+    if isinstance(run.decoding, Nucleus):
+        processors.append(KeyedNoise(run.decoding, [sample.id for sample in samples]))
+    with attach(run.vlm, list(run.methods)) as handle:
+        rows = run.vlm.model.generate(
+            **tensors, generation_config=run.config(), logits_processor=processors, **extra
+        ).tolist()
+        acted = handle.acted
+    seconds = (time.perf_counter() - began) / len(samples)
+    first = tensors["input_ids"].shape[1]
+    return [
+        _read(run, inputs, i, rows[i][first:], seconds, acted[i * run.beams] if acted else {}, yes_no.row(i * run.beams))
+        for i in range(len(samples))
+    ]
+
+
+def _read(
+    run: Run, inputs: Inputs, i: int, new: list[int], seconds: float, acted: dict[str, Any], yes_no: Any
+) -> Answer:
+    end = run.config().eos_token_id
+    ends = {end} if isinstance(end, int) else set(end or ())
+    stop = next((at + 1 for at, token in enumerate(new) if token in ends), len(new))
+    return Answer(
+        text=run.vlm.processor.tokenizer.decode(new[:stop], skip_special_tokens=True).strip(),
+        tokens=tuple(new[:stop]),
+        seconds=seconds,
+        acted=acted,
+        method=spec_of_all(run.methods),
+        decoding=run.decoding.spec(),
+        prompt=inputs.prompts[i],
+        yes_no=yes_no,
+    )
+
+
+def stream(
+    vlm: Vlm,
+    image: "ImageLike | Sequence[ImageLike]",
+    question: str,
+    *,
+    method: "MethodLike" = "none",
+    decoding: DecodingLike = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    sample_id: str | None = None,
+) -> Iterator[str]:
+    """The answer's text in pieces, as it is made; joined they are `ask(...).text` up to spaces at the ends.
+
+    Generation runs in a thread of its own; its errors are raised here. Closing the iterator early stops it. Beam search
+    is refused: it knows its answer only at the end.
+    """
+    run = Run.of(vlm, method, decoding, max_new_tokens)
+    if isinstance(run.decoding, Beam):
+        raise CannotAct("Beam search knows its answer only at the end, so it cannot be streamed. Use greedy or nucleus.")
+    sample = read_sample(image, question, sample_id)
+    _warn_of_photographs(vlm, [sample])
+    return _pieces(run, sample)
+
+
+def _pieces(run: Run, sample: Sample) -> Iterator[str]:
+    from transformers import StoppingCriteria, TextIteratorStreamer
+
+    stop = threading.Event()
+    failure: list[BaseException] = []
+    streamer = TextIteratorStreamer(run.vlm.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+    class Abandoned(StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            import torch
+
+            return torch.full((len(input_ids),), stop.is_set(), dtype=torch.bool, device=input_ids.device)
+
+    def work() -> None:
+        try:  # the method is attached inside: it is active only in the thread that attached it
+            _answer(run, [sample], streamer=streamer, stopping_criteria=[Abandoned()])
+        except BaseException as error:
+            failure.append(error)
+            streamer.text_queue.put(streamer.stop_signal)
+
+    worker = threading.Thread(target=work, name="vlm-anchors-stream", daemon=True)
+    worker.start()
+    try:
+        yield from (piece for piece in streamer if piece)
+    finally:
+        stop.set()
+        worker.join()
+    if failure:
+        raise failure[0]
