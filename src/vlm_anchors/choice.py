@@ -1,7 +1,7 @@
 """From what a user typed to objects: SPEC strings, methods, lists of either, and the decoding beside them."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .decoding import DECODINGS, Beam, Greedy, Nucleus
 from .errors import BadDial, UnknownName
@@ -23,10 +23,8 @@ def choose(method: "MethodLike" = "none", decoding: DecodingLike = None) -> tupl
     methods: list[Method] = []
     decodings: list[Decoding] = [] if decoding is None else [_decoding(decoding)]
     for part in _parts(method):
-        if isinstance(part, str) and part.partition(":")[0].strip() in DECODINGS:
-            part = _decoding(part)
-        if isinstance(part, Decoding):
-            decodings.append(part)
+        if isinstance(part, Decoding) or (isinstance(part, str) and part.partition(":")[0].strip() in DECODINGS):
+            decodings.append(_decoding(part))
         else:
             methods.append(_method(part))
     if any(other != decodings[0] for other in decodings[1:]):
@@ -40,15 +38,15 @@ def spec_of_all(methods: Sequence[Method]) -> str:
     return "+".join(each.spec() for each in methods) or "none"
 
 
-def _parts(method: "MethodLike") -> list["str | Method"]:
+def _parts(method: "MethodLike") -> list[Any]:
     given = [method] if isinstance(method, str) or not isinstance(method, Sequence) else list(method)
-    parts: list[str | Method] = []
+    parts: list[Any] = []
     for each in given:
         parts.extend(split_composition(each) if isinstance(each, str) else [each])
     return parts
 
 
-def _method(part: "str | Method") -> Method:
+def _method(part: Any) -> Method:
     if isinstance(part, str):
         name = part.partition(":")[0].strip()
         if name not in METHODS:
@@ -59,7 +57,7 @@ def _method(part: "str | Method") -> Method:
     raise UnknownName(f"Expected a method such as va.CLVA() or a SPEC such as 'clva:alpha=5'; found {part!r}.")
 
 
-def _decoding(given: "str | Decoding") -> Decoding:
+def _decoding(given: Any) -> Decoding:
     if isinstance(given, str):
         return DECODINGS.build(given)
     if isinstance(given, Decoding):

@@ -10,7 +10,9 @@ DECODINGS = Catalogue(
     [
         Entry("greedy", "vlm_anchors.decoding:Greedy", "The most likely token at each step", "-"),
         Entry("beam", "vlm_anchors.decoding:Beam", "The most likely sequence among a few kept at each step", "-"),
-        Entry("nucleus", "vlm_anchors.decoding:Nucleus", "A random token among the most likely ones", "arXiv 1904.09751"),
+        Entry(
+            "nucleus", "vlm_anchors.decoding:Nucleus", "A random token among the most likely ones", "arXiv 1904.09751"
+        ),
     ],
 )
 

@@ -16,7 +16,6 @@ from .images import read_image
 from .load import BUNDLED, is_bundled
 from .methods.base import Method
 from .prepare import Inputs, Sample, check_question, prepare
-from .scenes.draw import KEY
 from .types import Answer, Vlm
 
 if TYPE_CHECKING:
@@ -45,7 +44,8 @@ class Run:
     def of(cls, vlm: Vlm, method: "MethodLike", decoding: DecodingLike, max_new_tokens: int) -> "Run":
         """Checks what the user gave; raises a `UserError` that says what is wrong."""
         if not isinstance(vlm, Vlm):
-            raise BadSetting(f"Expected what va.load returns; found {type(vlm).__name__}. va.load((model, processor)) wraps both.")
+            found = type(vlm).__name__
+            raise BadSetting(f"Expected what va.load returns; found {found}. va.load((model, processor)) wraps both.")
         whole = isinstance(max_new_tokens, int) and not isinstance(max_new_tokens, bool)
         if not whole or not 1 <= max_new_tokens <= 100_000:
             raise BadSetting(f"max_new_tokens must be a whole number from 1 to 100000; found {max_new_tokens!r}.")
@@ -178,6 +178,8 @@ def _digest(images: "Sequence[Image.Image]", question: str) -> str:
 
 
 def _warn_of_photographs(vlm: Vlm, samples: Iterable[Sample]) -> None:
+    from .scenes.draw import KEY
+
     if is_bundled(vlm) and any(KEY not in image.info for sample in samples for image in sample.images):
         warnings.warn(
             f"The bundled model {BUNDLED!r} knows drawn scenes only; about a photograph it says confident nonsense. "
@@ -211,7 +213,9 @@ def _answer(run: Run, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
     seconds = (time.perf_counter() - began) / len(samples)
     first = tensors["input_ids"].shape[1]
     return [
-        _read(run, inputs, i, rows[i][first:], seconds, acted[i * run.beams] if acted else {}, yes_no.row(i * run.beams))
+        _read(
+            run, inputs, i, rows[i][first:], seconds, acted[i * run.beams] if acted else {}, yes_no.row(i * run.beams)
+        )
         for i in range(len(samples))
     ]
 
@@ -251,7 +255,9 @@ def stream(
     """
     run = Run.of(vlm, method, decoding, max_new_tokens)
     if isinstance(run.decoding, Beam):
-        raise CannotAct("Beam search knows its answer only at the end, so it cannot be streamed. Use greedy or nucleus.")
+        raise CannotAct(
+            "Beam search knows its answer only at the end, so it cannot be streamed. Use greedy or nucleus."
+        )
     sample = read_sample(image, question, sample_id)
     _warn_of_photographs(vlm, [sample])
     return _pieces(run, sample)

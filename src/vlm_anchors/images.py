@@ -96,7 +96,7 @@ def _upright_rgb(image: "Image.Image", name: str) -> "Image.Image":
         raise BadImage(
             f"{_start(name)} is broken or cut short: {_reason(error)}. Copy or download it again."
         ) from error
-    kept = {KEY: image.info[KEY]} if KEY in image.info else {}
+    kept: dict[Any, Any] = {KEY: image.info[KEY]} if KEY in image.info else {}
     result = result.copy() if result is image else result
     result.info = kept
     return result

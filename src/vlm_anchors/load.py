@@ -100,7 +100,9 @@ def _locate(name: str) -> str:
     if path.exists():
         raise BadModel(f"Expected a model folder; {name} is a file. Name the folder that holds its config.json.")
     if name.startswith((".", "~", "/", "\\")) or name.count("/") > 1:
-        raise BadModel(f"No folder {name}. Expected {BUNDLED!r}, a Hugging Face id such as org/name, or a local folder.")
+        raise BadModel(
+            f"No folder {name}. Expected {BUNDLED!r}, a Hugging Face id such as org/name, or a local folder."
+        )
     if "/" not in name:
         import difflib
 
@@ -118,7 +120,9 @@ def _require_model_folder(path: Path) -> None:
     file = path / "config.json"
     if not file.exists():
         if (path / "adapter_config.json").exists():
-            raise BadModel(f"{path} holds a LoRA adapter, not a model. Load its base model, or merge the adapter first.")
+            raise BadModel(
+                f"{path} holds a LoRA adapter, not a model. Load its base model, or merge the adapter first."
+            )
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         raise BadModel(f"{path} is no model folder: it has no config.json (it holds {found}).")
     try:
@@ -216,7 +220,9 @@ def _why_not(name: str, error: BaseException) -> str:
         return f"{name} has no such revision. Name a branch, tag or commit that exists there."
     if any(isinstance(each, (hub.RepositoryNotFoundError, hub.HFValidationError)) for each in chain):
         return f"No model {name} on huggingface.co, and no such folder here. Check the spelling."
-    if any(isinstance(each, (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError)) for each in chain):
+    if any(
+        isinstance(each, (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError)) for each in chain
+    ):
         return (
             f"{name} is not on this disk and huggingface.co cannot be reached. Connect once to download it, "
             f"or load a local folder or {BUNDLED!r}."
@@ -257,7 +263,9 @@ def _dtype(dtype: Any, device: Any, name: str) -> Any:
         return torch.float32 if device.type == "cpu" and name == BUNDLED else "auto"
     if dtype not in DTYPES:
         raise BadSetting(f"No dtype {dtype!r}. Expected one of {', '.join(DTYPES)}.")
-    return "auto" if dtype == "auto" else {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype, torch.float16)
+    return (
+        "auto" if dtype == "auto" else {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype, torch.float16)
+    )
 
 
 def _quantization(asked: Any, device: Any) -> Any:

@@ -104,7 +104,9 @@ def _image_token(vlm: Vlm) -> str | None:
 
 def _plain_prompt(vlm: Vlm, question: str, images: int, token: str | None) -> str:
     if token is None:
-        raise BadModel(f"The processor of {vlm.name} has neither a chat template nor an image token; no prompt can be made.")
+        raise BadModel(
+            f"The processor of {vlm.name} has neither a chat template nor an image token; no prompt can be made."
+        )
     warnings.warn(
         f"{vlm.name} has no chat template; the prompt is 'USER: {token}\\nQUESTION ASSISTANT:', as LLaVA-1.5 has it.",
         AnchorsWarning,

@@ -1,0 +1,41 @@
+"""The commands, one line each: what they are called and where they are."""
+
+from typing import Annotated
+
+import typer
+
+from .asking import ask, compare
+from .catalogues import benchmarks, families, methods
+from .drawing import scenes
+
+app = typer.Typer(
+    help="Vision-language models that keep looking at the image: ask, compare methods, see what they did.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from .. import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None: ...
+
+
+app.command()(ask)
+app.command()(compare)
+app.command()(methods)
+app.command()(families)
+app.command()(benchmarks)
+app.add_typer(scenes, name="scenes")
