@@ -6,8 +6,35 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: a second thread only waits at barriers
 sys.path.insert(0, str(Path(__file__).parent))
 
 from jaxtyping import install_import_hook
 
 install_import_hook("vlm_anchors", "shape_checks.shapes_only")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A folder that holds a tiny LLaVA: config, safetensors, processor, chat template."""
+    from front import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder):
+    """The tiny LLaVA, loaded as a user loads it."""
+    import vlm_anchors as va
+
+    return va.load(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def red():
+    """An image that is no scene of ours."""
+    from PIL import Image
+
+    return Image.radial_gradient("L").resize((90, 60)).convert("RGB")

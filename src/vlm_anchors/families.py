@@ -44,6 +44,24 @@ class Family:
 
 FAMILIES = (
     Family("llava", ("llava",), "LLaVA-1.5, TinyLLaVA"),
+    Family(
+        "instructblip",
+        ("instructblip",),
+        "InstructBLIP",
+        site="qformer",
+        class_token=True,
+        projector="language_projection",
+        note="edited in the Q-Former's cross-attention; site='decoder' for the LLM",
+    ),
+    Family(
+        "blip-2",
+        ("blip-2",),
+        "BLIP-2",
+        site="qformer",
+        class_token=True,
+        projector="language_projection",
+        note="edited in the Q-Former's cross-attention; site='decoder' for the LLM",
+    ),
 )
 
 UNKNOWN = Family("unlisted", (), "a family that is not in the table", note="tried through the generic rules")

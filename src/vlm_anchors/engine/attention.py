@@ -71,6 +71,9 @@ def base_kernel(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, Ten
 
 
 def _edited(kernel, steering, layer, module, query, key, value, attention_mask, args, kwargs):
+    if len(query) < len(key):
+        # BLIP-2's learned queries come with batch 1 and are broadcast over the images by the kernel.
+        query = query.expand(len(key), -1, -1, -1)
     causal = kwargs.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     row_mask = steering.row_mask(attention_mask, query, key, causal)

@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 from torch import Tensor, nn
 
-_NOTED = ("input_ids", "inputs_embeds", "labels", "logits_to_keep", "mm_encoder_outputs")
+_NOTED = ("input_ids", "inputs_embeds", "labels", "logits_to_keep", "mm_encoder_outputs", "use_cache")
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,9 @@ class Facts:
     labels: Tensor | None = None
     logits_to_keep: int | Tensor = 0
     mm_encoder_outputs: Mapping[str, Any] | None = None
+    use_cache: bool | None = None
+    projected: Tensor | None = None
+    """Image features the projector just made, where the decoder is given embeddings only."""
 
     @staticmethod
     def seen(outer: Optional["Facts"], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Facts":

@@ -10,6 +10,7 @@ from ..errors import AnchorsWarning, CannotAct
 from ..methods.base import name_of
 from .facts import Facts
 from .passing import Generation, Pass
+from .qformer import features_among
 from .rows import (
     TextRows,
     Visual,
@@ -46,10 +47,15 @@ def prompt(
 ) -> Pass | None:
     """Any other pass: a prompt, a piece of one, or a later chunk of several tokens."""
     facts = facts or Facts.seen(None, site.stack, args, kwargs)
+    if facts.use_cache is False and facts.logits_to_keep == 1 and facts.labels is None:
+        raise CannotAct(
+            "generate(use_cache=False) processes the answer anew at every step, and its rows would take the anchors of "
+            "the newest one: another computation. Leave use_cache=True."
+        )
     q = _length(facts, kwargs)
     past = 0 if cache is None else int(cache.get_seq_length())
     generation = generation if past else None
-    visual, frame = _marks(site, facts, q)
+    visual, frame = _marks(site, facts, kwargs, q)
     real = real_rows(kwargs.get("attention_mask"), visual, past)
     if generation is None:
         generation = _born(handle, site, facts, visual, frame, past)
@@ -79,9 +85,15 @@ def _length(facts: Facts, kwargs: dict[str, Any]) -> int:
     return (facts.input_ids if embeds is None else embeds).shape[1]
 
 
-def _marks(site: Site, facts: Facts, q: int) -> tuple[Tensor, Tensor]:
+def _marks(site: Site, facts: Facts, kwargs: dict[str, Any], q: int) -> tuple[Tensor, Tensor]:
     """Which tokens of this pass are visual, and which are tags around or inside an image; both (b, q)."""
     ids = facts.input_ids
+    if site.visual_features is not None:
+        embeds = kwargs["inputs_embeds"]
+        visual = torch.zeros(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        if facts.projected is not None:
+            visual = features_among(embeds, facts.projected)
+        return visual, torch.zeros_like(visual)
     if ids is None or ids.shape[1] != q:
         visual = _marks_of_embeddings(site, facts.inputs_embeds)
         return visual, torch.zeros_like(visual)

@@ -10,6 +10,7 @@ import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from .attention import KEYWORD, steered_name
 from .encode import encode_images
 from .facts import Facts
 from .passing import Generation, Pass, Watcher
+from .qformer import latent_pass
 from . import prompt as decoder_pass
 from .site import Site, find_site, plain_model
 
@@ -139,6 +141,7 @@ class Handle:
             if cache is not None and hasattr(cache, RIDER):
                 delattr(cache, RIDER)
         _active.set(tuple(handle for handle in _active.get() if handle is not self))
+        _facts.set(None)
         seam.release()
         if self.prompts == 0 and seam.ran_elsewhere:
             warnings.warn(
@@ -176,7 +179,10 @@ class Seam:
             for module in site.outer:
                 self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
                 self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
-            self._hooks.append(site.stack.register_forward_pre_hook(self._steer, with_kwargs=True))
+            steer = self._steer_latents if site.kind == "qformer" else self._steer
+            self._hooks.append(site.stack.register_forward_pre_hook(steer, with_kwargs=True))
+            if site.visual_features is not None:
+                self._hooks.append(site.visual_features.register_forward_hook(self._note_features))
         self.users += 1
 
     def release(self) -> None:
@@ -215,8 +221,9 @@ class Seam:
     def _steer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         cache = kwargs.get("past_key_values")
         generation = getattr(cache, RIDER, None)
-        embeds = kwargs.get("inputs_embeds")
-        decoding = embeds is not None and embeds.shape[1] == 1 and generation is not None
+        tokens = kwargs.get("inputs_embeds")
+        tokens = kwargs.get("input_ids") if tokens is None else tokens
+        decoding = generation is not None and tokens is not None and tokens.shape[1] == 1
         if decoding:
             steering: Pass | None = decoder_pass.step(generation, self.site, cache)
         elif torch.compiler.is_compiling():
@@ -224,6 +231,17 @@ class Seam:
         else:
             steering = self._prompt(generation, cache, args, kwargs)
         return (args, {**kwargs, KEYWORD: steering}) if steering is not None else None
+
+    def _steer_latents(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        handle = self._handle()
+        if handle is None:
+            self.ran_elsewhere = True
+            return None
+        return args, {**kwargs, KEYWORD: latent_pass(handle, self.site, kwargs)}
+
+    def _note_features(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Outside a call of the model itself (`generate`), there is no frame to note in: make one."""
+        _facts.set(replace(_facts.get() or Facts(), projected=output))
 
     def _prompt(self, generation: Generation | None, cache: Any, args: Any, kwargs: dict[str, Any]) -> Pass | None:
         handle = self._handle()

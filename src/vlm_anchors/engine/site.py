@@ -30,6 +30,8 @@ class Site:
     visual_ids: tuple[int, ...] = ()
     frame_ids: tuple[int, ...] = ()
     closing_id: int | None = None
+    visual_features: nn.Module | None = field(default=None, repr=False)
+    """The module whose output becomes visual tokens, where the decoder never sees their placeholder ids."""
 
     @property
     def config(self) -> Any:
@@ -57,14 +59,17 @@ def find_site(model: nn.Module, tokenizer: Any = None, kind: str = "auto") -> Si
     family = family_of(base.config)
     if family.refused:
         raise CannotAct(f"{family.title} cannot be steered: {family.refused}")
-    kind = family.site if kind == "auto" else kind
+    if family.site == "qformer":
+        from . import qformer
+
+        return qformer.language_model_site(base, family) if kind == "decoder" else qformer.qformer_site(base, family)
     return _decoder_site(model, base, family, tokenizer)
 
 
 def _decoder_site(model: nn.Module, base: nn.Module, family: Family, tokenizer: Any) -> Site:
     stack = base.get_decoder()
     visual = tuple(id for id in (config_id(base.config, name) for name in family.visual) if id is not None)
-    attention = {id(module): module.layer_idx + 1 for module in stack.modules() if _is_self_attention(module)}
+    attention = decoder_layers(stack)
     if not attention or not visual:
         known = ", ".join(f.name for f in FAMILIES)
         raise BadModel(
@@ -83,6 +88,11 @@ def _decoder_site(model: nn.Module, base: nn.Module, family: Family, tokenizer: 
         frame_ids=_frame_ids(base.config, family, tokenizer),
         closing_id=_token_id(tokenizer, family.closing_tile) if family.closing_tile else None,
     )
+
+
+def decoder_layers(stack: nn.Module) -> dict[int, int]:
+    """`id(attention module)` -> layer (from 1) of every self-attention module in a decoder."""
+    return {id(module): module.layer_idx + 1 for module in stack.modules() if _is_self_attention(module)}
 
 
 def _is_self_attention(module: nn.Module) -> bool:

@@ -60,6 +60,11 @@ class AttentionView:
         """Visual keys that exist in this layer (a sliding window may have dropped some)."""
         return self._columns[1]
 
+    @property
+    def only_visual(self) -> bool:
+        """True where every key is a visual one: each row's visual mass is 1 then, whatever the head."""
+        return self._key.shape[2] == self.visual.index.shape[1]
+
     def scores(self) -> Float[Tensor, "b h r k"]:
         """Scores of the text rows before the softmax, masks added, float32."""
         query = take_rows(self._query, self.rows.index).float()

@@ -196,7 +196,7 @@ class CLVA(Method):
         return torch.where(chosen.any(1, keepdim=True), chosen, extreme)
 
     def _intensity(self, view: AttentionView) -> Float[Tensor, "b h s"]:
-        if self.heads == "concentration":
+        if self.heads == "concentration" or view.only_visual:
             row = self._latent(view, view.anchor_row(view.weights()))
             shares = row / row.sum(-1, keepdim=True).clamp(min=1e-30)
             count = view.visible.sum(1).clamp(min=2)[:, None, None].to(row.dtype)
@@ -224,7 +224,10 @@ class CLVA(Method):
                     factor = factor + self.alpha * kept["positive"]
                 if self.beta:
                     factor = factor - self.beta * kept["negative"]
-            return factor.clamp(min=0).log()[:, None]
+            factor = factor.clamp(min=0)
+            if view.only_visual:
+                factor = torch.where((factor > 0).any(-1, keepdim=True), factor, 1.0)
+            return factor.log()[:, None]
 
     def _keep_visual_mass(self, view: AttentionView, edit: Edit) -> Edit:
         """`normalise="visual"`: scale the visual keys' factors so that each row's visual mass stays what it was."""
