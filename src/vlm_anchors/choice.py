@@ -49,7 +49,7 @@ def _parts(method: "MethodLike") -> list[Any]:
 def _method(part: Any) -> Method:
     if isinstance(part, str):
         name = part.partition(":")[0].strip()
-        if name not in METHODS:
+        if name and name not in METHODS:
             raise UnknownName(f"No method {name!r}.{did_you_mean(name, [*METHODS.names(), *DECODINGS.names()])}")
         return METHODS.build(part)
     if isinstance(part, Method):

@@ -64,6 +64,10 @@ class Catalogue:
             raise UnknownName(f"No {self.kind} {name!r}.{did_you_mean(name, self.names())}")
         return self._entries[name]
 
+    def dials(self, name: str) -> dict[str, Any]:
+        """The dials of a name and their defaults."""
+        return {field.name: field.default for field in dataclasses.fields(self.get(name).load()) if field.init}
+
     def build(self, spec: str) -> Any:
         """One object from one `name:dial=value,...`; dials are checked by the class itself."""
         name, dials = parse_spec(spec)

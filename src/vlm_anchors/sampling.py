@@ -72,11 +72,15 @@ class YesNo(LogitsProcessor):
 
 
 def spellings(tokenizer: PreTrainedTokenizerBase, word: str) -> list[int]:
-    """Ids of the single tokens that spell the word: with and without a space before, in three cases."""
-    found: set[int] = set()
+    """Ids of the single tokens that spell the word: in three cases, with and without a space before.
+
+    Both ways to find them are needed: a tokenizer may change what it reads (so a vocabulary entry is never reached by
+    encoding), and may write a space in its own way (so an entry is only reached by encoding).
+    """
+    found: set[int | None] = set()
     for cased in (word, word.capitalize(), word.upper()):
         for text in (cased, f" {cased}"):
             ids = tokenizer.encode(text, add_special_tokens=False)
-            if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
-                found.add(ids[0])
-    return sorted(found)
+            found.add(ids[0] if len(ids) == 1 else None)
+        found.update(tokenizer.convert_tokens_to_ids([cased, f"\u2581{cased}", f"\u0120{cased}"]))
+    return sorted(each for each in found - {None, tokenizer.unk_token_id} if each is not None)

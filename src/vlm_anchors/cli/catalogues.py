@@ -1,17 +1,34 @@
 """`vlm-anchors methods`, `families` and `benchmarks`: what there is."""
 
-from typing import Any
+import inspect
+from typing import Annotated, Any
 
 import typer
 
 from . import options as given
 
 
-def methods(json: given.Json = False) -> None:
-    """The methods there are: name, one line, source, dials."""
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One method: its dials and what they do.")
+    ] = None,
+    json: given.Json = False,
+) -> None:
+    """The methods there are: name, one line, source. With a NAME: that method's dials."""
     from ..methods import METHODS
 
-    _show("methods", [_entry(entry) for entry in METHODS], json)
+    if name is None:
+        _show("methods", [_entry(entry) for entry in METHODS], json)
+        return
+    entry = METHODS.get(name)
+    dials = METHODS.dials(name)
+    if json:
+        given.print_json({**_entry(entry), "dials": dials})
+        return
+    typer.echo(f"{entry.name}: {entry.summary} ({entry.source})")
+    typer.echo(inspect.getdoc(entry.load()))
+    spelled = ",".join(f"{dial}={value}" for dial, value in dials.items())
+    typer.echo(f"\nDefaults: {entry.name}:{spelled}" if dials else "\nIt has no dials.")
 
 
 def families(json: given.Json = False) -> None:

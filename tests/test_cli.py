@@ -1,0 +1,198 @@
+"""The command line as a user meets it: stdout, stderr and the exit code."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from vlm_anchors.cli import main
+
+
+@pytest.fixture
+def image(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    return str(tmp_path / "red.png")
+
+
+@pytest.fixture
+def run(capsys, tiny_folder):
+    """Runs a command in this process: (exit code, stdout, stderr). MODEL stands for the tiny model's folder."""
+
+    def run(*arguments):
+        code = main([str(tiny_folder) if each == "MODEL" else str(each) for each in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_ask(run, image):
+    code, out, err = run("ask", image, "Is there a dog?", "--model", "MODEL", "--max-new-tokens", 3)
+    assert code == 0
+    assert len(out.strip().splitlines()) == 1
+    assert err == ""
+
+
+def test_ask_says_what_the_method_did(run, image):
+    code, out, err = run("ask", image, "cup?", "--model", "MODEL", "--method", "clva:tau=1", "--max-new-tokens", 3)
+    assert code == 0
+    assert out.strip()
+    assert err.startswith("clva:tau=1.0: rows edited ")
+
+
+def test_ask_json_is_one_object(run, image):
+    arguments = [
+        "--model",
+        "MODEL",
+        "--method",
+        "clva",
+        "--max-new-tokens",
+        3,
+        "--json",
+        "--decoding",
+        "nucleus",
+        "--seed",
+        4,
+    ]
+    code, out, err = run("ask", image, image, "cup?", *arguments)
+    assert (code, err) == (0, "")
+    answer = json.loads(out)
+    assert list(answer) == [
+        "model", "revision", "images", "question", "method", "decoding", "answer", "tokens", "seconds", "acted", "yes_no",
+        "prompt",
+    ]  # fmt: skip
+    assert answer["images"] == [image, image]
+    assert answer["decoding"] == "nucleus:seed=4"
+    assert set(answer["yes_no"]) == {"yes", "no", "margin"}
+
+
+def test_compare(run, image):
+    code, out, _ = run("compare", image, "cup?", "--model", "MODEL", "--max-new-tokens", 3)
+    assert code == 0
+    for word in ("none", "clva", "seconds", "yes - no", "rows edited", "above 0 the model leans to yes"):
+        assert word in out
+
+
+def test_compare_json(run, image):
+    methods = ["--method", "none", "--method", "clva:alpha=5", "--method", "beam"]
+    code, out, _ = run("compare", image, "cup?", "--model", "MODEL", "--max-new-tokens", 3, "--json", *methods)
+    answers = json.loads(out)["answers"]
+    assert code == 0
+    assert [(each["method"], each["decoding"]) for each in answers] == [
+        ("none", "greedy"), ("clva:alpha=5", "greedy"), ("none", "beam"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["methods", "families", "benchmarks"])
+def test_catalogues(run, command):
+    code, out, err = run(command)
+    assert (code, err) == (0, "")
+    assert out.strip()
+    code, out, _ = run(command, "--json")
+    assert code == 0
+    assert list(json.loads(out)) == [command]
+
+
+def test_one_method_with_its_dials(run):
+    code, out, _ = run("methods", "clva")
+    assert code == 0
+    assert "alpha" in out
+    assert "14" in out
+
+
+def test_scenes_render(run, tmp_path):
+    (tmp_path / "objects.json").write_text(json.dumps({"a": ["cup", "fork"], "b": ["dog"]}))
+    code, out, _ = run(
+        "scenes", "render", "--objects", tmp_path / "objects.json", "--out", tmp_path / "out", "--seed", 3
+    )
+    assert code == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"a.png", "b.png"}
+    assert str(tmp_path / "out") in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["ask"], "Missing argument 'IMAGE... QUESTION'"),
+        (["ask", "a.png"], "Expected one or more images and then a question; found only 'a.png'"),
+        (["ask", "a.png", ""], "The question is empty"),
+        (["ask", "nothing.png", "cup?"], "No image at nothing.png. Check the path"),
+        (["ask", "IMAGE", "cup?", "--method", "clav"], "No method 'clav'. Did you mean 'clva'?"),
+        (["ask", "IMAGE", "cup?", "--method", "clva:alpha=x"], "CLVA.alpha must be a number"),
+        (["ask", "IMAGE", "cup?", "--decoding", "bean"], "No decoding 'bean'. Did you mean 'beam'?"),
+        (["ask", "IMAGE", "cup?", "--model", "scene"], "No model 'scene'. Did you mean 'scenes'?"),
+        (["ask", "IMAGE", "cup?", "--model", "./nowhere"], "No folder ./nowhere"),
+        (["ask", "IMAGE", "cup?", "--model", "MODEL", "--device", "tpu9"], "No device 'tpu9'"),
+        (["ask", "IMAGE", "cup?", "--model", "MODEL", "--dtype", "int3"], "No dtype 'int3'"),
+        (["ask", "IMAGE", "cup?", "--model", "MODEL", "--max-new-tokens", "0"], "max_new_tokens must be"),
+        (
+            ["ask", "IMAGE", "cup?", "--model", "MODEL", "--max-new-tokens", "many"],
+            "Invalid value for '--max-new-tokens'",
+        ),
+        (["ask", "IMAGE", "cup?", "--metod", "clva"], "No such option: --metod"),
+        (["compare", "IMAGE", "cup?", "--method", "none", "--method", "pie"], "No method 'pie'"),
+        (["methods", "clav"], "No method 'clav'. Did you mean 'clva'?"),
+        (["aks"], "No such command 'aks'"),
+        (["scenes", "render", "--objects", "no.json", "--out", "x"], "no.json"),
+    ],
+)
+def test_bad_input_is_two_sentences_and_exit_2(run, image, arguments, sentence):
+    code, out, err = run(*[image if each == "IMAGE" else each for each in arguments])
+    assert code == 2
+    assert out == ""
+    assert sentence in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) <= 4
+
+
+def test_a_seed_that_does_nothing_is_told(run, image):
+    code, _, err = run("ask", image, "cup?", "--model", "MODEL", "--max-new-tokens", 1, "--seed", 3)
+    assert code == 0
+    assert "Warning: --seed changes nothing under greedy: only nucleus draws." in err
+
+
+def test_warnings_are_sentences_on_stderr(run, tmp_path):
+    from PIL import Image
+
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    code, out, err = run("ask", tmp_path / "a.gif", "cup?", "--model", "MODEL", "--max-new-tokens", 1, "--json")
+    assert code == 0
+    json.loads(out)
+    assert err.startswith("Warning: The image ")
+    assert "has 2 frames" in err
+
+
+def test_a_fault_of_ours_is_exit_1(run, image, monkeypatch):
+    monkeypatch.setattr("vlm_anchors.generate.ask", lambda *args, **kwargs: 1 / 0)
+    code, _, err = run("ask", image, "cup?", "--model", "MODEL")
+    assert code == 1
+    assert "ZeroDivisionError: division by zero" in err
+    assert "--debug shows where it happened" in err
+
+
+def test_debug_shows_the_traceback():
+    done = subprocess.run(
+        [sys.executable, "-m", "vlm_anchors", "ask", "no.png", "cup?", "--debug"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" in done.stderr
+    assert "BadImage: No image at no.png" in done.stderr
+
+
+def test_version(run):
+    import vlm_anchors
+
+    assert run("--version") == (0, f"{vlm_anchors.__version__}\n", "")
+
+
+def test_as_a_program_a_broken_pipe_is_no_error():
+    done = subprocess.run(
+        f"set -o pipefail; {sys.executable} -m vlm_anchors methods | true", shell=True, executable="/bin/bash",
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
