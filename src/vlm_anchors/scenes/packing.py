@@ -1,5 +1,6 @@
 """From scenes to training batches: rendered images on disk, patch labels, packed questions."""
 
+import contextlib
 import functools
 import random
 from pathlib import Path
@@ -48,10 +49,8 @@ class Store:
         if not path.exists():  # a sparse file under another name first: two workers may both come here
             part = self.folder / f"{name}.{random.SystemRandom().random()}"
             np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape).flush()
-            try:
+            with contextlib.suppress(FileExistsError):
                 path.hardlink_to(part)
-            except FileExistsError:
-                pass
             part.unlink()
         made = np.lib.format.open_memmap(path, mode="r+")
         if made.shape != shape:

@@ -7,7 +7,6 @@ their gradients once a step. A killed run goes on from its last checkpoint."""
 
 import argparse
 import contextlib
-import csv
 import json
 import math
 import os
@@ -26,12 +25,13 @@ from torch import Tensor, nn
 
 from . import coco, forward, questions, tinyllava
 from .packing import KINDS, Packer, Store, strewn
+from .progress import Report, say
 from .scene import COLOURS
 
 STAGES = {"patches": 0.15, "answers": 0.85}  # share of the minutes, or of the steps
 RATE = {"patches": 1e-3, "answers": 1e-3}
 BATCH = {"patches": 32, "answers": 16}  # images a worker a step
-CHECKPOINT_SECONDS, PREVIEW_SECONDS, REPORT_STEPS = 180, 600, 25
+CHECKPOINT_SECONDS, PREVIEW_SECONDS = 180, 600
 ENVIRONMENT = {  # one thread a worker that sleeps while it waits, and memory that is kept instead of given back
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -189,6 +189,11 @@ class Run:
         fall = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress()))
         return RATE[self.stage] * min(1.0, (self.step + 1) / 50) * fall
 
+    def place(self) -> dict[str, float | str]:
+        """Where the run is, for people."""
+        place = {"stage": self.stage, "step": self.step, "seconds": round(self.elapsed)}
+        return place | {"progress": round(self.progress(), 4), "rate": round(self.rate(), 7)}
+
     def losses(self, store: Store) -> dict[str, Tensor]:
         """The losses of the next batch; what it holds depends on seed, stage, step and rank alone."""
         key = [self.plan["seed"], list(STAGES).index(self.stage), self.step, self.rank]
@@ -271,53 +276,6 @@ def _initialise(model) -> None:
             layer.mlp.down_proj.weight *= (2 * len(layers)) ** -0.5
 
 
-class Report:
-    """Means over some steps: a row of metrics.csv and a line (a bar on a terminal)."""
-
-    COLUMNS = ("stage", "step", "seconds", "progress", "rate", "loss", "answer", "caption", "patch", "tint", "middle", "align",
-               "patch_acc", *KINDS[:5])  # fmt: skip
-
-    def __init__(self, path: Path):
-        self.path, self.sums = path, {}
-
-    def add(self, run: Run, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            total, n = self.sums.get(name, (0.0, 0))
-            self.sums[name] = (total + value, n + 1)
-        if run.step % REPORT_STEPS and run.progress() < 1:
-            return
-        means = {name: round(total / n, 4) for name, (total, n) in self.sums.items() if not math.isnan(total)}
-        row = {
-            "stage": run.stage,
-            "step": run.step,
-            "seconds": round(run.elapsed),
-            "progress": round(run.progress(), 4),
-        }
-        row |= {"rate": f"{run.rate():.2e}"} | means
-        fresh = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, self.COLUMNS, restval="", extrasaction="ignore")
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
-        self.sums = {}
-        say(
-            run.stage,
-            run.progress(),
-            " ".join(f"{name} {value}" for name, value in ({"step": run.step} | means).items()),
-        )
-
-
-def say(what: str, share: float, text: str = "") -> None:
-    """Progress on stderr: a bar that stays in place on a terminal, a line otherwise."""
-    if sys.stderr.isatty():
-        bar, end = "#" * round(20 * share), "\n" if share >= 1 else ""
-        sys.stderr.write(f"\r{what:8} [{bar:20}] {share:4.0%} {text[:90]:90}{end}")
-    else:
-        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {what} {share:.1%} {text}\n")
-    sys.stderr.flush()
-
-
 def work(plan: dict, rank: int) -> None:
     """What one worker does: draw its share of the images, then both stages."""
     torch.set_num_threads(1)
@@ -353,7 +311,7 @@ def steps(run: Run, store: Store, report: Report, started_by: int) -> None:
             sys.exit("the process that started the training is gone")
         if run.rank:
             continue
-        report.add(run, values)
+        report.add(run.place(), values)
         now = time.monotonic()
         if (
             now - saved > CHECKPOINT_SECONDS

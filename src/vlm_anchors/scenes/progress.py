@@ -1,0 +1,48 @@
+"""What the trainer tells: lines or a bar on stderr, and metrics.csv."""
+
+import csv
+import math
+import sys
+import time
+from pathlib import Path
+
+EVERY = 25  # steps a row
+COLUMNS = (
+    "stage", "step", "seconds", "progress", "rate", "loss", "answer", "caption", "patch", "tint", "middle", "align",
+    "patch_acc", "existence", "count", "colour", "position", "yesno",
+)  # fmt: skip
+
+
+class Report:
+    """Means over some steps: a row of metrics.csv and a line (a bar on a terminal)."""
+
+    def __init__(self, path: Path):
+        self.path, self.sums = path, {}
+
+    def add(self, at: dict[str, float | str], values: dict[str, float]) -> None:
+        """`at` tells where the run is (stage, step, seconds, progress, rate), `values` are of this one step."""
+        for name, value in values.items():
+            if not math.isnan(value):
+                total, n = self.sums.get(name, (0.0, 0))
+                self.sums[name] = (total + value, n + 1)
+        if at["step"] % EVERY and at["progress"] < 1:
+            return
+        means = {name: round(total / n, 4) for name, (total, n) in self.sums.items()}
+        fresh = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
+            if fresh:
+                writer.writeheader()
+            writer.writerow(at | means)
+        self.sums = {}
+        say(at["stage"], at["progress"], f"step {at['step']} " + " ".join(f"{k} {v}" for k, v in means.items()))
+
+
+def say(what: str, share: float, text: str = "") -> None:
+    """Progress on stderr: a bar that stays in place on a terminal, a line otherwise."""
+    if sys.stderr.isatty():
+        bar, end = "#" * round(20 * share), "\n" if share >= 1 else ""
+        sys.stderr.write(f"\r{what:8} [{bar:20}] {share:4.0%} {text[:90]:90}{end}")
+    else:
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {what} {share:.1%} {text}\n")
+    sys.stderr.flush()
