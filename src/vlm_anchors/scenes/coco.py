@@ -10,7 +10,7 @@ import json
 import math
 from pathlib import Path
 
-CATEGORIES = (
+_NAMES = (
     "person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant stop_sign parking_meter "
     "bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie suitcase frisbee "
     "skis snowboard sports_ball kite baseball_bat baseball_glove skateboard surfboard tennis_racket bottle wine_glass "
@@ -18,7 +18,7 @@ CATEGORIES = (
     "potted_plant bed dining_table toilet tv laptop mouse remote keyboard cell_phone microwave oven toaster sink "
     "refrigerator book clock vase scissors teddy_bear hair_drier toothbrush"
 )
-CATEGORIES = tuple(name.replace("_", " ") for name in CATEGORIES.split())
+CATEGORIES = tuple(name.replace("_", " ") for name in _NAMES.split())
 DATA = Path(__file__).parent / "data"
 MOST = 8  # sets of more categories (1.9 % of COCO) do not fit in an image of 128 pixels
 UNIT = 256  # parameters are whole numbers of 1/256 nat

@@ -7,6 +7,7 @@ Answers come from plain transformers `generate`, greedy, in float32; nothing of 
 import argparse
 import collections
 import functools
+import hashlib
 import json
 import platform
 import random
@@ -62,13 +63,14 @@ def pope(scenes: list[Scene], seed: int) -> dict[str, list[tuple[Scene, str, boo
 
     As in POPE's own construction, frequencies and co-occurrence are counted over these very scenes."""
     frequency = collections.Counter(name for scene in scenes for name in sorted(scene.present))
-    beside = {name: collections.Counter() for name in frequency}
+    beside: dict[str, collections.Counter] = {name: collections.Counter() for name in frequency}
     for scene in scenes:
         for one in scene.present:
             beside[one].update(sorted(scene.present - {one}))
     ranked = _ranked(frequency)
     company = {name: _ranked(counter) for name, counter in beside.items()}
-    rng, made = random.Random(seed), {split: [] for split in SPLITS}
+    rng = random.Random(seed)
+    made: dict[str, list[tuple[Scene, str, bool]]] = {split: [] for split in SPLITS}
     for scene in scenes:
         there = list(scene.counts)[:3]
         lacking = [name for name in ranked if name not in scene.present]
@@ -236,14 +238,15 @@ def measure(folder: str | Path, images: int = 500, seed: int = 0, split: str = "
     }
 
 
-def provenance(seed: int, split: str) -> dict:
+def provenance(folder: str | Path, seed: int, split: str) -> dict:
     """With what, on what and from which commit the figures were made."""
     here = Path(__file__).parent
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True
     )
     return {
-        "command": "python -m vlm_anchors.scenes.measure",
+        "command": "runs/scenes_model.sh",
+        "weights_sha256": hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest(),
         "scenes": {"split": split, "seed": seed},
         "decoding": "greedy, float32, plain transformers generate",
         "intervals": "95 %, percentile bootstrap over images, 2000 draws",
@@ -268,7 +271,10 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("val", "test"))
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    found = {**provenance(given.seed, given.split), **measure(given.folder, given.images, given.seed, given.split)}
+    found = {
+        **provenance(given.folder, given.seed, given.split),
+        **measure(given.folder, given.images, given.seed, given.split),
+    }
     text = json.dumps(found, indent=1) + "\n"
     if given.out:
         given.out.write_text(text)

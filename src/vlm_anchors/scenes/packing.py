@@ -110,7 +110,9 @@ class Packer:
 
     def pack(self, groups: list[list[questions.QA]]) -> Packed:
         """groups[i]: the questions about image i, a caption last."""
-        rows, places, targets, weights, kinds = [], [], [], [], []
+        rows: list[int] = []
+        places: list[int] = []
+        targets, weights, kinds = [], [], []
         grids: tuple[list, list] = ([[] for _ in groups], [[] for _ in groups])
         for i, group in enumerate(groups):
             for qa in group:

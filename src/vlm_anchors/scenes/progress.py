@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 EVERY = 25  # steps a row
 COLUMNS = (
@@ -13,19 +14,30 @@ COLUMNS = (
 )  # fmt: skip
 
 
+class Place(NamedTuple):
+    """Where a run is: seconds and progress (0 to 1) are the stage's."""
+
+    stage: str
+    step: int
+    seconds: int
+    progress: float
+    rate: float
+
+
 class Report:
     """Means over some steps: a row of metrics.csv and a line (a bar on a terminal)."""
 
     def __init__(self, path: Path):
-        self.path, self.sums = path, {}
+        self.path = path
+        self.sums: dict[str, tuple[float, int]] = {}
 
-    def add(self, at: dict[str, float | str], values: dict[str, float]) -> None:
-        """`at` tells where the run is (stage, step, seconds, progress, rate), `values` are of this one step."""
+    def add(self, at: Place, values: dict[str, float]) -> None:
+        """Takes the values of one step."""
         for name, value in values.items():
             if not math.isnan(value):
                 total, n = self.sums.get(name, (0.0, 0))
                 self.sums[name] = (total + value, n + 1)
-        if at["step"] % EVERY and at["progress"] < 1:
+        if at.step % EVERY and at.progress < 1:
             return
         means = {name: round(total / n, 4) for name, (total, n) in self.sums.items()}
         fresh = not self.path.exists()
@@ -33,9 +45,9 @@ class Report:
             writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
             if fresh:
                 writer.writeheader()
-            writer.writerow(at | means)
+            writer.writerow(at._asdict() | means)
         self.sums = {}
-        say(at["stage"], at["progress"], f"step {at['step']} " + " ".join(f"{k} {v}" for k, v in means.items()))
+        say(at.stage, at.progress, f"step {at.step} " + " ".join(f"{k} {v}" for k, v in means.items()))
 
 
 def say(what: str, share: float, text: str = "") -> None:

@@ -155,7 +155,7 @@ def colour(rng: random.Random, scene: Scene) -> QA | None:
         return None
     thing = rng.choice(things)
     end = SUFFIXES[3] if rng.random() < 0.15 else ""
-    return QA(rng.choice(COLOUR).format(x=thing.name) + end, thing.colour.capitalize(), "colour")
+    return QA(rng.choice(COLOUR).format(x=thing.name) + end, str(thing.colour).capitalize(), "colour")
 
 
 def position(rng: random.Random, scene: Scene) -> QA | None:

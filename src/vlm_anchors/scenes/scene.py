@@ -130,7 +130,8 @@ def _pick(rng: random.Random, n: int) -> int:
 
 def _counted(number: int, names: tuple[str, ...]) -> list[str]:
     """How many of each: mostly one, up to four, at most eight objects in all."""
-    rng, wanted = random.Random(coco.mix(number ^ 0xC0)), []
+    rng = random.Random(coco.mix(number ^ 0xC0))
+    wanted: list[str] = []
     for i, name in enumerate(names):
         more = (0, 0, 0, 0, 0, 0, 1, 1, 2, 3)[_pick(rng, 10)]
         room = 8 - len(wanted) - (len(names) - i)

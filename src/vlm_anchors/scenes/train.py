@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from . import coco, forward, questions, tinyllava
 from .packing import KINDS, Packer, Store, strewn
-from .progress import Report, say
+from .progress import Place, Report, say
 from .scene import COLOURS
 
 STAGES = {"patches": 0.15, "answers": 0.85}  # share of the minutes, or of the steps
@@ -141,7 +141,7 @@ class Run:
 
     def begin(self, stage: str) -> None:
         """A fresh optimiser over the float32 weights that the stage trains."""
-        self.stage, self.step, self.elapsed = stage, 0, 0.0
+        self.stage, self.step, self.elapsed, self.clock = stage, 0, 0.0, time.monotonic()
         self.parameters = self.named()
         self.master = {name: self.full[name] for name in self.parameters}
         decay = [value for value in self.master.values() if value.ndim > 1]
@@ -189,10 +189,9 @@ class Run:
         fall = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress()))
         return RATE[self.stage] * min(1.0, (self.step + 1) / 50) * fall
 
-    def place(self) -> dict[str, float | str]:
+    def place(self) -> Place:
         """Where the run is, for people."""
-        place = {"stage": self.stage, "step": self.step, "seconds": round(self.elapsed)}
-        return place | {"progress": round(self.progress(), 4), "rate": round(self.rate(), 7)}
+        return Place(self.stage, self.step, round(self.elapsed), round(self.progress(), 4), round(self.rate(), 7))
 
     def losses(self, store: Store) -> dict[str, Tensor]:
         """The losses of the next batch; what it holds depends on seed, stage, step and rank alone."""
@@ -285,7 +284,7 @@ def work(plan: dict, rank: int) -> None:
         dist.init_process_group("gloo", init_method=address, rank=rank, world_size=plan["processes"])
     out = Path(plan["out"])
     store = Store(out / "images", plan["images"], plan["seed"])
-    store.render(rank, plan["processes"], lambda done, n: rank == 0 and say("drawing", done / n))
+    store.render(rank, plan["processes"], lambda done, n: say("drawing", done / n) if rank == 0 else None)
     if plan["processes"] > 1:
         dist.barrier()
     run, report = Run(plan, rank), Report(out / "metrics.csv")
