@@ -60,7 +60,8 @@ same). Object sets are drawn from a pairwise maximum-entropy model of COCO's cat
 first on what lies on each patch; then everything together on eight questions and a caption an image, with the patch labels and an
 alignment of projected patches with word embeddings as helping losses. {training}
 
-- Vision tower: CLIP ViT, 6 layers, width 192, patches of 16 pixels: 64 visual tokens. Decoder: Llama, 12 layers, width 192, 6 heads.
+- Vision tower: CLIP ViT, 6 layers, width 192, patches of 16 pixels: 64 visual tokens.
+- Decoder: Llama, 12 layers, width 192, 6 heads.
 - Prompt: `A chat about an image. USER: <image>\\nIs there a dog? ASSISTANT:`, by the processor's chat template.
 
 Licence: Apache-2.0. Training images were drawn with Noto Color Emoji (SIL OFL 1.1) and shapes of our own; counts come from the
@@ -109,8 +110,8 @@ def card() -> None:
     made = json.loads((FOLDER / "training.json").read_text())
     training = (
         f"Seed {made['seed']}, {made['images']:,} scenes, {made['minutes']:.0f} minutes on two CPU cores shared with other work "
-        f"({made['answers_steps']:,} steps of 32 images in the second stage), {made['hard']:.0%} of the absent objects frequent ones or "
-        f"usual company, torch {made['torch']}."
+        f"({made['answers_steps']:,} steps of 32 images in the second stage), {made['hard']:.0%} of the absent objects "
+        f"frequent ones or usual company, torch {made['torch']}."
     )
     words = len(json.loads((FOLDER / "tokenizer.json").read_text())["model"]["vocab"])
     values = {"millions": f"{len(weights) / 2e6:.1f}", "mebibytes": f"{len(weights) / 2**20:.0f}", "words": words}
