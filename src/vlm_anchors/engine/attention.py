@@ -74,6 +74,7 @@ def _edited(kernel, steering, layer, module, query, key, value, attention_mask, 
     if len(query) < len(key):
         # BLIP-2's learned queries come with batch 1 and are broadcast over the images by the kernel.
         query = query.expand(len(key), -1, -1, -1)
+    _refuse_unseen(kwargs)
     causal = kwargs.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     row_mask = steering.row_mask(attention_mask, query, key, causal)
@@ -81,7 +82,7 @@ def _edited(kernel, steering, layer, module, query, key, value, attention_mask, 
     scale = kwargs.get("scaling")
     view = AttentionView(
         layer, steering.depth, steering.rows, steering.visual, steering.kept, steering.memory, steering.latents,
-        query, key, row_mask, columns, query.shape[-1] ** -0.5 if scale is None else scale,
+        query, key, row_mask, columns, query.shape[-1] ** -0.5 if scale is None else scale, kwargs.get("softcap"),
     )  # fmt: skip
     edit = steering.see(view)
     if edit is None or edit.bias is None:
@@ -96,6 +97,13 @@ def _edited(kernel, steering, layer, module, query, key, value, attention_mask, 
     row_out, row_weights = kernel(module, rows, key, value, mask, *args, **again)
     out = _put_rows(out, row_out, steering, dim=1)
     return out, weights if weights is None else _put_rows(weights, row_weights, steering, dim=2)
+
+
+def _refuse_unseen(kwargs: dict[str, Any]) -> None:
+    """Some kernels add terms to the softmax that a view does not compute; anchors found without them would be wrong."""
+    for name, meaning in (("s_aux", "attention sinks"), ("position_bias", "a learned position bias")):
+        if kwargs.get(name) is not None:
+            raise CannotAct(f"This model's attention has {meaning}, which methods cannot see. Choose another model.")
 
 
 def _with_bias(steering, edit: Edit, columns, row_mask, attention_mask, query, key) -> Tensor:

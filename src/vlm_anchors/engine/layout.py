@@ -7,12 +7,15 @@ tiles, timestamps between video frames), whether the tokenizer told its tags or 
 Shapes: b samples, q tokens of this pass.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from .encode import PIXELS
 from .facts import Facts
 from .site import Site
 
@@ -45,6 +48,15 @@ def mark_found(visual: Bool[Tensor, "b q"]) -> Marks:
     """Marks of a pass of which only the visual tokens are known: an image is an unbroken run."""
     number = _count(visual & ~_before(visual, False))
     return Marks(visual, number.where(visual, 0), torch.zeros_like(visual))
+
+
+def must_encode(site: Site, ids: Int[Tensor, "b q"], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the vision tower must run first: the runs of placeholders are not as many as the images given."""
+    if site.family.images != "encoder":
+        return False
+    given = [kwargs.get(f"{one}_grid_thw", kwargs.get(pixels)) for one, pixels in PIXELS.items()]
+    visual = is_one_of(ids, site.visual_ids)
+    return int((visual & (ids != _before(ids, -1))).sum()) != sum(len(one) for one in given if one is not None)
 
 
 def is_one_of(ids: Int[Tensor, "b q"], chosen: tuple[int, ...]) -> Bool[Tensor, "b q"]:

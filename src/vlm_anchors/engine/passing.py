@@ -34,6 +34,7 @@ class Generation:
     visual: Visual
     text_seen: bool = False
     steps: int = 0
+    warned: bool = False
     memory: dict[Any, Any] = field(default_factory=dict)
     kept: dict[Any, Any] = field(default_factory=dict)
     """What the method kept in the pass that held the prompt: `acted` is read from it."""
@@ -42,7 +43,7 @@ class Generation:
     """Rows of the last pass that was not a decoding step, to tell a prompt fed in pieces from a conversation."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Pass:
     """One forward pass: its text rows, the visual keys, and what was computed once for several layers."""
 
@@ -50,6 +51,8 @@ class Pass:
     rows: TextRows
     kept: dict[Any, Any]
     latents: bool = False
+    idle: bool = False
+    """A pass with nothing to do (no text row yet): it only keeps the generation."""
     layers: dict[int, int] | None = None
     """`id(attention module)` -> layer where modules do not know their own index; None: `layer_idx + 1`."""
     offsets: dict[int, int] = field(default_factory=dict)
@@ -70,6 +73,8 @@ class Pass:
 
     def layer_of(self, module: nn.Module) -> int | None:
         """The layer of an attention module if it is watched, else None."""
+        if self.idle:
+            return None
         layer = module.layer_idx + 1 if self.layers is None else self.layers.get(id(module))
         return layer if layer in self.generation.watched or self.generation.watcher is not None else None
 

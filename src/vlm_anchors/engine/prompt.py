@@ -9,19 +9,10 @@ from torch import Tensor
 from ..errors import AnchorsWarning, CannotAct
 from ..methods.base import name_of
 from .facts import Facts
+from .layout import Marks, mark_found, mark_ids
 from .passing import Generation, Pass
 from .qformer import features_among
-from .rows import (
-    TextRows,
-    Visual,
-    gather_visual,
-    image_numbers,
-    join_visual,
-    prompt_rows,
-    single_rows,
-    text_mask,
-    visual_mask,
-)
+from .rows import TextRows, Visual, gather_visual, join_visual, prompt_rows, single_rows, text_mask
 from .site import Site
 
 if TYPE_CHECKING:
@@ -33,7 +24,20 @@ def step(generation: Generation, site: Site, cache: Any) -> Pass:
     if not torch.compiler.is_compiling():
         generation.steps += 1
         generation.chunk_end = 0
-    return Pass(generation, TextRows(None, None, None, None), {}, offsets=_offsets(site, cache, 1))
+    idle = generation.visual.index.shape[1] == 0
+    if idle and not generation.warned:
+        generation.warned = True
+        _warn_no_image(generation)
+    return Pass(generation, TextRows(None, None, None, None), {}, idle=idle, offsets=_offsets(site, cache, 1))
+
+
+def _warn_no_image(generation: Generation) -> None:
+    warnings.warn(
+        f"No visual tokens in this prompt, so {name_of(generation.method)} leaves it as it is. "
+        f"Pass the image's placeholder tokens (input_ids as the processor makes them).",
+        AnchorsWarning,
+        stacklevel=2,
+    )
 
 
 def prompt(
@@ -44,7 +48,7 @@ def prompt(
     facts: Facts | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Pass | None:
+) -> Pass:
     """Any other pass: a prompt, a piece of one, or a later chunk of several tokens."""
     facts = facts or Facts.seen(None, site.stack, args, kwargs)
     if facts.use_cache is False and facts.logits_to_keep == 1 and facts.labels is None:
@@ -55,28 +59,28 @@ def prompt(
     q = _length(facts, kwargs)
     past = 0 if cache is None else int(cache.get_seq_length())
     generation = generation if past else None
-    visual, frame = _marks(site, facts, kwargs, q)
-    real = real_rows(kwargs.get("attention_mask"), visual, past)
+    marks = _marks(site, facts, kwargs, q)
+    real = real_rows(kwargs.get("attention_mask"), marks.visual, past)
     if generation is None:
-        generation = _born(handle, site, facts, visual, frame, past)
-        if generation is None:
-            return None
+        generation = _born(handle, site, marks, past)
         handle.began(generation, cache)
-        before = torch.zeros(len(visual), dtype=torch.bool, device=visual.device)
+        before = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     else:
         before = generation.visual.valid.any(1)
-        _grow(generation, site, facts, visual, frame, past)
-    text = text_mask(visual, real, frame, before)
+        _grow(generation, marks, past)
+    text = text_mask(marks.visual, real, marks.frame, before)
     if not text.any():
-        return None
+        return Pass(generation, TextRows(None, None, None, None), {}, idle=True)
     kept: dict[Any, Any] = {}
     if generation.text_seen:
         _refuse_pieces(generation, facts, q)
         rows = single_rows(text)
     else:
-        rows = prompt_rows(text, _prompt_end(facts, visual, q, cache))
+        rows = prompt_rows(text, _prompt_end(facts, text, q, cache))
         generation.text_seen, generation.prompt, generation.kept = True, rows, kept
         generation.chunk_end = q
+        if generation.watched:
+            generation.method.check_prompt(generation.visual)
     return Pass(generation, rows, kept, offsets=_offsets(site, cache, q))
 
 
@@ -85,30 +89,29 @@ def _length(facts: Facts, kwargs: dict[str, Any]) -> int:
     return (facts.input_ids if embeds is None else embeds).shape[1]
 
 
-def _marks(site: Site, facts: Facts, kwargs: dict[str, Any], q: int) -> tuple[Tensor, Tensor]:
-    """Which tokens of this pass are visual, and which are tags around or inside an image; both (b, q)."""
+def _marks(site: Site, facts: Facts, kwargs: dict[str, Any], q: int) -> Marks:
+    """Which tokens of this pass are visual, of which image, and which are tags around or inside one."""
     ids = facts.input_ids
     if site.visual_features is not None:
         embeds = kwargs["inputs_embeds"]
         visual = torch.zeros(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         if facts.projected is not None:
             visual = features_among(embeds, facts.projected)
-        return visual, torch.zeros_like(visual)
+        return mark_found(visual)
     if ids is None or ids.shape[1] != q:
-        visual = _marks_of_embeddings(site, facts.inputs_embeds)
-        return visual, torch.zeros_like(visual)
-    visual = visual_mask(ids, site.visual_ids)
-    frame = torch.zeros_like(visual)
-    for tag in site.frame_ids:
-        frame |= ids == tag
-    return visual, frame
+        ids = _ids_of_embeddings(site, facts.inputs_embeds)
+    return mark_ids(site, ids, facts)
 
 
-def _marks_of_embeddings(site: Site, embeds: Tensor | None) -> Tensor:
-    """Placeholders found by their embedding, as transformers itself does when it is given no ids."""
+def _ids_of_embeddings(site: Site, embeds: Tensor) -> Tensor:
+    """Placeholders and tags found by their embedding, as transformers itself does when it is given no ids; -1 elsewhere."""
     table = site.stack.get_input_embeddings()
-    ids = torch.tensor(site.visual_ids, device=embeds.device)
-    return (embeds[:, :, None] == table(ids)[None, None]).all(-1).any(-1)
+    ids = torch.full(embeds.shape[:2], -1, device=embeds.device)
+    for one in site.known_ids:
+        if one < table.num_embeddings:
+            own = table(torch.tensor(one, device=embeds.device))
+            ids = ids.masked_fill((embeds == own).all(-1), one)
+    return ids
 
 
 def real_rows(mask: Any, like: Tensor, past: int) -> Tensor:
@@ -124,34 +127,25 @@ def real_rows(mask: Any, like: Tensor, past: int) -> Tensor:
     return (own if own.dtype == torch.bool else own >= 0).expand_as(like)
 
 
-def _born(handle: "Handle", site: Site, facts: Facts, visual: Tensor, frame: Tensor, past: int) -> Generation | None:
-    if not visual.any():
-        warnings.warn(
-            f"No visual tokens in this prompt, so {name_of(handle.method)} leaves it as it is. "
-            f"Pass the image's placeholder tokens (input_ids as the processor makes them).",
-            AnchorsWarning,
-            stacklevel=2,
-        )
-        return None
-    if past:
+def _born(handle: "Handle", site: Site, marks: Marks, past: int) -> Generation:
+    if past and marks.visual.any():
         raise CannotAct(
             "The cache was filled before the method was attached, so it is unknown where its visual tokens are. "
             "Prefill the prompt with the method attached, or start from an empty cache."
         )
-    images = image_numbers(visual, frame, _lengths(facts))
-    return Generation(handle.method, site.depth, handle.watched, handle.watcher, gather_visual(visual, images, past))
+    visual = gather_visual(marks.visual, marks.image, past)
+    return Generation(handle.method, site.depth, handle.watched, handle.watcher, visual)
 
 
-def _grow(generation: Generation, site: Site, facts: Facts, visual: Tensor, frame: Tensor, past: int) -> None:
-    if not visual.any():
+def _grow(generation: Generation, marks: Marks, past: int) -> None:
+    if not marks.visual.any():
         return
     if generation.text_seen:
         raise CannotAct(
             "Visual tokens arrived after text that was already processed: the prompt's anchors come from its last "
             "row. Feed the prompt in one piece, or end the first piece at or before the first word after the image."
         )
-    images = image_numbers(visual, frame, _lengths(facts))
-    generation.visual = join_visual(generation.visual, gather_visual(visual, images, past))
+    generation.visual = join_visual(generation.visual, gather_visual(marks.visual, marks.image, past))
 
 
 def _refuse_pieces(generation: Generation, facts: Facts, q: int) -> None:
@@ -164,22 +158,14 @@ def _refuse_pieces(generation: Generation, facts: Facts, q: int) -> None:
     generation.chunk_end = 0
 
 
-def _lengths(facts: Facts) -> list[int] | None:
-    """Visual tokens of each image in reading order, from what the vision tower returned; None if not yet encoded."""
-    encoded = facts.mm_encoder_outputs or {}
-    if "image" not in encoded or len(encoded) != 1:
-        return None
-    return [len(features) for features in encoded["image"].pooler_output]
-
-
-def _prompt_end(facts: Facts, visual: Tensor, q: int, cache: Any) -> Tensor | None:
+def _prompt_end(facts: Facts, text: Tensor, q: int, cache: Any) -> Tensor | None:
     """First row after the prompt, (b,): the first given answer token, or the first speculative candidate."""
     if facts.labels is not None and facts.labels.shape[1] == q:
         answer = facts.labels != -100
-        return torch.where(answer.any(1), answer.int().argmax(1), q).to(visual.device)
+        return torch.where(answer.any(1), answer.int().argmax(1), q).to(text.device)
     keep = facts.logits_to_keep
     if cache is not None and isinstance(keep, int) and keep > 1:
-        return torch.full((len(visual),), q - keep + 1, device=visual.device)
+        return torch.full((len(text),), q - keep + 1, device=text.device)
     return None
 
 

@@ -61,6 +61,8 @@ def latent_pass(handle: "Handle", site: Site, kwargs: dict[str, Any]) -> Pass:
     generation = Generation(handle.method, site.depth, handle.watched, handle.watcher, _patches(site, features, kwargs))
     generation.prompt = TextRows(None, torch.ones(len(features), latents, dtype=torch.bool), None, None)
     handle.began(generation, None)
+    if generation.watched:
+        generation.method.check_prompt(generation.visual)
     return Pass(generation, TextRows(None, None, None, None), generation.kept, latents=True, layers=site.layers)
 
 

@@ -24,6 +24,13 @@ class Visual:
     images: int
     """Most images in one sample."""
 
+    def per_image(self, marks: Bool[Tensor, "b v"] | None = None) -> list[list[int]]:
+        """Visual tokens in each image of each sample; of those marked, if `marks` are given."""
+        member = torch.nn.functional.one_hot(self.image, max(self.images, 1)) * self.valid[..., None]
+        held = member.sum(1).tolist()
+        counts = held if marks is None else (member * marks[..., None]).sum(1).tolist()
+        return [[n for n, total in zip(*row, strict=True) if total] for row in zip(counts, held, strict=True)]
+
 
 @dataclass
 class TextRows:
@@ -41,25 +48,25 @@ class TextRows:
         return self.shared is None
 
 
-def visual_mask(ids: Int[Tensor, "b q"], visual_ids: tuple[int, ...]) -> Bool[Tensor, "b q"]:
-    mask = ids == visual_ids[0]
-    for other in visual_ids[1:]:
-        mask = mask | (ids == other)
-    return mask
-
-
 def gather_visual(mask: Bool[Tensor, "b q"], image: Int[Tensor, "b q"], offset: int) -> Visual:
     """Positions of the True entries, left-justified; `offset` is how many keys the cache held before this pass."""
     count = int(mask.sum(1).max())
     order = mask.logical_not().argsort(dim=1, stable=True)[:, :count]
     valid = mask.gather(1, order)
     number = image.gather(1, order).where(valid, 0)
-    return Visual((order + offset).where(valid, 0), valid, number, int(number.max()) + 1)
+    return Visual((order + offset).where(valid, 0), valid, number, int(number.max()) + 1 if count else 0)
 
 
 def join_visual(old: Visual, new: Visual) -> Visual:
-    """The visual keys of a prompt fed in pieces: the new piece's images are counted on from the old one's."""
+    """The visual keys of a prompt fed in pieces: the new piece's images are counted on from the old one's.
+
+    An image cut by the end of a piece goes on: its next token follows the last one directly.
+    """
+    if old.index.shape[1] == 0:
+        return new
     shift = old.image.masked_fill(~old.valid, -1).amax(1, keepdim=True) + 1
+    cut = old.index.amax(1, keepdim=True) + 1 == new.index[:, :1]
+    shift = shift - (cut & new.valid[:, :1]).long()
     return Visual(
         torch.cat([old.index, new.index], 1),
         torch.cat([old.valid, new.valid], 1),
@@ -97,24 +104,3 @@ def single_rows(text: Bool[Tensor, "b q"]) -> TextRows:
     """The rows of a later chunk of several tokens (speculative decoding): each has its own anchors."""
     rows = prompt_rows(text, None)
     return TextRows(rows.index, rows.valid, torch.zeros_like(rows.valid), rows.source)
-
-
-def image_numbers(
-    mask: Bool[Tensor, "b q"], frame: Bool[Tensor, "b q"], lengths: list[int] | None
-) -> Int[Tensor, "b q"]:
-    """Number of the image each visual token belongs to, counted from 0 in its sample; 0 elsewhere.
-
-    `lengths` = visual tokens of each image of the batch, in reading order, where the encoder told them; otherwise an
-    image is an unbroken run of visual tokens, tags inside not counted as a break.
-    """
-    if lengths is not None and sum(lengths) == int(mask.sum()):
-        owner = torch.repeat_interleave(
-            torch.arange(len(lengths), device=mask.device), torch.tensor(lengths, device=mask.device)
-        )
-        number = torch.zeros_like(mask, dtype=torch.long)
-        number[mask] = owner
-    else:
-        start = mask & ~torch.nn.functional.pad(mask, (1, 0))[:, :-1]
-        number = (start.cumsum(1) - 1).clamp(min=0)
-    first = number.where(mask, torch.iinfo(torch.long).max).amin(1, keepdim=True)
-    return (number - first).where(mask, 0)

@@ -22,9 +22,10 @@ from ..methods.base import Method, name_of
 from ..methods.none import Plain
 from ..registry import split_composition
 from ..types import Vlm
-from .attention import KEYWORD, steered_name
-from .encode import encode_images
+from .attention import KEYWORD, PREFIX, steered_name
+from .encode import PIXELS, encode_images
 from .facts import Facts
+from .layout import must_encode
 from .passing import Generation, Pass, Watcher
 from .qformer import latent_pass
 from . import prompt as decoder_pass
@@ -127,9 +128,13 @@ class Handle:
         self._latest = generation
         self.prompts += 1
         if cache is not None:
-            setattr(cache, RIDER, generation)
-            self._caches = [ref for ref in self._caches if ref() is not None]
-            self._caches.append(weakref.ref(cache))
+            self.ride(generation, cache)
+
+    def ride(self, generation: Generation, cache: Any) -> None:
+        """Put a generation on its cache, and remember the cache, so that detaching can take it off."""
+        setattr(cache, RIDER, generation)
+        self._caches = [ref for ref in self._caches if ref() is not None]
+        self._caches.append(weakref.ref(cache))
 
     def detach(self) -> None:
         """Take the method off; harmless when it is off already."""
@@ -169,18 +174,22 @@ class Seam:
         self.users = 0
         self.ran_elsewhere = False
         self._hooks: list[Any] = []
-        self._name: str | None = None
+        self._name = site.config._attn_implementation
+        self._replayable = 0
 
     def acquire(self, site: Site) -> None:
         if self.users == 0:
             self.site = site
-            self._name = site.config._attn_implementation
+            if not site.config._attn_implementation.startswith(PREFIX):
+                self._name = site.config._attn_implementation
             site.config._attn_implementation_internal = steered_name(self._name)
             for module in site.outer:
                 self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
                 self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
             steer = self._steer_latents if site.kind == "qformer" else self._steer
             self._hooks.append(site.stack.register_forward_pre_hook(steer, with_kwargs=True))
+            if site.kind == "decoder":
+                self._hooks.append(site.stack.register_forward_hook(self._ride_new_cache, with_kwargs=True))
             if site.visual_features is not None:
                 self._hooks.append(site.visual_features.register_forward_hook(self._note_features))
         self.users += 1
@@ -192,12 +201,28 @@ class Seam:
                 for hook in self._hooks:
                     hook.remove()
                 self._hooks.clear()
+                self._restore()
+
+    def _forget(self) -> None:
+        with _lock:
+            self._replayable -= 1
+            self._restore()
+
+    def _restore(self) -> None:
+        """Give the config its kernel's name back.
+
+        Not while a pass may still be replayed by gradient checkpointing after the block: the replay must find the same
+        function. The delegate changes nothing in the meantime.
+        """
+        with _lock:
+            if self.users == 0 and not self._replayable:
                 self.site.config._attn_implementation_internal = self._name
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Seam":
         """A copied model carries copies of the hooks; they find no active handle and do nothing."""
         copy = Seam.__new__(Seam)
         copy.site, copy.users, copy.ran_elsewhere, copy._hooks, copy._name = self.site, 0, False, [], self._name
+        copy._replayable = 0
         return copy
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -208,10 +233,10 @@ class Seam:
         return None if new is None else (args, new)
 
     def _images_touch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Several images with no tags between them: only the vision tower's output tells where one ends."""
-        ids, pixels = kwargs.get("input_ids", args[0] if args else None), kwargs.get("pixel_values")
-        several = isinstance(ids, Tensor) and isinstance(pixels, Tensor) and len(pixels) > len(ids)
-        return several and not self.site.frame_ids and self._handle() is not None
+        """Raw images of which only the vision tower's output tells where one ends, and a method that wants to know."""
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        raw = any(kwargs.get(pixels) is not None for pixels in PIXELS.values())
+        return raw and isinstance(ids, Tensor) and self._handle() is not None and must_encode(self.site, ids, kwargs)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not torch.compiler.is_compiling():
@@ -230,7 +255,19 @@ class Seam:
             steering = None
         else:
             steering = self._prompt(generation, cache, args, kwargs)
+            if steering is not None and module.training and torch.is_grad_enabled():
+                self._replayable += 1
+                weakref.finalize(steering, self._forget).atexit = False
         return (args, {**kwargs, KEYWORD: steering}) if steering is not None else None
+
+    def _ride_new_cache(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """A cache that the decoder made itself gets its generation after the fact."""
+        steering = kwargs.get(KEYWORD)
+        if torch.compiler.is_compiling() or steering is None or kwargs.get("past_key_values") is not None:
+            return
+        cache, handle = output.past_key_values, self._handle()
+        if cache is not None and handle is not None:
+            handle.ride(steering.generation, cache)
 
     def _steer_latents(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         handle = self._handle()

@@ -1,11 +1,13 @@
 """Where a model attends to its image: the stack of attention layers that a method watches and edits."""
 
+import sys
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from ..errors import BadModel, CannotAct
+from ..errors import AnchorsWarning, BadModel, CannotAct
 from ..families import FAMILIES, UNKNOWN, Family, family_of
 
 
@@ -16,8 +18,9 @@ class Site:
     kind: "decoder" (text rows attend to a sequence that holds visual tokens) or "qformer" (latent queries attend to
     image features). depth: number of layers, counted from 1. heads: query heads a layer. stack: the module whose
     forward runs the layers. layers: `id(attention module)` -> layer. outer: modules whose forward sees token ids.
-    visual_ids, frame_ids: token ids of placeholders and of the tags around them. closing_id: tag before an image's
-    last tile, or None.
+    visual_ids, frame_ids: token ids of placeholders and of the tags around them. modalities: "image" or "video" for
+    each of visual_ids. video_ids: tags before and after a video whose frames share the images' placeholder, or None.
+    closing_id: tag before an image's last tile, or None.
     """
 
     kind: str
@@ -29,6 +32,8 @@ class Site:
     outer: tuple[nn.Module, ...] = field(repr=False)
     visual_ids: tuple[int, ...] = ()
     frame_ids: tuple[int, ...] = ()
+    modalities: tuple[str, ...] = ()
+    video_ids: tuple[int, int] | None = None
     closing_id: int | None = None
     visual_features: nn.Module | None = field(default=None, repr=False)
     """The module whose output becomes visual tokens, where the decoder never sees their placeholder ids."""
@@ -36,6 +41,12 @@ class Site:
     @property
     def config(self) -> Any:
         return self.stack.config
+
+    @property
+    def known_ids(self) -> tuple[int, ...]:
+        """Every token id that means something to the site."""
+        closing = () if self.closing_id is None else (self.closing_id,)
+        return (*self.visual_ids, *self.frame_ids, *(self.video_ids or ()), *closing)
 
     def require_layer(self, layer: int, dial: str) -> None:
         """Raise `CannotAct` unless the site has this layer."""
@@ -67,27 +78,68 @@ def find_site(model: nn.Module, tokenizer: Any = None, kind: str = "auto") -> Si
 
 
 def _decoder_site(model: nn.Module, base: nn.Module, family: Family, tokenizer: Any) -> Site:
-    stack = base.get_decoder()
-    visual = tuple(id for id in (config_id(base.config, name) for name in family.visual) if id is not None)
-    attention = decoder_layers(stack)
-    if not attention or not visual:
-        known = ", ".join(f.name for f in FAMILIES)
+    stack = base.get_decoder() if hasattr(base, "get_decoder") else None
+    layers = {} if stack is None else decoder_layers(stack)
+    visual = {name: one for name in family.visual if (one := config_id(base.config, name)) is not None}
+    if not layers or not visual or not _by_interface(stack):
         raise BadModel(
             f"{type(base).__name__} has no decoder attention layers with visual placeholders that the engine can "
-            f"reach. Families that work: {known} (vlm-anchors families)."
+            f"reach. Families that work: {_names()} (vlm-anchors families)."
         )
+    depth = max(layers.values())
+    if set(layers.values()) != set(range(1, depth + 1)):
+        raise BadModel(
+            f"Not every decoder layer of {type(base).__name__} is one of self-attention, so its layers cannot be "
+            f"counted as the methods do. Families that work: {_names()} (vlm-anchors families)."
+        )
+    _say_what_is_assumed(base, family, stack, depth, visual, tokenizer)
     return Site(
         kind="decoder",
-        depth=max(attention.values()),
+        depth=depth,
         heads=stack.config.num_attention_heads,
         family=family,
         stack=stack,
-        layers=attention,
+        layers=layers,
         outer=_outer(model, base, stack),
-        visual_ids=visual,
+        visual_ids=tuple(visual.values()),
         frame_ids=_frame_ids(base.config, family, tokenizer),
+        modalities=tuple(name.split("_")[0] for name in visual),
+        video_ids=_video_ids(base.config, family),
         closing_id=_token_id(tokenizer, family.closing_tile) if family.closing_tile else None,
     )
+
+
+def _names() -> str:
+    return ", ".join(family.name for family in FAMILIES if not family.refused)
+
+
+def _by_interface(stack: nn.Module) -> bool:
+    """Whether the attention classes look their kernel up in transformers' registry, where ours is registered."""
+    classes = {type(module) for module in stack.modules() if _is_self_attention(module)}
+    return all(hasattr(sys.modules[one.__module__], "ALL_ATTENTION_FUNCTIONS") for one in classes)
+
+
+def _say_what_is_assumed(
+    base: nn.Module, family: Family, stack: nn.Module, depth: int, visual: dict[str, int], tokenizer: Any
+) -> None:
+    """A family that is not in the table, or one whose tags only the tokenizer knows, given without it."""
+    if family is UNKNOWN:
+        assumed = ", ".join(f"{name} {one}" for name, one in visual.items())
+        warnings.warn(
+            f"{type(base).__name__} is in no row of the family table, so these were assumed: visual tokens are those of "
+            f"{assumed}; an image is an unbroken run of them; tags around images are unknown and count as text; the "
+            f"decoder is {type(stack).__name__} with {depth} layers. Tested families: {_names()}.",
+            AnchorsWarning,
+            stacklevel=5,
+        )
+    elif family.frame_tokens and tokenizer is None:
+        assumed = ", each tile as an image of its own" if family.closing_tile else ""
+        warnings.warn(
+            f"{family.title} names the tags around its images in the tokenizer only, so they count as text here"
+            f"{assumed}. Attach to the pair (model, processor) instead of the model alone.",
+            AnchorsWarning,
+            stacklevel=5,
+        )
 
 
 def decoder_layers(stack: nn.Module) -> dict[int, int]:
@@ -118,6 +170,11 @@ def _frame_ids(config: Any, family: Family, tokenizer: Any) -> tuple[int, ...]:
     ids = {config_id(config, name) for name in family.frame}
     ids |= {_token_id(tokenizer, token) for token in family.frame_tokens}
     return tuple(sorted(id for id in ids if id is not None))
+
+
+def _video_ids(config: Any, family: Family) -> tuple[int, int] | None:
+    start, end = (config_id(config, name) for name in family.video_tags or ("", ""))
+    return None if start is None or end is None else (start, end)
 
 
 def _token_id(tokenizer: Any, token: str) -> int | None:

@@ -47,6 +47,7 @@ class AttentionView:
     _row_mask: Float[Tensor, "b 1 r k"] | None
     _columns: tuple[Int[Tensor, "b v"], Bool[Tensor, "b v"]]
     _scale: float
+    _softcap: float | None = None
     _weights: Float[Tensor, "b h r v"] | None = field(default=None)
 
     def keep(self, name: Any, make: Callable[[], Any]) -> Any:
@@ -57,8 +58,8 @@ class AttentionView:
 
     @property
     def visible(self) -> Bool[Tensor, "b v"]:
-        """Visual keys that exist in this layer (a sliding window may have dropped some)."""
-        return self._columns[1]
+        """The prompt's visual keys. One that left a sliding window counts with weight 0, whether the cache keeps it or not."""
+        return self.visual.valid
 
     @property
     def only_visual(self) -> bool:
@@ -72,6 +73,8 @@ class AttentionView:
         b, h, r, d = query.shape
         groups = query.reshape(b, key.shape[1], -1, d)
         scores = (groups @ key.transpose(-1, -2)).reshape(b, h, r, -1) * self._scale
+        if self._softcap is not None:
+            scores = self._softcap * (scores / self._softcap).tanh()
         return scores if self._row_mask is None else scores + self._row_mask
 
     def weights(self) -> Float[Tensor, "b h r v"]:

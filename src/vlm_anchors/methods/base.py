@@ -15,6 +15,7 @@ from ..errors import BadDial
 
 if TYPE_CHECKING:
     from ..engine.passing import Generation
+    from ..engine.rows import Visual
     from ..engine.site import Site
     from ..engine.view import AttentionView, Edit
     from ..types import Vlm
@@ -33,6 +34,9 @@ class Method(ABC):
 
     def check(self, site: "Site") -> None:
         """Refuse, at attach, a model on which these dials make no sense (a layer it does not have)."""
+
+    def check_prompt(self, visual: "Visual") -> None:
+        """Warn, once a prompt, where its visual tokens leave the method nothing to act on."""
 
     def prepare(self, vlm: "Vlm", inputs: Mapping[str, Any], **given: Any) -> dict[str, Any]:
         """Door "prepare": new inputs for `generate` or a forward pass."""

@@ -17,6 +17,7 @@ visual key, shared by all deep layers. tests/reference_clva.py holds the equatio
 tested equal to it. Where the paper is silent the choice is a dial whose default is ours (docs/methods.md).
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..errors import BadDial, CannotAct
+from ..errors import AnchorsWarning, BadDial, CannotAct
 from .base import Method, choice, number
 
 if TYPE_CHECKING:
@@ -133,6 +134,18 @@ class CLVA(Method):
                     f"{name} = {layer} is not before the first edited layer {first}, so its anchors would come too "
                     f"late. Choose an earlier layer, or edit later ones with layers=(first, last)."
                 )
+
+    def check_prompt(self, visual: "Visual") -> None:
+        """No token of n can lie more than sqrt(n - 1) sigmas above the mean."""
+        alone = self.images == "each"
+        fewest = min((n for counts in visual.per_image() for n in (counts if alone else [sum(counts)])), default=0)
+        if 0 < fewest <= 1 + self.tau**2:
+            warnings.warn(
+                f"An image with {fewest} visual tokens can have no anchor at tau = {self.tau:g} (it takes more than "
+                f"1 + tau^2 of them), so CLVA leaves it as it is: lower tau.",
+                AnchorsWarning,
+                stacklevel=2,
+            )
 
     def watched(self, site: "Site") -> frozenset[int]:
         if not self.alpha and not self.beta:
@@ -243,7 +256,7 @@ class CLVA(Method):
         for sign in ("positive", "negative"):
             if sign in kept:
                 found = (kept[sign] > 0).any(1)
-                for sample, counts in enumerate(per_image(found, visual)):
+                for sample, counts in enumerate(visual.per_image(found)):
                     told[sample].setdefault("anchors", {})[sign] = counts
         for name in ("sensitive heads", "insensitive heads"):
             if name in kept:
@@ -278,12 +291,3 @@ def at_random(found: Bool[Tensor, "b s v"], visual: "Visual", seed: int) -> Bool
         rank = noise.where(inside, 2.0).argsort(-1).argsort(-1)
         places |= inside & (rank < wanted)
     return places
-
-
-def per_image(found: Bool[Tensor, "b v"], visual: "Visual") -> list[list[int]]:
-    """Anchors in each image of each sample."""
-    counts = []
-    for marks, image, valid in zip(found, visual.image, visual.valid, strict=True):
-        total = int(image[valid].max()) + 1 if valid.any() else 0
-        counts.append([int((marks & valid & (image == number)).sum()) for number in range(total)])
-    return counts
