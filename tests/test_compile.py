@@ -1,0 +1,25 @@
+"""The decoding step with CLVA compiles into one graph (fullgraph), and gives the same tokens."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_step_equals_uncompiled(backend):
+    done = subprocess.run(
+        [sys.executable, str(HERE / "compile_check.py"), backend],
+        capture_output=True, text=True, timeout=900, env={**os.environ, "PYTHONPATH": str(HERE)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    assert told["found"] == told["again"] == told["wanted"] != told["plain"]
+    assert told["off"] == told["plain"]
+    assert told["breaks"] == 0
+    assert told["graphs"] <= 2, "one graph with the method, one without"
