@@ -1,0 +1,261 @@
+"""Short answers: VQAv2 and VizWiz (ten people's answers) and GQA (one).     arXiv 1612.00837, 1802.08218, 1902.09506
+
+    VQA accuracy = mean over the ten people of min(1, matches among the other nine / 3)
+
+Script: GT-Vision-Lab/VQA vqaEval.py. It cleans answers (punctuation, articles, numbers, contractions) only where the ten
+are not all the same (dialect "official"); "evalai" always does, after a tokenizer of its own, as LLaVA, lmms-eval and the
+EvalAI servers. GQA's eval.py compares strings; LLaVA first drops final full stops and case (dialect "llava").
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UnknownName
+from ..registry import did_you_mean
+from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled
+from .files import need, of_split, question_files, read_json, rows, unique
+from .reading import strip_punctuation
+
+NUMBERS = {"none": "0"} | {
+    w: str(i) for i, w in enumerate("zero one two three four five six seven eight nine ten".split())
+}
+ARTICLES = ("a", "an", "the")
+
+
+def _contractions() -> dict[str, str]:
+    """Words written without their apostrophe -> with it: the script's table from its regularities.
+
+    Its entries with a capital I cannot be reached, since words are lower case by then.
+    """
+    table = {}
+    for (
+        stem
+    ) in "ai are ca could did does do had has have is might must need ought sha should was were wo would".split():
+        table[f"{stem}nt"] = f"{stem}n't"
+    for stem in "could had might should would".split():
+        table[f"{stem}nt've"] = table[f"{stem}n'tve"] = f"{stem}n't've"
+    for stem in "he she it somebody someone something there they we who you".split():
+        table[f"{stem}d've"] = table[f"{stem}'dve"] = f"{stem}'d've"
+    for ending, stems in {
+        "ve": "could might must should would not we they what where who you",
+        "d": "he how it someone something there they where who you",
+        "ll": "how it somebody someone something they what who why you",
+        "re": "there they what why you",
+        "s": "he how somebody someone that there what when where who why",
+    }.items():
+        table |= {stem + ending: f"{stem}'{ending}" for stem in stems.split()}
+    table |= dict.fromkeys(("ow's'at", "'ows'at", "'ow'sat"), "'ow's'at")
+    table |= {"yall": "y'all", "yall'll": "y'all'll", "y'allll": "y'all'll"}
+    table |= dict.fromkeys(("yall'd've", "y'alld've", "y'all'dve"), "y'all'd've")
+    # The one entry that takes an apostrophe away.
+    return table | {"maam": "ma'am", "oclock": "o'clock", "twas": "'twas", "somebody'd": "somebodyd"}
+
+
+CONTRACTIONS = _contractions()
+
+
+def digits_and_articles(text: str) -> str:
+    """processDigitArticle: lower case, number words to digits, no articles, apostrophes restored."""
+    words = [NUMBERS.get(word, word) for word in text.lower().split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def clean(text: str) -> str:
+    """Both steps of vqaEval.py."""
+    return digits_and_articles(strip_punctuation(text))
+
+
+def flat(text: str) -> str:
+    """Line breaks and tabs as blanks, none at the ends."""
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def evalai(text: str) -> str:
+    """EvalAIAnswerProcessor of Pythia and LLaVA (m4c_evaluator.py)."""
+    words = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    return clean(flat(words))
+
+
+def vqa_accuracy(answer: str, people: Sequence[str], dialect: str = "official") -> float:
+    """Agreement with the people, 0..1."""
+    if dialect == "evalai":
+        answer, people = evalai(answer), [evalai(each) for each in people]
+    else:
+        answer, people = flat(answer), [flat(each) for each in people]
+        if len(set(people)) > 1:
+            answer, people = clean(answer), [clean(each) for each in people]
+    same = [each == answer for each in people]
+    return sum(min(1.0, (sum(same) - own) / 3) for own in same) / len(same)
+
+
+class _ShortAnswers(Benchmark):
+    """What the three share: "right" may be a fraction."""
+
+    def formulas(self, parts: Mapping[str, Mapping[str, float]]) -> Metrics:
+        counts = pooled(parts)
+        return {"accuracy": round(100 * counts["right"] / counts["n"], 2)}
+
+
+@dataclass(frozen=True)
+class Vqav2(_ShortAnswers):
+    """VQAv2; `dialect` "official" or "evalai"."""
+
+    dialect: str = "official"
+
+    name = "vqav2"
+    version = "v2 (val2014)"
+    source = "arXiv 1612.00837; github.com/GT-Vision-Lab/VQA"
+    licence = "code BSD-2-Clause, annotations CC BY 4.0"
+    note = "test-dev and test-standard are scored by the EvalAI server; write_answers makes its file."
+    metrics_of = (Metric("accuracy", "higher", "percent"),)
+    protocols = ("llava", "bare")
+
+    def __post_init__(self):
+        _known(self.dialect, ("official", "evalai"), self.name)
+
+    def remark(self) -> str:
+        return f"dialect {self.dialect}"
+
+    def questions(self, data: Path, split: str | None = None) -> list[Question]:
+        """A folder with the official *Questions*.json and *mscoco*annotations.json; groups are the answer types."""
+        asked, noted = _two(data, "questions", ("question",)), _two(data, "annotations", ("annotation",))
+        notes = {note["question_id"]: note for note in noted[1]}
+        subtype = "val2014"
+        found = []
+        for place, row in enumerate(asked[1], 1):
+            need(row, ("question_id", "image_id", "question"), asked[0], place)
+            note = notes.get(row["question_id"])
+            if note is None:
+                raise BadData(
+                    f"{noted[0]} has no answers to question {row['question_id']}. Take both files of one split."
+                )
+            truth = {"answers": [str(each["answer"]) for each in note["answers"]]}
+            image = f"COCO_{subtype}_{row['image_id']:012d}.jpg"
+            found.append(
+                Question(str(row["question_id"]), image, row["question"], note.get("answer_type", "all"), truth)
+            )
+        return of_split(unique(found, data), split, data)
+
+    def counts(self, records: Sequence[Record]) -> list[Counts]:
+        return [_count(vqa_accuracy(r["answer"], r["truth"]["answers"], self.dialect), r) for r in records]
+
+
+@dataclass(frozen=True)
+class Vizwiz(_ShortAnswers):
+    """VizWiz: questions of blind people; `dialect` "evalai" or "official"."""
+
+    dialect: str = "evalai"
+
+    name = "vizwiz"
+    version = "2019 (val)"
+    source = "arXiv 1802.08218; vizwiz.org"
+    licence = "CC BY 4.0"
+    note = (
+        "The ten answers are left out one at a time by place, as EvalAI does. The test split is scored by the server."
+    )
+    metrics_of = (Metric("accuracy", "higher", "percent"),)
+    protocols = ("llava", "bare")
+
+    def __post_init__(self):
+        _known(self.dialect, ("official", "evalai"), self.name)
+
+    def remark(self) -> str:
+        return f"dialect {self.dialect}"
+
+    def questions(self, data: Path, split: str | None = None) -> list[Question]:
+        """val.json: image, question, answers (ten of them), answer_type."""
+        found = []
+        for path in question_files(data):
+            for line, row in rows(path):
+                need(row, ("image", "question", "answers"), path, line)
+                truth = {"answers": [each["answer"] if isinstance(each, dict) else each for each in row["answers"]]}
+                group = row.get("answer_type", path.stem)
+                found.append(Question(Path(row["image"]).stem, row["image"], row["question"], group, truth))
+        return of_split(unique(found, data), split, data)
+
+    def counts(self, records: Sequence[Record]) -> list[Counts]:
+        return [_count(vqa_accuracy(r["answer"], r["truth"]["answers"], self.dialect), r) for r in records]
+
+
+@dataclass(frozen=True)
+class Gqa(_ShortAnswers):
+    """GQA; `dialect` "llava" (case and final full stops aside) or "exact"."""
+
+    dialect: str = "llava"
+
+    name = "gqa"
+    version = "1.2 (testdev_balanced, 12578 questions)"
+    source = "arXiv 1902.09506; GQA eval.py; LLaVA convert_gqa_for_eval.py"
+    licence = "CC BY 4.0"
+    note = (
+        "Accuracy, binary and open, over the balanced questions; consistency, validity and grounding are not computed."
+    )
+    metrics_of = (
+        Metric("accuracy", "higher", "percent"),
+        Metric("binary", "higher", "percent"),
+        Metric("open", "higher", "percent"),
+    )
+    protocols = ("llava", "bare")
+
+    def __post_init__(self):
+        _known(self.dialect, ("llava", "exact"), self.name)
+
+    def remark(self) -> str:
+        return f"dialect {self.dialect}"
+
+    def questions(self, data: Path, split: str | None = None) -> list[Question]:
+        """testdev_balanced_questions.json: {id: {imageId, question, answer, isBalanced, types}}."""
+        path = question_files(data)[0]
+        whole = read_json(path)
+        if not isinstance(whole, dict):
+            raise BadData(
+                f"{path}: expected GQA's object of questions by id; found a list. Give testdev_balanced_questions.json."
+            )
+        found = []
+        for place, (key, row) in enumerate(whole.items(), 1):
+            need(row, ("imageId", "question", "answer"), path, place)
+            if row.get("isBalanced", True):
+                kind = "open" if row.get("types", {}).get("structural", "query") == "query" else "binary"
+                found.append(Question(key, f"{row['imageId']}.jpg", row["question"], kind, {"answer": row["answer"]}))
+        return of_split(unique(found, path), split, path)
+
+    def counts(self, records: Sequence[Record]) -> list[Counts]:
+        return [_count(float(self._read(r["answer"]) == r["truth"]["answer"]), r) for r in records]
+
+    def _read(self, answer: str) -> str:
+        return answer.rstrip(".").lower() if self.dialect == "llava" else answer
+
+    def formulas(self, parts: Mapping[str, Mapping[str, float]]) -> Metrics:
+        kinds = {kind: super(Gqa, self).formulas({kind: parts[kind]})["accuracy"] for kind in parts}
+        return {**super().formulas(parts), "binary": kinds.get("binary"), "open": kinds.get("open")}
+
+
+def _count(right: float, record: Record) -> Counts:
+    return {"n": 1, "right": right, "unread": int(not record["answer"].strip())}
+
+
+def _known(dialect: str, known: Sequence[str], name: str) -> None:
+    if dialect not in known:
+        raise UnknownName(f"{name} has no dialect {dialect!r}.{did_you_mean(dialect, known)}")
+
+
+def _two(data: Path, key: str, words: Sequence[str]) -> tuple[Path, list[dict[str, Any]]]:
+    """The file of a folder whose name says the word, and the list it holds."""
+    paths = [p for p in question_files(data) if any(each in p.stem.lower() for each in words)]
+    if len(paths) != 1:
+        raise BadData(
+            f"{data} must hold one {words[0]} file of VQAv2; found {len(paths)}. Give the folder of one split."
+        )
+    whole = read_json(paths[0])
+    if not isinstance(whole, dict) or key not in whole:
+        raise BadData(f"{paths[0]}: expected an object with {key!r}. Is it VQAv2's official file?")
+    return paths[0], whole[key]
+
+
+def write_answers(records: Sequence[Record], path: Path) -> None:
+    """The file the EvalAI server of VQAv2 takes: [{"question_id", "answer"}], answers cleaned as LLaVA does."""
+    lines = [{"question_id": int(record["id"]), "answer": evalai(record["answer"])} for record in records]
+    path.write_text(json.dumps(lines), encoding="utf-8")

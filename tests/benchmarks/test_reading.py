@@ -1,0 +1,109 @@
+"""What every dialect reads, on the answers that divide them."""
+
+import pytest
+
+from vlm_anchors.benchmarks.reading import YES_NO_DIALECTS, parse_letter, parse_yes_no
+from vlm_anchors.errors import UnknownName
+
+# answer | POPE = LLaVA | OPERA | VCD (label yes / label no: is it right?) | lmms-eval pope | MME | lmms-eval mme | VLMEvalKit
+# Measured by running the seven public scripts on these strings. "-" is unread.
+TABLE = [
+    ("Yes", "yes", "yes", "yes/yes", "yes", "yes", "yes", "yes"),
+    ("yes", "yes", "yes", "yes/yes", "yes", "yes", "yes", "yes"),
+    ("No", "no", "no", "no/no", "no", "no", "no", "no"),
+    ("no", "no", "no", "no/no", "no", "no", "no", "no"),
+    ("NO", "yes", "no", "no/no", "no", "no", "no", "no"),
+    ("Yes.", "yes", "yes", "yes/yes", "-", "yes", "yes", "yes"),
+    ("No.", "no", "no", "no/no", "-", "no", "no", "no"),
+    ("Yes, there is a dog.", "yes", "yes", "yes/yes", "-", "yes", "yes", "yes"),
+    ("There is a dog.", "yes", "yes", "no/yes", "-", "-", "-", "-"),
+    ("There is no dog.", "no", "no", "no/no", "-", "-", "-", "no"),
+    ("There isn't a dog.", "yes", "no", "no/yes", "-", "-", "-", "-"),
+    ("There are none.", "yes", "yes", "no/no", "-", "-", "-", "-"),
+    ("Nope", "yes", "yes", "no/no", "-", "no", "no", "-"),
+    ("", "yes", "yes", "no/yes", "-", "-", "-", "-"),
+    ("I am not sure", "no", "no", "no/no", "-", "-", "-", "-"),
+    ("Yes, it is not empty", "no", "no", "yes/no", "-", "yes", "yes", "yes"),
+    ("\nNo", "yes", "yes", "no/no", "no", "no", "no", "no"),
+    ("No\nThe image", "yes", "yes", "no/no", "-", "no", "no", "no"),
+    ("Another dog is visible", "yes", "yes", "no/no", "-", "no", "no", "-"),
+]
+
+
+@pytest.mark.parametrize(("answer", "pope", "opera", "vcd", "lmms", "mme", "lmms_mme", "kit"), TABLE, ids=[repr(r[0]) for r in TABLE])
+def test_dialects_read_as_their_scripts(answer, pope, opera, vcd, lmms, mme, lmms_mme, kit):
+    read = {dialect: parse_yes_no(answer, dialect) or "-" for dialect in ("pope", "opera", "lmms", "mme", "lmms-mme", "vlmevalkit")}
+    assert read == {"pope": pope, "opera": opera, "lmms": lmms, "mme": mme, "lmms-mme": lmms_mme, "vlmevalkit": kit}
+    both = "/".join(parse_yes_no(answer, "vcd", label) for label in ("yes", "no"))
+    assert both == vcd
+
+
+@pytest.mark.parametrize(
+    ("answer", "read"),
+    [
+        ("Yes.", "yes"),
+        ("no", "no"),
+        (" NO! The image", "no"),
+        ("Yes, there is a dog.", "yes"),
+        ("Yes and no.", None),
+        ("I cannot tell.", None),
+        ("There is no dog.", None),
+        ("Nobody", None),
+        ("yes\nno", "yes"),
+        ("", None),
+    ],
+)
+def test_strict_reads_no_more_than_is_said(answer, read):
+    assert parse_yes_no(answer, "strict") == read
+
+
+@pytest.mark.parametrize(("answer", "read"), [("Yes", "yes"), ("No", "no"), ("yes", None), ("Yes.", None), ("No ", None), ("", None)])
+def test_amber_wants_the_exact_word(answer, read):
+    assert parse_yes_no(answer, "amber") == read
+
+
+def test_unknown_dialect_suggests():
+    with pytest.raises(UnknownName, match="No dialect 'pop'. Did you mean 'pope'"):
+        parse_yes_no("yes", "pop")
+
+
+def test_vcd_needs_the_label():
+    with pytest.raises(UnknownName, match="reads an answer by its label; give label='yes' or label='no'"):
+        parse_yes_no("yes", "vcd")
+
+
+def test_every_dialect_names_its_script():
+    assert all(len(words) > 20 for words in YES_NO_DIALECTS.values())
+
+
+OPTIONS = ["a cat", "a dog", "two dogs", "a bird"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "llava", "kit", "strict"),
+    [
+        ("B", "B", "B", "B"),
+        ("b", None, None, None),
+        ("B.", None, "B", "B"),
+        ("(B)", None, "B", "B"),
+        ("B. a dog", "B", "B", "B"),
+        ("The answer is B.", "B", "B", None),
+        ("The answer is B", None, "B", None),
+        ("The answer is B. The answer is C.", None, None, None),
+        ("a bird", None, "D", None),
+        ("A bird sits on B and C", None, "D", None),
+        ("dog", None, None, None),
+        ("E", None, None, None),
+        ("Z", None, None, None),
+        ("", None, None, None),
+        ("Cannot determine the answer B", None, None, None),
+    ],
+)
+def test_letters(answer, llava, kit, strict):
+    read = tuple(parse_letter(answer, OPTIONS, dialect) for dialect in ("llava", "vlmevalkit", "strict"))
+    assert read == (llava, kit, strict)
+
+
+def test_unknown_letter_dialect():
+    with pytest.raises(UnknownName, match="No dialect 'lava'. Did you mean 'llava'"):
+        parse_letter("A", OPTIONS, "lava")
