@@ -56,7 +56,7 @@ def test_functions_stay_functions_beside_modules_of_their_name():
 
     for name in ("methods", "families", "benchmarks", "load"):
         assert callable(getattr(va, name)), name
-    assert [entry.name for entry in va.methods()][0] == "none"
+    assert next(entry.name for entry in va.methods()) == "none"
     assert va.families()[0].name == "llava"
 
 
