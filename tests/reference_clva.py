@@ -36,11 +36,11 @@ class Literal:
     def layer(self, module):
         return self.layers[id(module)] if self.layers else module.layer_idx + 1
 
-    def __call__(self, module, query, key, value, attention_mask, scaling=None, **kwargs):
+    def __call__(self, module, query, key, value, attention_mask, scaling=None, softcap=None, **kwargs):
         if id(module) not in self.layers and self.layers:
             return _plain(query, key, value, attention_mask, scaling)
         layer = self.layer(module)
-        weights = _softmax(query, key, attention_mask, scaling)
+        weights = _softmax(query, key, attention_mask, scaling, softcap)
         first = key.shape[2] - query.shape[2]
         rows = [i for i in range(query.shape[2]) if self.latents or first + i in self.text or first + i >= self.after]
         if layer == self.l_neg:
@@ -104,9 +104,11 @@ def _repeat(tensor, query):
     return tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1)
 
 
-def _softmax(query, key, mask, scaling):
+def _softmax(query, key, mask, scaling, softcap=None):
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = query @ _repeat(key, query).transpose(-1, -2) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(-1)

@@ -1,6 +1,6 @@
 """What we know of model families: one row each, facts only. Imports nothing heavy.
 
-A new family is a row here and a builder in tests/tiny.py, never an `if` elsewhere. `docs/families.md` is printed
+A new family is a row here and a builder in tests/tiny_families.py, never an `if` elsewhere. `docs/families.md` is printed
 from this table.
 """
 
@@ -18,12 +18,14 @@ class Family:
     name: as users say it. model_types: `config.model_type` of the classes in it. title: the checkpoints people know.
     site: where attention to the image happens ("decoder" or "qformer"). visual: config attributes that hold the
     placeholder ids which become visual tokens. frame: config attributes, and frame_tokens the spellings, of the tags
-    around and inside an image: neither visual tokens nor text. closing_tile: spelling of the tag before an image's
-    last tile, where an image is cut into tiles that each have a tag. mrope: positions have three parts (time, height,
-    width). causal_prefix: tokens before the question never see it, so a prefilled image can be reused. class_token:
-    the first image feature of a Q-Former's keys is the class token, not a patch. projector: name of the module
-    between vision tower and decoder. refused: why a family cannot be steered, None if it can. note: what a user
-    should know.
+    around and inside an image: neither visual tokens nor text. images: how one image is told from the next: by "runs"
+    of placeholders that a tag interrupts, or by the vision "encoder", which returns one entry an image (where images
+    may touch, or be interrupted by rows and timestamps). closing_tile: spelling of the tag before an image's last
+    tile, where an image is cut into tiles that each have a tag. video_tags: config attributes of the tags around a
+    video, where its frames have the placeholder of images. mrope: positions have three parts (time, height, width).
+    causal_prefix: tokens before the question never see it, so a prefilled image can be reused. class_token: the first
+    image feature of a Q-Former's keys is the class token, not a patch. projector: name of the module between vision
+    tower and decoder. refused: why a family cannot be steered, None if it can. note: what a user should know.
     """
 
     name: str
@@ -33,7 +35,9 @@ class Family:
     visual: tuple[str, ...] = ("image_token_id",)
     frame: tuple[str, ...] = ()
     frame_tokens: tuple[str, ...] = ()
+    images: str = "runs"
     closing_tile: str | None = None
+    video_tags: tuple[str, str] | None = None
     mrope: bool = False
     causal_prefix: bool = True
     class_token: bool = False
@@ -42,8 +46,102 @@ class Family:
     note: str = ""
 
 
+_QWEN = {
+    "visual": ("image_token_id", "video_token_id"),
+    "frame": ("vision_start_token_id", "vision_end_token_id"),
+    "mrope": True,
+    "projector": "merger",
+}
+_TILE_TAGS = {
+    "frame_tokens": (
+        "<fake_token_around_image>",
+        "<global-img>",
+        *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+    ),
+    "closing_tile": "<global-img>",
+    "projector": "connector",
+}
+
 FAMILIES = (
-    Family("llava", ("llava",), "LLaVA-1.5, TinyLLaVA"),
+    Family("llava", ("llava",), "LLaVA-1.5, TinyLLaVA", images="encoder"),
+    Family(
+        "llava-next",
+        ("llava_next",),
+        "LLaVA-NeXT (1.6)",
+        images="encoder",
+        note="row newlines share the placeholder, so they count as visual tokens",
+    ),
+    Family(
+        "llava-onevision",
+        ("llava_onevision",),
+        "LLaVA-OneVision",
+        visual=("image_token_id", "video_token_id"),
+        images="encoder",
+        note="row newlines share the placeholder, so they count as visual tokens",
+    ),
+    Family("qwen2-vl", ("qwen2_vl",), "Qwen2-VL", **_QWEN),
+    Family("qwen2.5-vl", ("qwen2_5_vl",), "Qwen2.5-VL", **_QWEN),
+    Family(
+        "qwen3-vl",
+        ("qwen3_vl",),
+        "Qwen3-VL",
+        images="encoder",
+        note="timestamps between a video's frames are part of its frame, not text",
+        **_QWEN,
+    ),
+    Family(
+        "glm-4v",
+        ("glm4v",),
+        "GLM-4.1V",
+        frame=("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id"),
+        video_tags=("video_start_token_id", "video_end_token_id"),
+        mrope=True,
+        projector="merger",
+        note="everything inside a video's tags that is not visual, timestamps too, is its frame",
+    ),
+    Family(
+        "internvl",
+        ("internvl",),
+        "InternVL 2.5, 3, 3.5 (-HF)",
+        frame_tokens=("<img>", "</img>"),
+        note="all tiles of an image are one image; each frame of a video is one of its own",
+    ),
+    Family(
+        "idefics3",
+        ("idefics3",),
+        "Idefics3",
+        note="the tiles of an image, the whole picture included, are one image",
+        **_TILE_TAGS,
+    ),
+    Family(
+        "smolvlm",
+        ("smolvlm",),
+        "SmolVLM, SmolVLM2",
+        note="tiles as in Idefics3; each frame of a video is an image of its own",
+        **_TILE_TAGS,
+    ),
+    Family(
+        "gemma3",
+        ("gemma3",),
+        "Gemma 3 (4B and larger)",
+        frame=("boi_token_id", "eoi_token_id"),
+        note="with pan-and-scan, each crop is an image of its own",
+    ),
+    Family(
+        "paligemma",
+        ("paligemma",),
+        "PaliGemma 1 and 2",
+        images="encoder",
+        causal_prefix=False,
+        note="the prompt is a prefix without causal order; PaliGemma 2 runs with attn_implementation='eager'",
+    ),
+    Family(
+        "mistral3",
+        ("mistral3",),
+        "Mistral Small 3.1, 3.2",
+        frame_tokens=("[IMG_BREAK]", "[IMG_END]"),
+        images="encoder",
+    ),
     Family(
         "instructblip",
         ("instructblip",),
@@ -62,9 +160,22 @@ FAMILIES = (
         projector="language_projection",
         note="edited in the Q-Former's cross-attention; site='decoder' for the LLM",
     ),
+    Family(
+        "mllama",
+        ("mllama",),
+        "Llama 3.2 Vision",
+        refused="it reads its image in separate cross-attention layers, so text and image never share a softmax and "
+        "no visual token stands in the prompt. Choose a model of another family (vlm-anchors families).",
+    ),
 )
 
-UNKNOWN = Family("unlisted", (), "a family that is not in the table", note="tried through the generic rules")
+UNKNOWN = Family(
+    "unlisted",
+    (),
+    "a family that is not in the table",
+    visual=("image_token_id", "video_token_id"),
+    note="tried through the generic rules, with a warning that says what was assumed",
+)
 
 
 def family_of(config: "PreTrainedConfig") -> Family:

@@ -78,9 +78,7 @@ def _encoded_lengths(site: Site, facts: Facts) -> dict[int, list[int]]:
     }
 
 
-def _starts(
-    ids: Int[Tensor, "b q"], visual: Bool[Tensor, "b q"], lengths: dict[int, list[int]]
-) -> Bool[Tensor, "b q"]:
+def _starts(ids: Int[Tensor, "b q"], visual: Bool[Tensor, "b q"], lengths: dict[int, list[int]]) -> Bool[Tensor, "b q"]:
     """First token of each image: as the encoder's lengths say where they fit, of each unbroken run elsewhere."""
     start = visual & (ids != _before(ids, -1))
     for one, counts in lengths.items():
@@ -115,9 +113,7 @@ def _between(visual: Bool[Tensor, "b q"], number: Int[Tensor, "b q"]) -> Bool[Te
     return ~visual & (last == following) & (last >= 0)
 
 
-def _nearest(
-    where: Bool[Tensor, "b q"], values: Int[Tensor, "b q"], from_left: bool
-) -> Int[Tensor, "b q"]:
+def _nearest(where: Bool[Tensor, "b q"], values: Int[Tensor, "b q"], from_left: bool) -> Int[Tensor, "b q"]:
     """Value of the nearest token on one side (or the token itself) for which `where` holds; -1 if there is none."""
     if not from_left:
         return _nearest(where.flip(1), values.flip(1), from_left=True).flip(1)
