@@ -153,3 +153,15 @@ def test_order_does_not_matter():
         steps_of(model, first)
         after, _ = steps_of(model, second)
     assert torch.equal(alone, after)
+
+
+@pytest.mark.parametrize("kv_heads", [None, 2])
+def test_the_vectorised_literal_form_is_the_same_computation(kv_heads):
+    """The form that benchmarks compare with: full matrices, multiplied and normalised again."""
+    model, batch = tiny.llava(kv_heads=kv_heads), tiny.llava_batch()
+    with attach(model, CLVA()):
+        fast, tokens = steps_of(model, batch)
+    with attach(model, CLVA(), literal=True):
+        slow, same = steps_of(model, batch)
+    assert torch.equal(tokens, same)
+    assert (fast - slow).abs().max() < 1e-6

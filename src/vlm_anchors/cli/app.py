@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from .asking import ask, compare
+from .benching import bench
 from .catalogues import benchmarks, families, methods
 from .drawing import scenes
 
@@ -38,4 +39,5 @@ app.command()(compare)
 app.command()(methods)
 app.command()(families)
 app.command()(benchmarks)
+app.command()(bench)
 app.add_typer(scenes, name="scenes")

@@ -7,6 +7,7 @@ call with the edit. No Q x K matrix is made by us (methods.md, "two exact realis
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import CannotAct
-from .passing import Pass
+from .passing import Pass, row_mask_of
 from .view import AttentionView, Edit, spread_bias, take_rows
 
 PREFIX = "vlm_anchors_"
@@ -87,6 +88,8 @@ def _edited(kernel, steering, layer, module, query, key, value, attention_mask, 
     edit = steering.see(view)
     if edit is None or edit.bias is None:
         return kernel(module, query, key, value, attention_mask, *args, **kwargs)
+    if steering.generation.literal:
+        return literal_attention(steering, edit, columns, query, key, value, attention_mask, view, causal), None
     if steering.rows.index is None:
         mask = _with_bias(steering, edit, columns, row_mask, attention_mask, query, key)
         return kernel(module, query, key, value, mask, *args, **kwargs)
@@ -104,6 +107,23 @@ def _refuse_unseen(kwargs: dict[str, Any]) -> None:
     for name, meaning in (("s_aux", "attention sinks"), ("position_bias", "a learned position bias")):
         if kwargs.get(name) is not None:
             raise CannotAct(f"This model's attention has {meaning}, which methods cannot see. Choose another model.")
+
+
+def literal_attention(steering, edit, columns, query, key, value, attention_mask, view, causal) -> Tensor:
+    """The papers' own form: every weight of every row, text rows multiplied by the factors and normalised again."""
+    every = replace(view, rows=replace(view.rows, index=None), _row_mask=None, _weights=None)
+    scores = every.scores()
+    q, k = scores.shape[-2:]
+    if attention_mask is not None or (causal and q > 1):
+        scores = scores + row_mask_of(attention_mask, None, q, k, query.device)
+    weights = scores.softmax(-1)
+    bias = spread_bias(edit.bias, columns, k, torch.float32)
+    factors = bias.exp().expand(*bias.shape[:2], view.rows_in(q), k)
+    text = factors * take_rows(weights, steering.rows.index)
+    text = text / text.sum(-1, keepdim=True)
+    weights = text if steering.rows.index is None else _put_rows(weights, text, steering, dim=2)
+    groups = query.shape[1] // value.shape[1]
+    return (weights.to(value.dtype) @ value.repeat_interleave(groups, 1)).transpose(1, 2).contiguous()
 
 
 def _with_bias(steering, edit: Edit, columns, row_mask, attention_mask, query, key) -> Tensor:

@@ -32,6 +32,8 @@ class Generation:
     watched: frozenset[int]
     watcher: Watcher | None
     visual: Visual
+    literal: bool = False
+    """Edited layers compute full matrices (see `attach`)."""
     text_seen: bool = False
     steps: int = 0
     warned: bool = False
@@ -90,16 +92,14 @@ class Pass:
         visual, offset = self.visual, self.offsets.get(layer, 0)
         if offset == 0:
             return visual.index, visual.valid
-        return self.once(
-            (visual.index,), offset, lambda: _shifted(visual, offset)
-        )
+        return self.once((visual.index,), offset, lambda: _shifted(visual, offset))
 
     def row_mask(self, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor | None:
         """The mask of the text rows as numbers to add, float32 (b, 1, r, k); None where nothing is masked."""
         q, k = query.shape[2], key.shape[2]
         if mask is None and (not causal or q == 1):
             return None
-        return self.once((mask,), k, lambda: _row_mask(mask, self.rows.index, q, k, query.device))
+        return self.once((mask,), k, lambda: row_mask_of(mask, self.rows.index, q, k, query.device))
 
     def once(self, things: tuple[Any, ...], size: int, make: Callable[[], Any]) -> Any:
         """`make()` once for the same things (by identity) and size; later layers of the pass get the same object."""
@@ -118,7 +118,7 @@ def _shifted(visual: Visual, offset: int) -> tuple[Tensor, Tensor]:
     return index.where(valid, 0), valid
 
 
-def _row_mask(mask: Tensor | None, index: Tensor | None, q: int, k: int, device: torch.device) -> Tensor:
+def row_mask_of(mask: Tensor | None, index: Tensor | None, q: int, k: int, device: torch.device) -> Tensor:
     """Rows of a boolean or additive mask; with no mask, causal with the first query at the first key."""
     if mask is None:
         rows = torch.arange(q, device=device)[None] if index is None else index

@@ -134,7 +134,7 @@ def _born(handle: "Handle", site: Site, marks: Marks, past: int) -> Generation:
             "Prefill the prompt with the method attached, or start from an empty cache."
         )
     visual = gather_visual(marks.visual, marks.image, past)
-    return Generation(handle.method, site.depth, handle.watched, handle.watcher, visual)
+    return Generation(handle.method, site.depth, handle.watched, handle.watcher, visual, handle.literal)
 
 
 def _grow(generation: Generation, marks: Marks, past: int) -> None:

@@ -58,7 +58,8 @@ def latent_pass(handle: "Handle", site: Site, kwargs: dict[str, Any]) -> Pass:
     """The pass of one Q-Former forward: all latent queries are rows, all patches visual keys."""
     features = kwargs["encoder_hidden_states"]
     latents = kwargs["query_embeds"].shape[1]
-    generation = Generation(handle.method, site.depth, handle.watched, handle.watcher, _patches(site, features, kwargs))
+    patches = _patches(site, features, kwargs)
+    generation = Generation(handle.method, site.depth, handle.watched, handle.watcher, patches, handle.literal)
     generation.prompt = TextRows(None, torch.ones(len(features), latents, dtype=torch.bool), None, None)
     handle.began(generation, None)
     if generation.watched:
@@ -72,7 +73,7 @@ def _patches(site: Site, features: Tensor, kwargs: dict[str, Any]) -> Visual:
     index = torch.arange(first, keys, device=features.device).expand(batch, -1)
     mask = kwargs.get("encoder_attention_mask")
     valid = torch.ones_like(index, dtype=torch.bool) if mask is None else mask[:, first:].bool().expand_as(index)
-    return Visual(index, valid, torch.zeros_like(index), 1)
+    return Visual(index, valid, torch.zeros_like(index), 1, bool(valid.all()))
 
 
 def features_among(embeds: Tensor, features: Tensor) -> Tensor:

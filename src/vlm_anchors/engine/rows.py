@@ -23,6 +23,8 @@ class Visual:
 
     images: int
     """Most images in one sample."""
+    full: bool = False
+    """Every entry valid, one image in each sample: what is per image is then simply per row of these tensors."""
 
     def per_image(self, marks: Bool[Tensor, "b v"] | None = None) -> list[list[int]]:
         """Visual tokens in each image of each sample; of those marked, if `marks` are given."""
@@ -40,7 +42,7 @@ class TextRows:
     valid: Bool[Tensor, "b r"] | None
     shared: Bool[Tensor, "b r"] | None
     """Rows that share the anchors of the prompt's last row; None: all of them. The others have their own anchors."""
-    source: Int[Tensor, "b"] | None
+    source: Int[Tensor, " b"] | None
     """Which of the r rows is the prompt's last one."""
 
     @property
@@ -54,7 +56,8 @@ def gather_visual(mask: Bool[Tensor, "b q"], image: Int[Tensor, "b q"], offset: 
     order = mask.logical_not().argsort(dim=1, stable=True)[:, :count]
     valid = mask.gather(1, order)
     number = image.gather(1, order).where(valid, 0)
-    return Visual((order + offset).where(valid, 0), valid, number, int(number.max()) + 1 if count else 0)
+    images = int(number.max()) + 1 if count else 0
+    return Visual((order + offset).where(valid, 0), valid, number, images, images == 1 and bool(valid.all()))
 
 
 def join_visual(old: Visual, new: Visual) -> Visual:
@@ -79,14 +82,14 @@ def text_mask(
     visual: Bool[Tensor, "b q"],
     real: Bool[Tensor, "b q"],
     frame: Bool[Tensor, "b q"],
-    image_before: Bool[Tensor, "b"],
+    image_before: Bool[Tensor, " b"],
 ) -> Bool[Tensor, "b q"]:
     """Real rows after the first visual token that are neither visual nor an image's tags (methods.md, notation)."""
     after = visual.cumsum(1).bool() | image_before[:, None]
     return after & real & ~visual & ~frame
 
 
-def prompt_rows(text: Bool[Tensor, "b q"], prompt_end: Int[Tensor, "b"] | None) -> TextRows:
+def prompt_rows(text: Bool[Tensor, "b q"], prompt_end: Int[Tensor, " b"] | None) -> TextRows:
     """The rows of the pass that holds the prompt's text.
 
     All share the anchors of the prompt's last row, except rows at or after `prompt_end` (given answers, speculative

@@ -22,13 +22,13 @@ from ..methods.base import Method, name_of
 from ..methods.none import Plain
 from ..registry import split_composition
 from ..types import Vlm
+from . import prompt as decoder_pass
 from .attention import KEYWORD, PREFIX, steered_name
 from .encode import PIXELS, encode_images
 from .facts import Facts
 from .layout import must_encode
 from .passing import Generation, Pass, Watcher
 from .qformer import latent_pass
-from . import prompt as decoder_pass
 from .site import Site, find_site, plain_model
 
 RIDER = "_vlm_anchors"
@@ -40,12 +40,13 @@ _seams: "weakref.WeakKeyDictionary[nn.Module, Seam]" = weakref.WeakKeyDictionary
 _lock = threading.RLock()
 
 
-def attach(model: Any, method: Any, *, watch: Watcher | None = None) -> "Handle":
+def attach(model: Any, method: Any, *, watch: Watcher | None = None, literal: bool = False) -> "Handle":
     """Put a method on a model, for generation, forward passes and training.
 
     model: what `va.load` returns, a transformers model (PEFT-wrapped or not), or a (model, processor) pair. method: a
     method, a SPEC (`"clva:alpha=5"`) or a list of methods that compose. watch: sees every layer's attention after the
-    method, changes nothing. Returns a `Handle`: use it in a `with` block, or call `.detach()`.
+    method, changes nothing. literal: edited layers compute full attention matrices, multiply and normalise again, as the
+    papers write it; for checks and benchmarks, never faster. Returns a `Handle`: use it in a `with` block, or call `.detach()`.
 
     The method acts in the thread (context) that attached it. An inner `with` block replaces the outer one until it
     ends. Raises `CannotAct` where the dials do not fit the model, `BadModel` where the model cannot be steered.
@@ -61,7 +62,7 @@ def attach(model: Any, method: Any, *, watch: Watcher | None = None) -> "Handle"
         if seam is None:
             seam = _seams[site.stack] = Seam(site)
         seam.acquire(site)
-    handle = Handle(seam, chosen, watch, chosen.watched(site))
+    handle = Handle(seam, chosen, watch, chosen.watched(site), literal)
     _active.set((*_active.get(), handle))
     return handle
 
@@ -73,7 +74,9 @@ def _parts(model: Any) -> tuple[nn.Module, Any]:
         return model[0], getattr(model[1], "tokenizer", None)
     if isinstance(model, nn.Module):
         return model, None
-    raise BadModel(f"Expected a model, a (model, processor) pair or what va.load returns; found {type(model).__name__}.")
+    raise BadModel(
+        f"Expected a model, a (model, processor) pair or what va.load returns; found {type(model).__name__}."
+    )
 
 
 def _chosen(method: Any) -> Method:
@@ -100,10 +103,18 @@ def _chosen(method: Any) -> Method:
 class Handle:
     """A method on a model. `acted` tells what it did; `detach()`, or the end of the `with` block, takes it off."""
 
-    def __init__(self, seam: "Seam | None", method: Method, watcher: Watcher | None, watched: frozenset[int] = frozenset()):
+    def __init__(
+        self,
+        seam: "Seam | None",
+        method: Method,
+        watcher: Watcher | None,
+        watched: frozenset[int] = frozenset(),
+        literal: bool = False,
+    ):
         self.method = method
         self.watcher = watcher
         self.watched = watched
+        self.literal = literal
         self._seam = seam
         self._caches: list[weakref.ref[Any]] = []
         self._latest: Generation | None = None
@@ -236,7 +247,7 @@ class Seam:
         """Raw images of which only the vision tower's output tells where one ends, and a method that wants to know."""
         ids = kwargs.get("input_ids", args[0] if args else None)
         raw = any(kwargs.get(pixels) is not None for pixels in PIXELS.values())
-        return raw and isinstance(ids, Tensor) and self._handle() is not None and must_encode(self.site, ids, kwargs)
+        return raw and self._handle() is not None and must_encode(self.site, ids, kwargs)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not torch.compiler.is_compiling():

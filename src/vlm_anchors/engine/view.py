@@ -19,8 +19,8 @@ from .rows import TextRows, Visual
 class Edit:
     """A change to the attention of text rows; every part is optional.
 
-    bias: added to the scores of visual keys before the softmax, float32, (b, 1 or h, 1 or r, v). Adding log f is
-    multiplying the weight by f and normalising the row again (methods.md, "additive"); -inf masks the key.
+    bias: added to the scores of visual keys before the softmax, float32, finite, (b, 1 or h, 1 or r, v). Adding log f
+    is multiplying the weight by f and normalising the row again.
     """
 
     bias: Float[Tensor, "b _h _r v"] | None = None
@@ -62,9 +62,18 @@ class AttentionView:
         return self.visual.valid
 
     @property
+    def full(self) -> bool:
+        """One image in each sample, all of equal size: nothing is padding, and per image means per sample."""
+        return self.visual.full
+
+    @property
     def only_visual(self) -> bool:
         """True where every key is a visual one: each row's visual mass is 1 then, whatever the head."""
         return self._key.shape[2] == self.visual.index.shape[1]
+
+    def rows_in(self, queries: int) -> int:
+        """Text rows of a pass with so many query rows."""
+        return queries if self.rows.index is None else self.rows.index.shape[1]
 
     def scores(self) -> Float[Tensor, "b h r k"]:
         """Scores of the text rows before the softmax, masks added, float32."""
@@ -95,7 +104,7 @@ class AttentionView:
         index, valid = self._columns
         b, h, r, _ = weights.shape
         taken = weights.gather(-1, index[:, None, None].expand(b, h, r, -1))
-        return taken * valid[:, None, None]
+        return taken if self.full and valid is self.visual.valid else taken * valid[:, None, None]
 
     def row_mean(self, values: Float[Tensor, "b h r"]) -> Float[Tensor, "b h s"]:
         """Mean over the rows that share anchors (over all latent queries in a Q-Former); a row by itself elsewhere."""
@@ -113,7 +122,7 @@ class AttentionView:
         """The row whose attention makes the anchors: the prompt's last one, or each row's own."""
         if self.rows.index is None:
             return values
-        b, h, r, v = values.shape
+        b, h, _, v = values.shape
         last = self.rows.source[:, None, None, None].expand(b, h, 1, v)
         if self.rows.one_anchor_set:
             return values.gather(2, last)
@@ -133,12 +142,12 @@ def spread_bias(
     keys: int,
     dtype: torch.dtype,
 ) -> Float[Tensor, "b _h _r k"]:
-    """The bias of visual keys as a bias of all keys, 0 elsewhere; -inf becomes the dtype's most negative number.
+    """The bias of visual keys as a bias of all keys, 0 elsewhere.
 
     The buffer's rows are a multiple of 16 long: CUDA's memory-efficient kernel copies a misaligned bias in every layer.
     """
     index, valid = columns
     b, h, r, v = bias.shape
-    bias = bias.clamp(min=torch.finfo(dtype).min).to(dtype).masked_fill(~valid[:, None, None], 0)
+    bias = bias.to(dtype) * valid[:, None, None]
     full = torch.zeros(b, h, r, -(-keys // 16) * 16, dtype=dtype, device=bias.device)
     return full.scatter_add_(-1, index[:, None, None].expand(b, h, r, v), bias)[..., :keys]

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 from ..engine.view import AttentionView, Edit
 
 INF = float("inf")
+ZERO = 1e-30
+"""Stands for a factor of 0: far below float32's resolution of any row that has other keys, yet it has a logarithm."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,10 @@ class CLVA(Method):
         if self.layers is not None:
             site.require_layer(self.layers[1], "layers")
         first = self.edited(site.depth).start
-        used = [(self.alpha, "positive_layer", self.positive(site.depth)), (self.beta, "negative_layer", self.negative_layer)]
+        used = [
+            (self.alpha, "positive_layer", self.positive(site.depth)),
+            (self.beta, "negative_layer", self.negative_layer),
+        ]
         for dial, name, layer in used:
             if dial and layer >= first:
                 raise CannotAct(
@@ -181,10 +186,11 @@ class CLVA(Method):
         chosen = self.head_set(view, sensitive)
         view.kept["sensitive heads" if sensitive else "insensitive heads"] = chosen
         row = self._latent(view, view.anchor_row(weights))
-        share = chosen / chosen.sum(1, keepdim=True).clamp(min=1)
-        saliency = torch.einsum("bhs,bhsv->bsv", share, row)
-        found = z_mask(saliency, view.visual, view.visible, self.tau, self.images)
-        found = found & chosen.any(1)[..., None]
+        # The sum stands for the mean of Eq. 4: Z does not depend on M's scale.
+        saliency = torch.einsum("bhs,bhsv->bsv", chosen.to(row.dtype), row)
+        found = self.standing_out(view, saliency)
+        if self.empty == "skip":
+            found = found & chosen.any(1)[..., None]
         if self.places == "random":
             found = at_random(found, view.visual, self.seed)
         return found.to(weights.dtype)
@@ -192,8 +198,15 @@ class CLVA(Method):
     def average_anchors(self, view: AttentionView) -> Float[Tensor, "b s v"]:
         """Eq. 15: anchors of each head by itself, averaged over the heads; a dense gain in [0, 1]."""
         row = self._latent(view, view.anchor_row(view.weights()))
-        found = [z_mask(row[:, h], view.visual, view.visible, self.tau, self.images) for h in range(row.shape[1])]
+        found = [self.standing_out(view, row[:, h]) for h in range(row.shape[1])]
         return torch.stack(found, 1).to(row.dtype).mean(1)
+
+    def standing_out(self, view: AttentionView, saliency: Float[Tensor, "b s v"]) -> Bool[Tensor, "b s v"]:
+        """Eq. 8-9 on one saliency map."""
+        if view.full:
+            mean, sigma = saliency.mean(-1, keepdim=True), saliency.std(-1, keepdim=True, correction=0)
+            return saliency - mean > self.tau * sigma
+        return z_mask(saliency, view.visual, view.visible, self.tau, self.images)
 
     def head_set(self, view: AttentionView, sensitive: bool) -> Bool[Tensor, "b h s"]:
         """Eq. 1-3: the heads that stand out, per sample."""
@@ -201,11 +214,11 @@ class CLVA(Method):
         if self.heads == "all":
             return torch.ones_like(intensity, dtype=torch.bool)
         mean, sigma = intensity.mean(1, keepdim=True), intensity.std(1, keepdim=True, correction=0)
-        sign = 1 if sensitive else -1
-        chosen = sign * (intensity - mean) > self.lam * sigma
+        above = intensity - mean if sensitive else mean - intensity
+        chosen = above > self.lam * sigma
         if self.empty == "skip":
             return chosen
-        extreme = torch.zeros_like(chosen).scatter(1, (sign * intensity).argmax(1, keepdim=True), True)
+        extreme = torch.zeros_like(chosen).scatter_(1, above.argmax(1, keepdim=True), True)
         return torch.where(chosen.any(1, keepdim=True), chosen, extreme)
 
     def _intensity(self, view: AttentionView) -> Float[Tensor, "b h s"]:
@@ -226,7 +239,7 @@ class CLVA(Method):
         return rows[:, :, -1:] if self.latents == "last" else rows.mean(2, keepdim=True)
 
     def _bias(self, view: AttentionView) -> Float[Tensor, "b 1 s v"]:
-        """log f of Eq. 10; a factor at or below 0 masks the key, unless it would mask every key of the row."""
+        """log f of Eq. 10. A factor of 0 or less becomes `ZERO`: the key is gone, but a row of such keys keeps its shape."""
         with torch.no_grad():
             kept = view.kept
             if self.gain == "average":
@@ -237,10 +250,7 @@ class CLVA(Method):
                     factor = factor + self.alpha * kept["positive"]
                 if self.beta:
                     factor = factor - self.beta * kept["negative"]
-            factor = factor.clamp(min=0)
-            if view.only_visual:
-                factor = torch.where((factor > 0).any(-1, keepdim=True), factor, 1.0)
-            return factor.log()[:, None]
+            return factor.clamp(min=ZERO).log()[:, None]
 
     def _keep_visual_mass(self, view: AttentionView, edit: Edit) -> Edit:
         """`normalise="visual"`: scale the visual keys' factors so that each row's visual mass stays what it was."""

@@ -1,0 +1,110 @@
+"""`vlm-anchors bench`: what methods cost, as ratios to the plain model in one run."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options as given
+
+
+def bench(
+    method: Annotated[
+        list[str], typer.Option("--method", metavar="SPEC", help="A method; literal:SPEC for its full-matrix form.")
+    ],
+    model: Annotated[str | None, typer.Option("--model", help="Time this model on a drawn scene.")] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="Random weights: llava-1.5-7b, tinyllava-1b, qwen2.5-vl-3b or mid.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="B", min=1)] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=3, help="Interleaved rounds.")] = 15,
+    new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", metavar="N", min=2)] = None,
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")] = None,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the result as JSON.")] = None,
+    json: given.Json = False,
+    debug: given.Debug = False,
+) -> None:
+    """Seconds and peak memory of methods, as ratios to greedy on the same model, in interleaved rounds."""
+    import sys
+
+    import torch
+
+    from ..bench import run
+    from ..provenance import provenance
+
+    if threads:
+        torch.set_num_threads(threads)
+    network, inputs, tokens, name, published = _subject(model, shape, device, dtype, batch_size)
+    tokens = new_tokens or tokens
+    rows = run.measure(
+        network, inputs, method, new_tokens=tokens, rounds=rounds,
+        progress=lambda done: print(f"round {done + 1} of {rounds}", file=sys.stderr) if done >= 0 else None,
+    )  # fmt: skip
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    told = {
+        **provenance(network.device),
+        "subject": name, "dtype": str(network.dtype).removeprefix("torch."), "batch size": batch_size,
+        "prompt tokens": int(inputs["input_ids"].shape[1]), "new tokens": tokens, "rounds": rounds,
+        "published": published, "rows": list(run.summary(rows, weights)),
+    }  # fmt: skip
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(_dump(told))
+    if json:
+        given.print_json(told)
+    else:
+        _show(told)
+
+
+def _subject(model: str | None, shape: str | None, device: str | None, dtype: str | None, batch: int) -> Any:
+    """(model, inputs, new tokens, name, published ratios) of a shape, or of a model on a drawn scene."""
+    from ..errors import BadSetting
+
+    if (model is None) == (shape is None):
+        raise BadSetting(
+            "Expected --model or --shape, one of them. Example: vlm-anchors bench --shape mid --method clva"
+        )
+    import torch
+
+    from ..bench import shapes
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if shape is not None:
+        network, built = shapes.build(shape, device, dtype)
+        return network, shapes.prompt(network, built, batch), built.new_tokens, f"shape {shape}", built.published
+    from ..generate import read_sample
+    from ..prepare import prepare
+    from ..scenes import render, sample
+
+    vlm = given.load_model(model, device=device, dtype=dtype)
+    question = "Please describe this image in detail."
+    samples = [read_sample(render(scene), question) for scene in sample(batch, seed=0)]
+    return vlm.model, prepare(vlm, samples).tensors, 32, f"model {model}", ""
+
+
+def _dump(told: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(told, indent=1) + "\n"
+
+
+def _show(told: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("method", "part", "seconds", "ratio", "95 % interval", "memory", box=None, pad_edge=False)
+    for row in told["rows"]:
+        memory = f"x{row['memory ratio']:.4f}, {row['peak bytes'] / 2**20:.1f} MiB beside the weights"
+        for part in ("first token", "decoding", "total"):
+            low, high = row[part]["interval"]
+            cells = f"{row[part]['seconds']:.3f}", f"x{row[part]['ratio']:.3f}", f"{low:.3f} to {high:.3f}"
+            first = part == "first token"
+            table.add_row(row["method"] if first else "", part, *cells, memory if first else "")
+    console.print(f"{told['subject']}, {told['dtype']}, batch {told['batch size']}, {told['device']}")
+    console.print(table)
+    console.print(f"Median of {told['rounds']} interleaved rounds, ratio to greedy with its 95 % interval.")
+    if told["published"]:
+        console.print(f"Published, theirs: {told['published']}")

@@ -1,0 +1,53 @@
+"""The birth certificate of a result: versions, commit, device, date. Every file in results/ carries one."""
+
+import importlib.metadata
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = ("vlm-anchors", "torch", "transformers", "tokenizers", "numpy", "pillow")
+
+
+def provenance(device: Any = "cpu", **more: Any) -> dict[str, Any]:
+    """Versions, commit (with "-dirty" where files were changed), device name, date; plus whatever is given."""
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": _commit(),
+        "device": device_name(device),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
+        **more,
+    }
+
+
+def device_name(device: Any) -> str:
+    """The card's name, or the CPU's with the number of threads torch uses."""
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu()}, {torch.get_num_threads()} threads"
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True
+    )
+    return done.stdout.strip() or None

@@ -1,0 +1,63 @@
+"""What CLVA adds to a decoding step, counted: kernels launched, not seconds."""
+
+import tiny
+import torch
+from test_clva import split
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vlm_anchors.engine import attach
+from vlm_anchors.methods.clva import CLVA
+
+VIEWS = {
+    "view", "_unsafe_view", "expand", "transpose", "unsqueeze", "squeeze", "slice", "select", "permute", "t",
+    "detach", "alias", "split", "unbind", "as_strided", "reshape", "lift_fresh", "diagonal",
+}  # fmt: skip
+
+
+class Count(TorchDispatchMode):
+    """Dispatches that are not views: on a GPU, kernel launches."""
+
+    def __init__(self):
+        super().__init__()
+        self.launched = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.launched += func.overloadpacket.__name__ not in VIEWS
+        return func(*args, **(kwargs or {}))
+
+
+def launches(layers, method):
+    """Kernels of one decoding step at batch 1."""
+    model = tiny.llava(layers=layers)
+    with torch.no_grad(), attach(model, method):
+        cache = model(**split(tiny.llava_batch(), 0), use_cache=True).past_key_values
+        with Count() as count:
+            model(input_ids=torch.tensor([[9]]), past_key_values=cache)
+    return count.launched
+
+
+def test_a_decoding_step_adds_few_kernels_and_none_a_layer():
+    extra = {n: launches(n, CLVA()) - launches(n, CLVA().neutral()) for n in (8, 32)}
+    print(f"extra kernels a decoding step: {extra}")
+    assert extra[32] <= 60
+    assert extra[32] - extra[8] <= 2
+
+
+def test_no_query_by_key_matrix_is_made():
+    """In a prompt, nothing of the size heads x rows x keys is allocated beyond the text rows'."""
+    model = tiny.llava()
+    batch = split(tiny.llava_batch(texts=((90, 2),)), 0)
+    heads, q = 4, batch["input_ids"].shape[1]
+
+    class Largest(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.shape[-2:] == (q, q):
+                self.seen = max(self.seen, out.shape[:-2].numel())
+            return out
+
+    with torch.no_grad(), attach(model, CLVA()), Largest() as largest:
+        model(**batch)
+    assert largest.seen < heads
