@@ -1,4 +1,4 @@
-# make demo       the bundled model answers three questions, plain and with CLVA (about a minute after installing)
+# make demo       the bundled model answers six questions, plain and with CLVA (a minute, once installed)
 # make test       the tests that take seconds        make test-all   the slow ones too
 # make lint       ruff                               make types      mypy
 # make fix        what ruff can mend by itself       make docs       the generated pages under docs/
@@ -13,6 +13,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+
+# A .venv that no longer runs is no .venv, and one that lost this package is not installed, whatever the stamps say.
+$(shell if [ -e $(VENV) ]; then $(RUN) -c '' 2>/dev/null || rm -rf $(VENV); fi)
+$(shell if [ -e $(VENV) ]; then $(RUN) -c 'import vlm_anchors' 2>/dev/null || rm -f $(VENV)/*.ok; fi)
 
 help:
 	@sed -n '1,6s/^# \{0,1\}//p' Makefile
