@@ -1,4 +1,5 @@
-"""Writes the generated pages: docs/cli.md from --help, docs/methods.md from the catalogue.
+"""Writes the generated pages: docs/cli.md from --help, docs/methods.md from the catalogue, docs/families.md from the
+table of families.
 
 python runs/docs.py            writes them
 python runs/docs.py --check    fails if one is stale (the tests do this)
@@ -54,8 +55,66 @@ def methods() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+FAMILIES_INTRO = """\
+Every row is one transformers class, unmodified. Tests hold each against a literal double-precision reference, on a tiny
+random model of the class: prompt and five decoding steps, left-padded batches, grouped-query heads, several images that
+touch or do not, videos where the family has them.
+
+**Visual tokens** are the image placeholders in the prompt, as the processor expands them. **An image** is all its tiles, a
+video all its frames: z-scores are taken over each image by itself. **Tags** around an image, and whatever stands between
+two visual tokens of one image (row breaks, names of tiles, newlines, timestamps), belong to its frame: they are neither
+visual tokens nor text. **Text** is everything else after the first visual token.
+"""
+FAMILIES_AFTER = """\
+*Told apart by*: "runs" = an image is an unbroken run of placeholders; "encoder" = the vision encoder returns one entry an
+image, so images may touch; "closing tile" = the tag of the whole picture ends an image; "video tags" = a video's frames
+have the placeholder of images and are held together by the tags around them.
+
+*Needs the processor*: the tags are known to the tokenizer only, so attach to `(model, processor)` or to what `va.load`
+returns. With a bare model they count as text, a warning says so, and Idefics3 and SmolVLM score each tile by itself.
+
+*Prefix reusable*: what stands before the question never sees it, so an image can be prefilled once for many questions.
+
+A family that is not here is tried if its decoder runs on transformers' attention interface and its config names an
+`image_token_id` or `video_token_id`. A warning says what was assumed; tags are then unknown and count as text, and an image
+is a run. Decoders with layers that are not self-attention are refused, as are kernels with attention sinks.
+
+A timestamp before a video's first frame counts as text if another image stands before it. A window that slides past an
+image leaves its tokens in the z-score with weight 0, whether the cache keeps their keys or not.
+
+Processors: tests run the real ones around a small tokenizer, except those of SmolVLM and Mistral 3, which cannot be built
+without torchvision (and, for SmolVLM, num2words); the video half of the others needs torchvision too.
+"""
+
+
+def families() -> str:
+    from vlm_anchors.families import FAMILIES
+
+    parts = [NOTE, "# Model families\n", FAMILIES_INTRO]
+    parts += [
+        "| family | models | acts in | images told apart by | needs the processor | M-RoPE | prefix reusable | note |"
+    ]
+    parts += ["|---|---|---|---|---|---|---|---|"]
+    for row in FAMILIES:
+        if not row.refused:
+            cells = [f"`{row.name}`", row.title, "Q-Former" if row.site == "qformer" else "decoder", _told_apart(row)]
+            cells += ["yes" if answer else "no" for answer in (row.frame_tokens, row.mrope, row.causal_prefix)]
+            parts.append(f"| {' | '.join([*cells, row.note])} |")
+    parts += ["", FAMILIES_AFTER, "## Refused\n"]
+    parts += [f"- `{row.name}` ({row.title}): {row.refused}" for row in FAMILIES if row.refused]
+    return "\n".join(parts) + "\n"
+
+
+def _told_apart(row) -> str:
+    if row.site == "qformer":
+        return "one an input"
+    if row.closing_tile:
+        return f"closing tile `{row.closing_tile}`"
+    return f"{row.images}, video tags" if row.video_tags else row.images
+
+
 def main() -> int:
-    pages = {"cli.md": cli(), "methods.md": methods()}
+    pages = {"cli.md": cli(), "methods.md": methods(), "families.md": families()}
     stale = [name for name, text in pages.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != text]
     if "--check" in sys.argv:
         if stale:

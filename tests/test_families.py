@@ -28,8 +28,8 @@ def model_of(name, kv_heads=2):
 def steered(name, model, method=None, **more):
     """The method attached as a user would: with the processor, where tags are known to the tokenizer only."""
     family = tiny.FAMILIES[name]
-    pair = (model, tiny_processors.stand_in(name))
-    return attach(pair if family.tags_in_tokenizer else model, method or CLVA(), **more)
+    given = (model, tiny_processors.stand_in(name)) if family.tags_in_tokenizer else model
+    return attach(given, method or CLVA(), **more)
 
 
 def reference_for(prompt, **dials):

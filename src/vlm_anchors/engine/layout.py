@@ -50,10 +50,10 @@ def mark_found(visual: Bool[Tensor, "b q"]) -> Marks:
     return Marks(visual, number.where(visual, 0), torch.zeros_like(visual))
 
 
-def must_encode(site: Site, ids: Int[Tensor, "b q"], kwargs: Mapping[str, Any]) -> bool:
+def must_encode(site: Site, ids: Int[Tensor, "b q"] | None, kwargs: Mapping[str, Any]) -> bool:
     """Whether the vision tower must run first: the runs of placeholders are not as many as the images given."""
-    if site.family.images != "encoder":
-        return False
+    if site.family.images != "encoder" or ids is None:
+        return site.family.images == "encoder"
     given = [kwargs.get(f"{one}_grid_thw", kwargs.get(pixels)) for one, pixels in PIXELS.items()]
     visual = is_one_of(ids, site.visual_ids)
     return int((visual & (ids != _before(ids, -1))).sum()) != sum(len(one) for one in given if one is not None)
