@@ -12,5 +12,17 @@ METHODS = Catalogue(
             "Re-anchors attention to visual tokens in the deep layers by cross-layer visual anchors",
             "arXiv 2603.25088",
         ),
+        Entry(
+            "attanchor",
+            "vlm_anchors.methods.attanchor:AttAnchor",
+            "Puts copies of the user's words beside the image patches they resemble",
+            "arXiv 2509.23109",
+        ),
+        Entry(
+            "attanchor-i2t",
+            "vlm_anchors.methods.attanchor_i2t:AttAnchorI2T",
+            "Puts copies of image patches beside the user's words they resemble",
+            "arXiv 2509.23109",
+        ),
     ],
 )

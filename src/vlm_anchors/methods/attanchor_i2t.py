@@ -1,0 +1,112 @@
+"""AttAnchor, Image-into-Text: copies of image patches beside the user's words they resemble. arXiv 2509.23109
+
+The other direction of AttAnchor: the image stays in front as it is, and patches stand once more inside the prompt, each
+right behind the word it resembles most.
+
+    n*(m) = argmax_n cos(I_m, T_n)            the word for patch m
+    if cos(I_m, T_n*) >= tau:                 (Algorithm 2)
+        a copy of I_m goes into the prompt, right behind T_n*
+    K pause tokens go between prompt and answer ("think mode")
+
+A copied patch is one more placeholder whose projected feature is handed over twice. tests/reference_attanchor.py holds the
+algorithm as plain loops; this file is tested equal to it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..engine.anchored import Anchored
+from ..engine.prompts import Prompts, read_prompts, unprepared
+from ..engine.weave import PAUSE, Copies
+from .base import Method, choice, number
+
+if TYPE_CHECKING:
+    from ..types import Vlm
+
+
+@dataclass(frozen=True)
+class AttAnchorI2T(Method):
+    """Attention anchors, patches into the prompt (arXiv 2509.23109, Algorithm 2).
+
+    tau: cosine from which a patch is copied, in [0, 1]; 1 = none. pause_tokens: how many padding embeddings, attended to
+    and without a label, stand between prompt and answer. order: several patches behind one word stand in "raster" order
+    of the image, or by falling "cosine". tokens: behind the "user"'s words only, or behind "all" words of the prompt.
+    mrope: where positions have three parts, a copy counts as "text" at its place in the prompt, or keeps its "patch"'s.
+    """
+
+    doors: ClassVar[frozenset[str]] = frozenset({"prepare"})
+
+    tau: float = 0.12
+    pause_tokens: int = 0
+    order: str = "raster"
+    tokens: str = "user"
+    mrope: str = "text"
+
+    def __post_init__(self):
+        number(self, "tau", 0, 1)
+        number(self, "pause_tokens", 0, 1000, whole=True)
+        choice(self, "order", "raster", "cosine")
+        choice(self, "tokens", "user", "all")
+        choice(self, "mrope", "text", "patch")
+
+    def neutral(self) -> "AttAnchorI2T":
+        return replace(self, tau=1.0, pause_tokens=0)
+
+    @property
+    def off(self) -> bool:
+        """Whether inputs stay as they are."""
+        return self.tau == 1 and not self.pause_tokens
+
+    def prepare(
+        self,
+        vlm: "Vlm | Any",
+        inputs: Mapping[str, Any],
+        *,
+        anchorable: Bool[Tensor, "b t"] | None = None,
+        labels: Int[Tensor, "b t"] | None = None,
+        **given: Any,
+    ) -> Anchored:
+        """Inputs with anchors, for `model.generate(**anchored)` or `model(**anchored)`; `.acted` lists the anchors.
+
+        vlm: what `va.load` returns, a (model, processor) pair, or a model. inputs: what its processor returned. labels
+        (also as `inputs["labels"]`): -100 up to the answer; they grow along, and nothing goes into an answer. anchorable:
+        the tokens that may take anchors, instead of `tokens`; with a bare model needed, or every word counts.
+        """
+        if self.off:
+            return unprepared("attanchor-i2t", inputs, labels)
+        prompts = read_prompts("attanchor-i2t", vlm, inputs, self.tokens, anchorable, labels, **given)
+        return unprepared("attanchor-i2t", inputs, labels) if prompts is None else self.anchored(prompts)
+
+    def anchored(self, prompts: Prompts) -> Anchored:
+        """Algorithm 2 on a batch."""
+        with torch.no_grad():
+            best = prompts.cosine().max(1)
+            host = prompts.words.place.gather(1, best.indices)
+            copies = self.copies(prompts.patches.place, host, best.values, prompts.end())
+        return prompts.woven(copies, of_patch=True)
+
+    def copies(
+        self,
+        patch: Int[Tensor, "b m"],
+        host: Int[Tensor, "b m"],
+        cosine: Float[Tensor, "b m"],
+        end: Int[Tensor, "b 1"],
+    ) -> Copies:
+        """The patches whose best word resembles them enough, in the order they shall stand behind it; then the pauses."""
+        if self.order == "cosine":
+            falling = cosine.argsort(dim=1, descending=True, stable=True)
+            patch, host, cosine = (each.gather(1, falling) for each in (patch, host, cosine))
+        chosen = (cosine >= self.tau) & (self.tau < 1)
+        pause = torch.ones(len(end), self.pause_tokens, dtype=torch.bool, device=end.device)
+        return Copies(
+            source=torch.cat([patch, torch.full_like(pause, PAUSE, dtype=patch.dtype)], 1),
+            host=torch.cat([host, end.expand(-1, self.pause_tokens)], 1),
+            chosen=torch.cat([chosen, pause], 1),
+            advances=torch.cat([torch.full_like(chosen, self.mrope == "text"), pause], 1),
+            cosine=torch.cat([cosine, torch.zeros_like(pause, dtype=cosine.dtype)], 1),
+        )
