@@ -42,7 +42,7 @@ def main(backend):
         "plain": plain, "wanted": wanted, "found": found, "again": again, "off": off,
         "breaks": sum(counters["graph_break"].values()), "graphs": counters["stats"]["unique_graphs"],
     }  # fmt: skip
-    print(json.dumps(told))
+    sys.stdout.write(json.dumps(told))
 
 
 main(sys.argv[1])

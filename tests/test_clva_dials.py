@@ -30,7 +30,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("dial, value", [(dial, value) for dial, values in BAD.items() for value in values])
+@pytest.mark.parametrize(("dial", "value"), [(dial, value) for dial, values in BAD.items() for value in values])
 def test_a_dial_out_of_range_is_named(dial, value):
     with pytest.raises(BadDial, match=rf"CLVA\.{dial} must be .*found"):
         CLVA(**{dial: value})
@@ -51,7 +51,7 @@ def test_specs_round_trip():
 
 
 @pytest.mark.parametrize(
-    "method, message",
+    ("method", "message"),
     [
         (CLVA(positive_layer=9), "positive_layer = 9: this model's decoder has layers 1 to 8"),
         (CLVA(negative_layer=9, layers=(3, 8)), "negative_layer = 9"),

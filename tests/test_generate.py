@@ -302,3 +302,14 @@ def test_the_bundled_model_warns_of_photographs(tiny, red):
 def test_very_long_and_very_small_images(tiny):
     for size in [(1, 1), (3000, 2), (1, 999)]:
         assert va.ask(tiny, Image.new("RGB", size), "cup?", max_new_tokens=1).tokens
+
+
+def test_visual_shares_on_request(tiny, red):
+    plain = va.ask(tiny, red, QUESTION, max_new_tokens=2, shares=True)
+    steered = va.ask(tiny, red, QUESTION, method="clva", max_new_tokens=2, shares=True)
+    depth = tiny.model.config.text_config.num_hidden_layers
+    assert [row["layer"] for row in plain.acted["visual_share"]] == list(range(1, depth + 1))
+    assert all(row["before"] == row["after"] for row in plain.acted["visual_share"])
+    assert any(row["before"] != row["after"] for row in steered.acted["visual_share"])
+    assert steered.acted["clva"]["rows_edited"] > 0
+    assert "visual_share" not in va.ask(tiny, red, QUESTION, max_new_tokens=1).acted

@@ -39,9 +39,12 @@ class Run:
     methods: tuple[Method, ...]
     decoding: Decoding
     max_new_tokens: int
+    shares: bool = False
 
     @classmethod
-    def of(cls, vlm: Vlm, method: "MethodLike", decoding: DecodingLike, max_new_tokens: int) -> "Run":
+    def of(
+        cls, vlm: Vlm, method: "MethodLike", decoding: DecodingLike, max_new_tokens: int, shares: bool = False
+    ) -> "Run":
         """Checks what the user gave; raises a `UserError` that says what is wrong."""
         if not isinstance(vlm, Vlm):
             found = type(vlm).__name__
@@ -50,7 +53,7 @@ class Run:
         if not whole or not 1 <= max_new_tokens <= 100_000:
             raise BadSetting(f"max_new_tokens must be a whole number from 1 to 100000; found {max_new_tokens!r}.")
         methods, chosen = choose(method, decoding)
-        return cls(vlm, methods, chosen, max_new_tokens)
+        return cls(vlm, methods, chosen, max_new_tokens, shares)
 
     @property
     def beams(self) -> int:
@@ -94,16 +97,19 @@ def ask(
     decoding: DecodingLike = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     sample_id: str | None = None,
+    shares: bool = False,
 ) -> Answer:
     """One answer to one question about an image, or about a list of images.
 
     method: a method (`va.CLVA(alpha=5)`), a SPEC (`"clva:alpha=5"`) or a list of either. decoding: `va.Greedy()`,
     `va.Beam()`, `va.Nucleus()` or their SPEC. sample_id keys the noise of `Nucleus` together with its seed and the
-    step; by default it is a digest of images and question, so the same question gets the same answer again.
+    step; by default it is a digest of images and question, so the same question gets the same answer again. shares:
+    also put into `answer.acted["visual_share"]`, for each layer, the mean share of the text rows' attention that lands
+    on visual tokens before and after the method (it costs a softmax a layer).
 
     Raises `BadImage`, `BadQuestion`, `UnknownName`, `BadDial` or `CannotAct`; warns with `AnchorsWarning`.
     """
-    run = Run.of(vlm, method, decoding, max_new_tokens)
+    run = Run.of(vlm, method, decoding, max_new_tokens, shares)
     sample = read_sample(image, question, sample_id)
     _warn_of_photographs(vlm, [sample])
     return _answer(run, [sample])[0]
@@ -117,13 +123,14 @@ def ask_many(
     decoding: DecodingLike = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 16,
+    shares: bool = False,
 ) -> Iterator[Answer]:
     """Answers to (image or images, question) pairs, in their order, `batch_size` at a time.
 
     A third item in a tuple is the sample's id, as in `ask`. Pairs are read a few batches ahead and questions of like
     length share a batch. A pair that cannot be read raises when its turn comes, after the answers before it.
     """
-    run = Run.of(vlm, method, decoding, max_new_tokens)
+    run = Run.of(vlm, method, decoding, max_new_tokens, shares)
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise BadSetting(f"batch_size must be a whole number of 1 or more; found {batch_size!r}.")
     return _answers(run, enumerate(samples, 1), batch_size)
@@ -192,7 +199,7 @@ def _warn_of_photographs(vlm: Vlm, samples: Iterable[Sample]) -> None:
 
 def _answer(run: Run, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
     """One batch: prepare, attach, generate, read."""
-    from .engine import attach
+    from .engine import Shares, attach
     from .sampling import KeyedNoise, YesNo
 
     began = time.perf_counter()
@@ -205,19 +212,22 @@ def _answer(run: Run, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
     processors: list[Any] = [yes_no]
     if isinstance(run.decoding, Nucleus):
         processors.append(KeyedNoise(run.decoding, [sample.id for sample in samples]))
-    with attach(run.vlm, list(run.methods)) as handle:
+    watch = Shares() if run.shares else None
+    with attach(run.vlm, list(run.methods), watch=watch) as handle:
         rows = run.vlm.model.generate(
             **tensors, generation_config=run.config(), logits_processor=processors, **extra
         ).tolist()
         acted = handle.acted
     seconds = (time.perf_counter() - began) / len(samples)
     first = tensors["input_ids"].shape[1]
-    return [
-        _read(
-            run, inputs, i, rows[i][first:], seconds, acted[i * run.beams] if acted else {}, yes_no.row(i * run.beams)
-        )
-        for i in range(len(samples))
-    ]
+    answers = []
+    for i in range(len(samples)):
+        row = i * run.beams
+        did = dict(acted[row]) if acted else {}
+        if watch is not None:
+            did["visual_share"] = watch.table(row)
+        answers.append(_read(run, inputs, i, rows[i][first:], seconds, did, yes_no.row(row)))
+    return answers
 
 
 def _read(

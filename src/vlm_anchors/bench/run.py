@@ -94,6 +94,7 @@ def _once(model: Any, inputs: dict[str, Any], row: Row, new_tokens: int) -> dict
         )
         row.acted = handle is not None and bool(handle.acted)
     ended = now(model.device)
+    assert watch.first is not None, "generate calls its logits processors"
     return {"first token": watch.first - began, "decoding": ended - watch.first, "total": ended - began}
 
 

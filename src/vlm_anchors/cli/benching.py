@@ -71,7 +71,8 @@ def _subject(model: str | None, shape: str | None, device: str | None, dtype: st
     from ..bench import shapes
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if shape is not None:
+    if model is None:
+        assert shape is not None
         network, built = shapes.build(shape, device, dtype)
         return network, shapes.prompt(network, built, batch), built.new_tokens, f"shape {shape}", built.published
     from ..generate import read_sample

@@ -143,6 +143,7 @@ def _with_bias(steering, edit: Edit, columns, row_mask, attention_mask, query, k
 def _put_rows(whole: Tensor, rows: Tensor, steering: Pass, dim: int) -> Tensor:
     """`whole` with the text rows replaced (rows that are only filling keep what they had)."""
     index, valid = steering.rows.index, steering.rows.valid
+    assert index is not None and valid is not None
     shape = [1] * whole.dim()
     shape[0], shape[dim] = index.shape
     target = index.view(shape).expand_as(rows)

@@ -86,7 +86,9 @@ def prompt(
 
 def _length(facts: Facts, kwargs: dict[str, Any]) -> int:
     embeds = kwargs.get("inputs_embeds")
-    return (facts.input_ids if embeds is None else embeds).shape[1]
+    tokens = facts.input_ids if embeds is None else embeds
+    assert tokens is not None, "a decoder is given ids or embeddings"
+    return tokens.shape[1]
 
 
 def _marks(site: Site, facts: Facts, kwargs: dict[str, Any], q: int) -> Marks:

@@ -128,6 +128,7 @@ class Handle:
         if generation is None or generation.prompt is None:
             return []
         name = name_of(self.method)
+        assert generation.prompt.valid is not None
         edited = generation.prompt.valid.sum(1).tolist()
         told = self.method.acted(generation)
         return [
@@ -259,8 +260,7 @@ class Seam:
         generation = getattr(cache, RIDER, None)
         tokens = kwargs.get("inputs_embeds")
         tokens = kwargs.get("input_ids") if tokens is None else tokens
-        decoding = generation is not None and tokens is not None and tokens.shape[1] == 1
-        if decoding:
+        if generation is not None and tokens is not None and tokens.shape[1] == 1:
             steering: Pass | None = decoder_pass.step(generation, self.site, cache)
         elif torch.compiler.is_compiling():
             steering = None

@@ -113,6 +113,7 @@ class AttentionView:
         if self.rows.one_anchor_set:
             valid = self.rows.valid[:, None].to(values.dtype)
             return (values * valid).sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp(min=1)
+        assert self.rows.shared is not None
         shared = self.rows.shared[:, None]
         weight = shared.to(values.dtype)
         mean = (values * weight).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp(min=1)
@@ -122,10 +123,12 @@ class AttentionView:
         """The row whose attention makes the anchors: the prompt's last one, or each row's own."""
         if self.rows.index is None:
             return values
+        assert self.rows.source is not None
         b, h, _, v = values.shape
         last = self.rows.source[:, None, None, None].expand(b, h, 1, v)
         if self.rows.one_anchor_set:
             return values.gather(2, last)
+        assert self.rows.shared is not None
         return torch.where(self.rows.shared[:, None, :, None], values.gather(2, last), values)
 
 

@@ -245,15 +245,13 @@ class CLVA(Method):
             if self.gain == "average":
                 factor = 1 + (self.alpha - self.beta) * kept["positive"]
             else:
-                factor = 1.0
-                if self.alpha:
-                    factor = factor + self.alpha * kept["positive"]
-                if self.beta:
-                    factor = factor - self.beta * kept["negative"]
+                pull = self.alpha * kept["positive"] if self.alpha else 0.0
+                factor = 1 + pull - (self.beta * kept["negative"] if self.beta else 0.0)
             return factor.clamp(min=ZERO).log()[:, None]
 
     def _keep_visual_mass(self, view: AttentionView, edit: Edit) -> Edit:
         """`normalise="visual"`: scale the visual keys' factors so that each row's visual mass stays what it was."""
+        assert edit.bias is not None
         weights = view.weights()
         grown = (weights * edit.bias.exp()).sum(-1, keepdim=True)
         kept = (weights.sum(-1, keepdim=True) / grown.clamp(min=1e-30)).clamp(min=1e-30).log()
@@ -268,12 +266,14 @@ class CLVA(Method):
                 found = (kept[sign] > 0).any(1)
                 for sample, counts in enumerate(visual.per_image(found)):
                     told[sample].setdefault("anchors", {})[sign] = counts
-        for name in ("sensitive heads", "insensitive heads"):
+        layers = {"sensitive heads": self.positive(generation.depth), "insensitive heads": self.negative_layer}
+        for name, layer in layers.items():
             if name in kept:
                 for sample, heads in enumerate(kept[name][..., 0]):
-                    told[sample][name.replace(" ", "_")] = (heads.nonzero()[:, 0] + 1).tolist()
-        for sample in told:
-            sample["layers"] = [edited.start, edited.stop - 1]
+                    chosen = (heads.nonzero()[:, 0] + 1).tolist()
+                    told[sample][name.replace(" ", "_")] = {"layer": layer, "heads": chosen}
+        for one in told:
+            one["layers"] = [edited.start, edited.stop - 1]
         return told
 
 
