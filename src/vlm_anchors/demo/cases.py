@@ -68,12 +68,14 @@ class Case:
 def chosen_scenes(n: int) -> list[tuple[Scene, str, str]]:
     """The first n test scenes with three kinds of objects or more, each with the object seen best and an absent one.
 
-    The absent one is what stands most often beside one of the present in COCO's photographs; no two scenes share it.
+    The absent one is what stands most often beside one of the present in COCO's photographs; no two scenes share
+    either.
     """
     found: list[tuple[Scene, str, str]] = []
     for scene in sample(50):
         there, absent = seen_best(scene), usual_but_absent(scene)
-        if len(scene.present) >= 3 and absent not in [each[2] for each in found]:
+        fresh = all(there != other[1] and absent != other[2] for other in found)
+        if len(scene.present) >= 3 and fresh:
             found.append((scene, there, absent))
         if len(found) == n:
             break

@@ -65,28 +65,32 @@ def overview(cases: list[Case]) -> "Figure":
     """All scenes: the image, what was asked and answered, and where the attention went. For print: black on white."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 2.75 * len(cases)), layout="constrained")
-    grid = figure.subplots(len(cases), 3, width_ratios=(1, 1.35, 1.5), squeeze=False)
+    figure = Figure(figsize=(12, 2.9 * len(cases)))
+    grid = figure.subplots(
+        len(cases), 3, squeeze=False, width_ratios=(1, 1.9, 1.5),
+        gridspec_kw={"left": 0.01, "right": 0.985, "top": 0.97, "bottom": 0.07, "wspace": 0.09, "hspace": 0.28},
+    )  # fmt: skip
     for case, (left, middle, right) in zip(cases, grid, strict=True):
         left.imshow(case.image, interpolation="nearest")
         left.set_axis_off()
         middle.set_axis_off()
         _write_answers(middle, case)
         draw_shares(right, case.asked)
+        right.set_xlabel("decoder layer" if case is cases[-1] else "")
     return figure
 
 
 def _write_answers(axes: Any, case: Case) -> None:
     y = 0.95
     for asked, line in zip(case.asked, ("solid line", "dashed line"), strict=True):
-        axes.text(0, y, asked.question, fontsize=11, weight="bold", va="top")
-        truth = "it is there" if asked.present else "it is not there, but often is beside such things"
-        axes.text(0, y - 0.11, f"{truth} ({line})", fontsize=8, color="#555555", va="top")
+        axes.text(0, y, asked.question, fontsize=14, weight="bold", va="top")
+        truth = "it is there" if asked.present else "it is not there, but often is beside what is"
+        axes.text(0, y - 0.11, f"{truth} ({line})", fontsize=10.5, color="#555555", va="top")
         for at, method in enumerate(METHODS):
             reply = asked.replies[method]
             mark = "right" if asked.right(method) else "wrong"
             margin = "" if reply.margin is None else f", yes - no = {reply.margin:+.2f}"
             text = textwrap.shorten(reply.answer.text, 24, placeholder=" ...") or "(nothing)"
             said = f"{NAMES[method]}: {text} ({mark}{margin})"
-            axes.text(0.03, y - 0.21 - 0.1 * at, said, fontsize=9.5, color=COLOURS[method], va="top")
+            axes.text(0.03, y - 0.21 - 0.11 * at, said, fontsize=12.5, color=COLOURS[method], va="top")
         y -= 0.5

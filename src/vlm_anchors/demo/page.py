@@ -28,12 +28,12 @@ th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-top: 1px solid
 th { font-weight: 500; color: var(--soft); font-size: .85rem; border-top: 0; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .none { color: var(--plain); font-weight: 600; } .clva { color: var(--clva); font-weight: 600; }
-.right { color: var(--good); } .wrong { color: var(--bad); }
+.right { color: var(--good); } .wrong { color: var(--bad); } .right, .wrong { white-space: nowrap; }
 .bar { display: inline-block; width: 7rem; height: .7rem; position: relative; margin-right: .5rem;
   background: linear-gradient(to right, transparent 49.5%%, var(--soft) 49.5%% 50.5%%, transparent 50.5%%); }
 .bar i { position: absolute; top: 0; height: 100%%; background: currentColor; opacity: .75; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem; overflow-x: auto; }
-@media (max-width: 44rem) { .card { grid-template-columns: 1fr; } .card img { max-width: 16rem; } .bar { width: 3.5rem; } }
+@media (max-width: 44rem) { .card { grid-template-columns: 1fr; } .card img { max-width: 16rem; } .bar { display: none; } }
 """
 
 
