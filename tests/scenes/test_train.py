@@ -26,6 +26,7 @@ def test_packed_forward_is_transformers_forward(small):
     scenes = sample(4, seed=2, split="val")
     groups = [questions.training_set(rng, scene) for scene in scenes]
     groups[1] = groups[1][2:]  # images with different numbers of questions
+    groups = [sorted(group, key=lambda qa: len(packer.segment(qa)[0])) for group in groups]  # the order of the rows
     pixels = torch.stack(
         [torch.from_numpy(draw.drawn(scene)[0].copy()).permute(2, 0, 1) / 127.5 - 1 for scene in scenes]
     )
@@ -33,7 +34,7 @@ def test_packed_forward_is_transformers_forward(small):
     with torch.no_grad():
         hidden = forward.decode(small, forward.project(small, forward.tower(small, pixels)), batch)
         ours = small.lm_head(hidden).split(
-            [len(packer.segment(qa)[0]) - packer.segment(qa)[1] for g in groups for qa in g]
+            [len(packer.segment(qa)[0]) - packer.segment(qa)[1] for group in groups for qa in group]
         )
     targets, at = batch.targets[batch.targets >= 0], 0
     processor = tinyllava.processor()

@@ -113,12 +113,13 @@ class Packer:
         rows: list[int] = []
         places: list[int] = []
         targets, weights, kinds = [], [], []
-        grids: tuple[list, list] = ([[] for _ in groups], [[] for _ in groups])
+        # the shorter half of an image's questions, the longer half, its caption: less padding in the grids
+        grids: list[list[list[range]]] = [[[] for _ in groups] for _ in range(3)]
         for i, group in enumerate(groups):
-            for qa in group:
-                ids, before = self.segment(qa)
+            segments = sorted(((qa, *self.segment(qa)) for qa in group), key=lambda made: len(made[1]))
+            for k, (qa, ids, before) in enumerate(segments):
                 long = qa.kind in ("short", "detail")
-                grids[long][i].append(range(len(rows), len(rows) + len(ids)))
+                grids[2 if long else 2 * k // len(group)][i].append(range(len(rows), len(rows) + len(ids)))
                 rows += ids
                 places += range(len(ids))
                 targets += [-100] * (before - 1) + ids[before:] + [-100]

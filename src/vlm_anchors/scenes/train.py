@@ -30,6 +30,7 @@ from .scene import COLOURS
 
 STAGES = {"patches": 0.15, "answers": 0.85}  # share of the minutes, or of the steps
 RATE = {"patches": 1e-3, "answers": 1e-3}
+TOWER = {"patches": 1.0, "answers": 0.3}  # of the rate: what the tower has learnt should not be shaken out again
 BATCH = {"patches": 32, "answers": 16}  # images a worker a step
 CHECKPOINT_SECONDS, PREVIEW_SECONDS = 180, 600
 ENVIRONMENT = {  # one thread a worker that sleeps while it waits, and memory that is kept instead of given back
@@ -144,9 +145,13 @@ class Run:
         self.stage, self.step, self.elapsed, self.clock = stage, 0, 0.0, time.monotonic()
         self.parameters = self.named()
         self.master = {name: self.full[name] for name in self.parameters}
-        decay = [value for value in self.master.values() if value.ndim > 1]
-        rest = [value for value in self.master.values() if value.ndim <= 1]
-        groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+        groups = []
+        for scale, decay in ((1.0, 0.05), (1.0, 0.0), (TOWER[stage], 0.05), (TOWER[stage], 0.0)):
+            tower = len(groups) >= 2
+            chosen = [
+                v for k, v in self.master.items() if (v.ndim > 1) == (decay > 0) and ("vision_tower" in k) == tower
+            ]
+            groups.append({"params": chosen, "weight_decay": decay, "scale": scale})
         self.optimiser = torch.optim.AdamW(groups, lr=RATE[stage], betas=(0.9, 0.98), fused=True)
 
     def resume(self) -> None:
@@ -255,7 +260,7 @@ class Run:
         for value, part in zip(self.master.values(), parts, strict=True):
             value.grad = part.view_as(value)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate()
+            group["lr"] = self.rate() * group["scale"]
         self.optimiser.step()
         with torch.no_grad():
             for parameter, value in zip(self.parameters.values(), self.master.values(), strict=True):
