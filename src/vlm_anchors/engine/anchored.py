@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor
+from torch.nn.functional import pad
 
 from .layout import Marks
 
@@ -26,10 +26,15 @@ class Woven:
     def acted(self) -> list[dict[str, Any]]:
         return [{self.method: told} for told in self.tell()]
 
-    def marks_of(self, rows: int) -> Marks:
-        """The marks of a batch that `generate` expanded to `rows` (beams): each sample stands there several times."""
-        times = rows // len(self.marks.visual)
-        return Marks(*(each.repeat_interleave(times, 0) for each in _parts(self.marks)))
+    def marks_of(self, rows: int, length: int) -> Marks:
+        """The marks of the batch as it comes to the decoder.
+
+        `generate` may have expanded it (beams: each sample stands there several times) and put candidates behind it
+        (speculative decoding), which are text.
+        """
+        times, more = rows // len(self.marks.visual), length - self.marks.visual.shape[1]
+        parts = (self.marks.visual, self.marks.image, self.marks.frame)
+        return Marks(*(pad(part.repeat_interleave(times, 0), (0, more)) for part in parts))
 
 
 class Encoded(dict[str, Any]):
@@ -70,7 +75,3 @@ class Anchored(dict[str, Any]):
 def woven_of(encoded: Any) -> Woven | None:
     """What rides with a call's `mm_encoder_outputs`, if `prepare` made them."""
     return encoded.woven if isinstance(encoded, Encoded) else None
-
-
-def _parts(marks: Marks) -> tuple[Tensor, Tensor, Tensor]:
-    return marks.visual, marks.image, marks.frame

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..errors import AnchorsWarning, CannotAct
 from ..methods.base import name_of
+from .anchored import woven_of
 from .facts import Facts
 from .layout import Marks, mark_found, mark_ids
 from .passing import Generation, Pass
@@ -100,6 +101,8 @@ def _marks(site: Site, facts: Facts, kwargs: dict[str, Any], q: int) -> Marks:
         if facts.projected is not None:
             visual = features_among(embeds, facts.projected)
         return mark_found(visual)
+    if (woven := woven_of(facts.mm_encoder_outputs)) is not None:
+        return woven.marks_of(*kwargs["inputs_embeds"].shape[:2])
     if ids is None or ids.shape[1] != q:
         ids = _ids_of_embeddings(site, facts.inputs_embeds)
     return mark_ids(site, ids, facts)

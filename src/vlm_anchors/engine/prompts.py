@@ -176,7 +176,9 @@ def read_prompts(
         raise BadImage(
             f"{method} needs an image; found none in these inputs. Pass all that the processor returned for one."
         )
-    tensors = encode_images(site.outer[-1], tensors)
+    # Inputs prepared for a model that only answers need no graph of its vision tower; a hook in training does.
+    with torch.set_grad_enabled(torch.is_grad_enabled() and (base.training or not strict)):
+        tensors = encode_images(site.outer[-1], tensors)
     ids, mask = tensors["input_ids"], tensors.get("attention_mask")
     marks = mark_ids(site, ids, Facts(mm_encoder_outputs=tensors[ENCODED]))
     real = torch.ones_like(marks.visual) if mask is None else mask.bool()

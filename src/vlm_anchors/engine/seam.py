@@ -26,6 +26,7 @@ from . import prompt as decoder_pass
 from .attention import KEYWORD, PREFIX, steered_name
 from .encode import PIXELS, encode_images
 from .facts import Facts
+from .inputs_hook import InputsHook
 from .layout import must_encode
 from .passing import Generation, Pass, Watcher
 from .qformer import latent_pass
@@ -52,9 +53,9 @@ def attach(model: Any, method: Any, *, watch: Watcher | None = None, literal: bo
     ends. Raises `CannotAct` where the dials do not fit the model, `BadModel` where the model cannot be steered.
     """
     network, tokenizer = _parts(model)
-    chosen = _chosen(method)
+    chosen, prepares = _chosen(method)
     if isinstance(chosen, Plain) and watch is None:
-        return Handle(None, chosen, None)
+        return Handle(None, chosen, None).with_inputs(prepares, model, network)
     site = find_site(network, tokenizer, getattr(chosen, "site", "auto"))
     chosen.check(site)
     with _lock:
@@ -64,7 +65,7 @@ def attach(model: Any, method: Any, *, watch: Watcher | None = None, literal: bo
         seam.acquire(site)
     handle = Handle(seam, chosen, watch, chosen.watched(site), literal)
     _active.set((*_active.get(), handle))
-    return handle
+    return handle.with_inputs(prepares, model, network)
 
 
 def _parts(model: Any) -> tuple[nn.Module, Any]:
@@ -79,8 +80,11 @@ def _parts(model: Any) -> tuple[nn.Module, Any]:
     )
 
 
-def _chosen(method: Any) -> Method:
-    """One method from a method, a SPEC or a list; two that need the same door are refused."""
+def _chosen(method: Any) -> tuple[Method, Method | None]:
+    """From a method, a SPEC or a list: the one inside the model, and the one that prepares its inputs.
+
+    Two that need the same door are refused.
+    """
     if isinstance(method, str):
         method = [METHODS.build(part) for part in split_composition(method)]
     methods = [m for m in (method if isinstance(method, Sequence) else [method]) if not isinstance(m, Plain)]
@@ -97,7 +101,8 @@ def _chosen(method: Any) -> Method:
                 )
             doors[door] = m
     in_model = [m for m in methods if m.doors != {"prepare"}]
-    return in_model[0] if in_model else (methods[0] if methods else Plain())
+    prepares = [m for m in methods if m.doors == {"prepare"}]
+    return in_model[0] if in_model else Plain(), prepares[0] if prepares else None
 
 
 class Handle:
@@ -118,12 +123,37 @@ class Handle:
         self._seam = seam
         self._caches: list[weakref.ref[Any]] = []
         self._latest: Generation | None = None
+        self._base: nn.Module | None = None
+        self._inputs: InputsHook | None = None
         self.prompts = 0
         """How many prompts this handle's method has seen."""
+
+    def with_inputs(self, method: Method | None, vlm: Any, network: nn.Module) -> "Handle":
+        """The handle, with a prepare method on the model's inputs as well."""
+        self._base = plain_model(network)
+        if method is not None:
+            if self not in _active.get():
+                _active.set((*_active.get(), self))
+            try:
+                self._inputs = InputsHook(method, vlm, network, self._is_innermost)
+            except BaseException:
+                self.detach()
+                raise
+        return self
+
+    def _is_innermost(self) -> bool:
+        return next((handle for handle in reversed(_active.get()) if handle._base is self._base), None) is self
 
     @property
     def acted(self) -> list[dict[str, Any]]:
         """What the method did, one dictionary a row of the latest prompt: `{"clva": {...}}`."""
+        before = [] if self._inputs is None else self._inputs.acted
+        inside = self._acted_inside()
+        return (
+            [{**one, **two} for one, two in zip(before, inside, strict=True)] if before and inside else before or inside
+        )
+
+    def _acted_inside(self) -> list[dict[str, Any]]:
         generation = self._latest
         if generation is None or generation.prompt is None:
             return []
@@ -150,6 +180,9 @@ class Handle:
 
     def detach(self) -> None:
         """Take the method off; harmless when it is off already."""
+        if self._inputs is not None:
+            self._inputs.remove()
+        _active.set(tuple(handle for handle in _active.get() if handle is not self))
         if self._seam is None:
             return
         seam, self._seam = self._seam, None
@@ -157,7 +190,6 @@ class Handle:
             cache = ref()
             if cache is not None and hasattr(cache, RIDER):
                 delattr(cache, RIDER)
-        _active.set(tuple(handle for handle in _active.get() if handle is not self))
         _facts.set(None)
         seam.release()
         if self.prompts == 0 and seam.ran_elsewhere:

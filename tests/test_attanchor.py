@@ -1,0 +1,243 @@
+"""AttAnchor on every decoder family: off is plain, a batch is its samples, positions go on, every way of decoding works."""
+
+import functools
+
+import pytest
+import tiny_families as tiny
+import tiny_processors
+import torch
+from reference_attanchor import image_into_text, text_into_image
+from test_clva import steps_of
+from tiny_models import IMAGE, PAD, WORD
+
+from vlm_anchors.engine import attach
+from vlm_anchors.methods.attanchor import AttAnchor
+from vlm_anchors.methods.attanchor_i2t import AttAnchorI2T
+from vlm_anchors.methods.clva import CLVA
+
+FAMILIES = tuple(tiny.FAMILIES)
+MROPE = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "glm-4v")
+UNK = 99
+"""Special in the tiny tokenizers, so never a word."""
+KINDS = [".i.", ".i.i.", "i."]
+WORDS_IN, PATCHES_OUT = AttAnchor(tau=0.2), AttAnchorI2T(tau=0.25)
+PAUSED = AttAnchorI2T(tau=0.25, pause_tokens=2)
+BOUND = 2e-6
+
+
+@functools.cache
+def model_of(name):
+    model = tiny.FAMILIES[name].build()
+    if name == "gemma3":  # its projector starts as zeros, and so would every patch
+        torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
+    return model
+
+
+def batch_of(name, kinds=KINDS, seed=0):
+    prompts = tiny.prompts(tiny.FAMILIES[name], kinds, seed)
+    return tiny.batch(tiny.FAMILIES[name], prompts), prompts
+
+
+def prepared(name, method, batch):
+    """With the user's words told by their ids, as these tiny vocabularies have no template."""
+    pair = (model_of(name), tiny_processors.stand_in(name))
+    return method.prepare(pair, batch, anchorable=batch["input_ids"] >= WORD)
+
+
+def inserted(anchored):
+    return [next(iter(told.values()))["tokens_inserted"] for told in anchored.acted]
+
+
+def logits_of(model, inputs):
+    with torch.no_grad():
+        return model(**inputs).logits
+
+
+@pytest.mark.parametrize("method", [AttAnchor(tau=1.0), AttAnchorI2T(tau=1.0), AttAnchor().neutral()], ids=str)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_off_is_exactly_the_plain_model(name, method):
+    model, (batch, _) = model_of(name), batch_of(name)
+    off = prepared(name, method, batch)
+    assert inserted(off) == [0, 0, 0]
+    assert torch.equal(logits_of(model, batch), logits_of(model, off))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_images_encoded_ahead_change_no_bit(name):
+    """A threshold that nothing reaches: the images are encoded by us, the rest is as it was."""
+    model, (batch, _) = model_of(name), batch_of(name)
+    nothing = prepared(name, AttAnchor(tau=0.9999), batch)
+    assert inserted(nothing) == [0, 0, 0] and "pixel_values" not in nothing
+    assert torch.equal(logits_of(model, batch), logits_of(model, nothing))
+    plain, tokens = steps_of(model, batch)
+    again, same = steps_of(model, nothing)
+    assert torch.equal(plain, again) and torch.equal(tokens, same)
+
+
+def expected_of(name, method, prompt):
+    """The reference's sequence for one prompt, with the model's own vectors in double precision."""
+    model = model_of(name)
+    single = tiny.batch(tiny.FAMILIES[name], [prompt])
+    with torch.no_grad():
+        encoded = prepared(name, AttAnchor(tau=0.9999), single)["mm_encoder_outputs"]["image"].pooler_output
+        rows = [row for image in encoded for row in image.reshape(-1, image.shape[-1]).double().tolist()]
+        table = model.get_input_embeddings()(torch.tensor(prompt.ids).masked_fill(torch.tensor(prompt.ids) == IMAGE, 0))
+    newline = getattr(model.base_model, "image_newline", torch.zeros(1)).double().tolist()
+    vectors, patches = table.double().tolist(), []
+    for place, row in zip([place for image in prompt.images for place in image], rows, strict=True):
+        vectors[place] = row
+        if row != newline:
+            patches.append(place)
+    words = [place for place, token in enumerate(prompt.ids) if WORD <= token < UNK]
+    if isinstance(method, AttAnchor):
+        return text_into_image(len(prompt.ids), words, patches, vectors, method.tau)
+    return image_into_text(
+        len(prompt.ids), words, patches, vectors, method.tau, pauses=method.pause_tokens, end=len(prompt.ids) - 1
+    )
+
+
+@pytest.mark.parametrize("method", [WORDS_IN, PAUSED], ids=["words in", "patches out"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_woven_ids_are_the_reference_s(name, method):
+    batch, prompts = batch_of(name)
+    anchored = prepared(name, method, batch)
+    for row, mask, prompt in zip(anchored["input_ids"], anchored["attention_mask"], prompts, strict=True):
+        expected = expected_of(name, method, prompt)
+        assert row[mask.bool()].tolist() == [PAD if source is None else prompt.ids[source] for source, _ in expected]
+    assert sum(inserted(anchored)) > 3 * getattr(method, "pause_tokens", 0)
+
+
+@pytest.mark.parametrize("method", [WORDS_IN, PATCHES_OUT, PAUSED], ids=["words in", "patches out", "pauses"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_ragged_batch_equals_its_samples(name, method):
+    model, (batch, prompts) = model_of(name), batch_of(name)
+    anchored = prepared(name, method, batch)
+    together, tokens = steps_of(model, anchored)
+    assert len(set(inserted(anchored))) > 1, "every sample got as many"
+    for sample, prompt in enumerate(prompts):
+        single = prepared(name, method, tiny.batch(tiny.FAMILIES[name], [prompt]))
+        alone, _ = steps_of(model, single, tokens[sample : sample + 1])
+        assert (together[:, sample] - alone[:, 0]).abs().max() < BOUND
+
+
+@pytest.mark.parametrize("method", [WORDS_IN, PAUSED, AttAnchor(tau=0.2, mrope="text")], ids=str)
+@pytest.mark.parametrize("name", MROPE)
+def test_positions_go_on_after_the_prompt(name, method):
+    """`generate`, and a loop by hand that lets the model make its own positions, see the same steps."""
+    model, (batch, _) = model_of(name), batch_of(name)
+    anchored = prepared(name, method, batch)
+    steps, tokens = steps_of(model, anchored)
+    prepared(name, method, batch)  # sets the model's rope_deltas again
+    with torch.no_grad():
+        out = model(**anchored, use_cache=True)
+        assert (out.logits[:, -1] - steps[0]).abs().max() < BOUND
+        mask = anchored["attention_mask"]
+        for step in range(3):
+            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+            last = anchored["position_ids"][1:, :, -1].amax(0)
+            places = (last + 1 + step)[None, :, None].expand(3, -1, -1)
+            assert torch.equal(model.model.rope_deltas[:, 0] + mask.sum(1) - 1, places[0, :, 0])
+            out = model(
+                input_ids=tokens[:, step : step + 1], attention_mask=mask, past_key_values=out.past_key_values,
+                position_ids=places,
+            )  # fmt: skip
+            assert (out.logits[:, -1] - steps[step + 1]).abs().max() < BOUND
+
+
+@pytest.mark.parametrize("name", MROPE)
+def test_an_anchor_stands_where_its_patch_stands(name):
+    model, (batch, _) = model_of(name), batch_of(name)
+    kinds = {k: batch[k] for k in ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")}
+    original, deltas = model.model.get_rope_index(**kinds)
+    anchored = prepared(name, WORDS_IN, batch)
+    positions = anchored["position_ids"]
+    for sample in range(3):
+        before = original[:, sample][:, batch["attention_mask"][sample].bool()]
+        after = positions[1:, sample][:, anchored["attention_mask"][sample].bool()]
+        ids = anchored["input_ids"][sample][anchored["attention_mask"][sample].bool()]
+        assert torch.equal(after.unique(dim=1), before.unique(dim=1)), "no new place"
+        copies = [i for i in range(1, len(ids)) if WORD <= ids[i] < UNK and torch.equal(after[:, i], after[:, i - 1])]
+        assert len(copies) == inserted(anchored)[sample]
+    assert torch.equal(model.model.rope_deltas[:, 0], deltas[:, 0] - torch.tensor(inserted(anchored)))
+
+
+def test_newlines_are_nobody_s_patch():
+    batch, _ = batch_of("llava-next")
+    model = model_of("llava-next")
+    with torch.no_grad():  # every word looks like a newline
+        kept = model.get_input_embeddings().weight.clone()
+        model.get_input_embeddings().weight[WORD:] = model.model.image_newline
+        everywhere = prepared("llava-next", AttAnchor(tau=0.99), batch)
+        model.get_input_embeddings().weight.copy_(kept)
+    assert inserted(everywhere) == [0, 0, 0]
+
+
+def test_where_an_anchor_is_told():
+    batch, _ = batch_of("llava-next", ["i."])
+    anchor = prepared("llava-next", WORDS_IN, batch).acted[0]["attanchor"]["anchors"][0]
+    assert set(anchor) == {"word", "token", "image", "tile", "row", "column", "cosine"}
+    assert anchor["word"] == f"w{anchor['token']}" and WORDS_IN.tau <= anchor["cosine"] <= 1
+    rows = [
+        (one["tile"], one["row"], one["column"])
+        for one in prepared("llava-next", AttAnchor(tau=0.0), batch_of("llava-next", ["i" + "." * 9])[0]).acted[0][
+            "attanchor"
+        ]["anchors"]
+    ]
+    assert {tile for tile, _, _ in rows} <= {0, 1} and max(column for _, _, column in rows) <= 7
+
+
+MODES = {
+    "sampling": {"do_sample": True, "top_k": 5},
+    "beams": {"num_beams": 3},
+    "static cache": {"cache_implementation": "static", "disable_compile": True},
+}
+
+
+@pytest.mark.parametrize("method", [WORDS_IN, PAUSED], ids=["words in", "patches out"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["llava", "qwen2.5-vl", "qwen3-vl", "gemma3", "paligemma", "internvl"])
+def test_every_way_of_decoding(name, mode, method):
+    """The same as one sample after another; twice from the same inputs."""
+    model, (batch, prompts) = model_of(name), batch_of(name)
+    anchored = prepared(name, method, batch)
+    first = anchored["input_ids"].shape[1]
+    torch.manual_seed(0)
+    rows = model.generate(**anchored, max_new_tokens=4, min_new_tokens=4, pad_token_id=PAD, **MODES[mode])
+    torch.manual_seed(0)
+    again = model.generate(**anchored, max_new_tokens=4, min_new_tokens=4, pad_token_id=PAD, **MODES[mode])
+    assert torch.equal(rows, again)
+    if mode == "sampling":
+        return
+    for sample, prompt in enumerate(prompts):
+        single = prepared(name, method, tiny.batch(tiny.FAMILIES[name], [prompt]))
+        alone = model.generate(**single, max_new_tokens=4, min_new_tokens=4, pad_token_id=PAD, **MODES[mode])
+        assert torch.equal(rows[sample, first:], alone[0, single["input_ids"].shape[1] :])
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2.5-vl"])
+def test_prompt_lookup_where_no_placeholder_is_proposed(name):
+    model, (batch, _) = model_of(name), batch_of(name, ["i.."])
+    anchored = prepared(name, WORDS_IN, batch)
+    rules = {"max_new_tokens": 6, "min_new_tokens": 6, "suppress_tokens": [IMAGE], "pad_token_id": PAD}
+    greedy = model.generate(**anchored, **rules)
+    assert torch.equal(greedy, model.generate(**anchored, prompt_lookup_num_tokens=3, **rules))
+
+
+@pytest.mark.parametrize("method", [WORDS_IN, PAUSED], ids=["words in", "patches out"])
+@pytest.mark.parametrize("name", ["llava", "internvl", "qwen3-vl", "gemma3"])
+def test_together_with_clva_image_tokens_stay_the_visual_ones(name, method):
+    model, (batch, prompts) = model_of(name), batch_of(name)
+    anchored = prepared(name, method, batch)
+    pair = (model, tiny_processors.stand_in(name))
+    with attach(pair, [method, CLVA(tau=1.0)]) as handle:
+        together, tokens = steps_of(model, anchored)
+        acted = handle.acted
+        told = list(acted[0])
+        for sample, prompt in enumerate(prompts):
+            assert len(acted[sample]["clva"]["anchors"]["positive"]) == len(prompt.images)
+            single = prepared(name, method, tiny.batch(tiny.FAMILIES[name], [prompt]))
+            alone, _ = steps_of(model, single, tokens[sample : sample + 1])
+            assert (together[:, sample] - alone[:, 0]).abs().max() < 1e-5
+    assert sorted(told) == sorted(["clva", next(iter(anchored.acted[0]))])
+    without, _ = steps_of(model, anchored, tokens)
+    assert not torch.equal(together, without)
