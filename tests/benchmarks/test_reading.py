@@ -30,9 +30,14 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "pope", "opera", "vcd", "lmms", "mme", "lmms_mme", "kit"), TABLE, ids=[repr(r[0]) for r in TABLE])
+@pytest.mark.parametrize(
+    ("answer", "pope", "opera", "vcd", "lmms", "mme", "lmms_mme", "kit"), TABLE, ids=[repr(r[0]) for r in TABLE]
+)
 def test_dialects_read_as_their_scripts(answer, pope, opera, vcd, lmms, mme, lmms_mme, kit):
-    read = {dialect: parse_yes_no(answer, dialect) or "-" for dialect in ("pope", "opera", "lmms", "mme", "lmms-mme", "vlmevalkit")}
+    read = {
+        dialect: parse_yes_no(answer, dialect) or "-"
+        for dialect in ("pope", "opera", "lmms", "mme", "lmms-mme", "vlmevalkit")
+    }
     assert read == {"pope": pope, "opera": opera, "lmms": lmms, "mme": mme, "lmms-mme": lmms_mme, "vlmevalkit": kit}
     both = "/".join(parse_yes_no(answer, "vcd", label) for label in ("yes", "no"))
     assert both == vcd
@@ -57,7 +62,9 @@ def test_strict_reads_no_more_than_is_said(answer, read):
     assert parse_yes_no(answer, "strict") == read
 
 
-@pytest.mark.parametrize(("answer", "read"), [("Yes", "yes"), ("No", "no"), ("yes", None), ("Yes.", None), ("No ", None), ("", None)])
+@pytest.mark.parametrize(
+    ("answer", "read"), [("Yes", "yes"), ("No", "no"), ("yes", None), ("Yes.", None), ("No ", None), ("", None)]
+)
 def test_amber_wants_the_exact_word(answer, read):
     assert parse_yes_no(answer, "amber") == read
 

@@ -37,11 +37,11 @@ class Pope(Benchmark):
     metrics_of = (
         Metric("f1", "higher"),
         Metric("accuracy", "higher"),
+        Metric("mean_f1", "higher"),
+        Metric("mean_accuracy", "higher"),
         Metric("precision", "higher"),
         Metric("recall", "higher"),
         Metric("yes_ratio", "neither"),
-        Metric("mean_f1", "higher"),
-        Metric("mean_accuracy", "higher"),
     )
     protocols = ("llava", "vcd", "opera", "icd", "pai", "clearsight", "imccd", "deco", "vista", "lmms", "clva", "bare")
     yes_no = True

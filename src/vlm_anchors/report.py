@@ -1,0 +1,294 @@
+"""Records to tables: numbers with intervals, differences with p-values, the share of unread answers, published figures.
+
+A run is a folder with run.json and records.jsonl (records.RANK.jsonl of shards are read together). Scores are made here,
+every time, from the records alone. Rows are methods, tables are what may be compared: one benchmark, data file, model and
+protocol; groups (splits, sub-tasks) get a table each below the whole.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import published, statistics
+from .benchmarks import BENCHMARKS
+from .benchmarks.base import BadData, Benchmark, Metric, Record
+from .benchmarks.protocols import PROTOCOLS, protocol
+from .errors import UnknownName
+from .published import PublishedRow
+from .registry import did_you_mean
+
+Key = tuple[str, str]  # method, decoding
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of answers: what was run, and the records; torn counts half-written last lines that were dropped."""
+
+    path: Path
+    info: Mapping[str, Any]
+    records: list[dict[str, Any]]
+    torn: int = 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number as shown (fractions times 100): mean over seeds, its interval, deviation over seeds, and the difference."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    deviation: float | None = None
+    difference: statistics.Difference | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method under one decoding. unread is a share, 0..1; seconds a mean over answers."""
+
+    method: str
+    decoding: str
+    seeds: tuple[int | None, ...]
+    n: int
+    unread: float
+    seconds: float | None
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that may be compared, and what the papers print beside them."""
+
+    benchmark: str
+    version: str
+    group: str
+    model: str
+    protocol: str
+    remark: str
+    against: str
+    metrics: tuple[Metric, ...]
+    rows: list[Row]
+    published: list[PublishedRow] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return f"{self.benchmark}{' / ' + self.group if self.group else ''} · {self.model}"
+
+
+def read_run(path: Path) -> Run:
+    """A run's folder. A half-written last line (power cut) is dropped; any other broken line is refused."""
+    if not (path / "run.json").is_file():
+        raise BadData(f"{path} is no run: it has no run.json. Give a folder that `vlm-anchors eval --out` wrote.")
+    try:
+        info = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except json.JSONDecodeError as problem:
+        raise BadData(
+            f"{path / 'run.json'} is not valid JSON in line {problem.lineno}: {problem.msg}. Run eval again."
+        ) from None
+    files = sorted(path.glob("records*.jsonl"))
+    if not files:
+        raise BadData(f"{path} holds no records.jsonl. Answer some questions first: vlm-anchors eval ... --out {path}")
+    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
+    torn = 0
+    for file in files:
+        rows, dropped = _records(file)
+        torn += dropped
+        for row in rows:
+            kept.setdefault((row["id"], *key_of(row), row.get("seed")), row)
+    return Run(path, info, list(kept.values()), torn)
+
+
+def _records(file: Path) -> tuple[list[dict[str, Any]], int]:
+    lines = file.read_bytes().split(b"\n")
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            if number == len(lines):  # no line break after it: it was being written
+                return rows, 1
+            raise BadData(
+                f"{file}, line {number}: not a whole record. Only a last line may be torn; remove this one."
+            ) from None
+        if not isinstance(row, dict) or "id" not in row:
+            raise BadData(
+                f"{file}, line {number}: expected a record with an id; found {str(row)[:40]!r}. Remove the line."
+            )
+        rows.append(row)
+    return rows, 0
+
+
+def key_of(record: Record) -> Key:
+    """What makes a row: the method's SPEC and the decoding's."""
+    return record.get("method", "none"), record.get("decoding", "greedy")
+
+
+def benchmark_of(run: Run) -> Benchmark:
+    """The benchmark a run names, as SPEC, with the word lists that lie beside its data."""
+    spec = run.info.get("benchmark")
+    if not isinstance(spec, str):
+        raise BadData(
+            f"{run.path / 'run.json'} names no benchmark; found {spec!r}. Expected a SPEC such as chair:lemma=fixed."
+        )
+    benchmark = BENCHMARKS.build(spec)
+    data = run.info.get("data")
+    return benchmark.at(Path(data)) if isinstance(data, str) and Path(data).exists() else benchmark
+
+
+def tables(
+    paths: Iterable[Path],
+    against: str = "none",
+    draws: int = statistics.DRAWS,
+    groups: bool = True,
+    everyone: bool = False,
+) -> list[Table]:
+    """All tables of some runs. `everyone` shows the published figures of every model, not of the run's alone."""
+    together: dict[tuple[str, ...], list[Run]] = {}
+    for path in paths:
+        run = read_run(Path(path))
+        names = ("benchmark", "model", "revision", "protocol", "data_sha256")
+        together.setdefault(tuple(str(run.info.get(name, "")) for name in names), []).append(run)
+    made = []
+    for runs in together.values():
+        made.extend(_tables(runs, against, draws, groups, everyone))
+    _check_against(made, against)
+    return made
+
+
+def _tables(runs: Sequence[Run], against: str, draws: int, groups: bool, everyone: bool) -> list[Table]:
+    benchmark, info = benchmark_of(runs[0]), runs[0].info
+    records = [record for run in runs for record in run.records]
+    if not records:
+        raise BadData(f"{runs[0].path} holds no answers to score for {benchmark.name}. Answer some questions first.")
+    torn = sum(run.torn for run in runs)
+    names = list(dict.fromkeys(record["group"] for record in records if "group" in record))
+    wanted = ["", *names] if groups and len(names) > 1 else [""]
+    made = []
+    for group in wanted:
+        here = [record for record in records if not group or record["group"] == group]
+        rows = rows_of(benchmark, here, against, draws)
+        used = tuple(m for m in benchmark.metrics_of if any(row.cells[m.name].value is not None for row in rows))
+        if group or len(names) < 2:  # a mean over one group is the group's own number
+            used = tuple(m for m in used if not m.name.startswith("mean_"))
+        theirs = published.rows(benchmark.name, group or only_group(names), [m.name for m in used])
+        model = str(info.get("model", "?"))
+        made.append(
+            Table(
+                benchmark.name,
+                benchmark.version,
+                group,
+                model,
+                said_protocol(benchmark.name, info.get("protocol")),
+                benchmark.remark(),
+                against,
+                used,
+                rows,
+                theirs if everyone else published.of_model(theirs, model),
+                notes_of(rows, torn if not group else 0),
+            )
+        )
+    return made
+
+
+def only_group(names: Sequence[str]) -> str:
+    """With one group alone, the whole is that group."""
+    known = {place[1] for place in published.PLACES.values()}
+    return names[0] if len(names) == 1 and names[0] in known else ""
+
+
+def rows_of(benchmark: Benchmark, records: Sequence[Record], against: str, draws: int) -> list[Row]:
+    """One row a method and decoding, in order of appearance."""
+    runs = by_key(records)
+    made = []
+    for key, seeds in runs.items():
+        base = base_of(runs, key, against)
+        scores = [benchmark.score(list(each)) for each in seeds.values()]
+        means = statistics.average([score.metrics for score in scores])
+        ranges = statistics.intervals(benchmark, list(seeds.values()), draws) if same_questions(seeds) else {}
+        gaps = (
+            {} if base is None else statistics.differences(benchmark, list(seeds.values()), list(base.values()), draws)
+        )
+        cells = {m.name: cell_of(m, means[m.name], ranges.get(m.name), gaps.get(m.name)) for m in benchmark.metrics_of}
+        n = sum(score.n for score in scores) // len(scores)
+        unread = sum(score.unread for score in scores) / sum(score.n for score in scores)
+        made.append(Row(*key, tuple(seeds), n, unread, mean_seconds(seeds), cells))
+    return made
+
+
+def by_key(records: Sequence[Record]) -> dict[Key, dict[int | None, list[Record]]]:
+    """Records by method and decoding, then by seed."""
+    found: dict[Key, dict[int | None, list[Record]]] = {}
+    for record in records:
+        found.setdefault(key_of(record), {}).setdefault(record.get("seed"), []).append(record)
+    return found
+
+
+def base_of(
+    runs: Mapping[Key, dict[int | None, list[Record]]], key: Key, against: str
+) -> dict[int | None, list[Record]] | None:
+    """The run to compare with: the asked-for method under the same decoding, else under its only one; not a run with itself."""
+    method, decoding = key
+    if method == against:
+        return None
+    if (against, decoding) in runs:
+        return runs[(against, decoding)]
+    others = [other for other in runs if other[0] == against]
+    return runs[others[0]] if len(others) == 1 else None
+
+
+def same_questions(seeds: Mapping[int | None, Sequence[Record]]) -> bool:
+    """Averaging over seeds needs the same questions under each."""
+    return len({frozenset(record["id"] for record in records) for records in seeds.values()}) == 1
+
+
+def cell_of(
+    metric: Metric,
+    mean: tuple[float | None, float | None],
+    interval: statistics.Interval | None,
+    gap: statistics.Difference | None,
+) -> Cell:
+    """A number with what belongs to it, on the scale that is shown."""
+    scale = 100 if metric.unit == "fraction" else 1
+    low, high = (interval.low * scale, interval.high * scale) if interval else (None, None)
+    if gap is not None:
+        span = gap.interval and statistics.Interval(gap.interval.low * scale, gap.interval.high * scale)
+        gap = statistics.Difference(gap.value * scale, span, gap.p, gap.mcnemar, gap.won, gap.lost, gap.n)
+    value, deviation = (None if each is None else each * scale for each in mean)
+    return Cell(value, low, high, deviation, gap)
+
+
+def mean_seconds(seeds: Mapping[int | None, Sequence[Record]]) -> float | None:
+    """Seconds an answer, where the records tell."""
+    known = [record["seconds"] for records in seeds.values() for record in records if record.get("seconds") is not None]
+    return sum(known) / len(known) if known else None
+
+
+def said_protocol(benchmark: str, name: Any) -> str:
+    """The protocol in words; its name alone where it is none of ours."""
+    known = {each.name for each in PROTOCOLS.get(benchmark, ())}
+    return protocol(benchmark, name).describe() if name in known else str(name or "not recorded")
+
+
+def notes_of(rows: Sequence[Row], torn: int) -> tuple[str, ...]:
+    """What a reader must know before comparing the rows."""
+    notes = []
+    if len({row.n for row in rows}) > 1:
+        notes.append("The rows answer different numbers of questions; differences use the questions both answered.")
+    if torn:
+        notes.append(f"{torn} half-written line(s) at the end of a file were left out; run eval again to answer them.")
+    return tuple(notes)
+
+
+def _check_against(made: Sequence[Table], against: str) -> None:
+    methods = sorted({row.method for table in made for row in table.rows})
+    if against != "none" and against not in methods:
+        raise UnknownName(f"No run of the method {against!r} to compare with.{did_you_mean(against, methods)}")
+
+
+def as_json(made: Sequence[Table]) -> str:
+    """Every number of every table, one JSON document."""
+    return json.dumps([asdict(table) for table in made], indent=1, ensure_ascii=False)

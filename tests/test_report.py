@@ -1,0 +1,273 @@
+"""From records to tables: what is shown, what is compared with what, and what is refused."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from vlm_anchors import published, report, report_page, report_text
+from vlm_anchors.benchmarks.base import BadData
+from vlm_anchors.errors import UnknownName
+
+
+def pope_records(method, rights, group="coco/random", decoding="greedy", seed=None, **more):
+    made = []
+    for i, right in enumerate(rights):
+        label = "yes" if i % 2 else "no"
+        answer = label if right else {"yes": "no", "no": "yes"}[label]
+        made.append(
+            {
+                "id": f"{group}/{i}",
+                "image": f"{i // 6}.jpg",
+                "group": group,
+                "truth": {"label": label},
+                "answer": answer,
+                "method": method,
+                "decoding": decoding,
+                "seed": seed,
+                "seconds": 0.5,
+                **more,
+            }
+        )
+    return made
+
+
+def write(folder, records, **info):
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {"benchmark": "pope", "model": "llava-hf/llava-1.5-7b-hf", "protocol": "llava", **info}
+    (folder / "run.json").write_text(json.dumps(known))
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    plain, better = [i % 4 > 0 for i in range(120)], [i % 8 > 0 for i in range(120)]
+    return write(tmp_path / "run", pope_records("none", plain) + pope_records("clva", better))
+
+
+def test_a_table_has_numbers_intervals_and_a_paired_difference(run):
+    (table,) = report.tables([run], draws=100)
+    plain, clva = table.rows
+    assert (plain.method, plain.n, plain.unread, plain.seconds) == ("none", 120, 0, 0.5)
+    assert plain.cells["accuracy"].value == pytest.approx(75)
+    assert plain.cells["accuracy"].low < 75 < plain.cells["accuracy"].high
+    assert plain.cells["accuracy"].difference is None
+    gap = clva.cells["accuracy"].difference
+    assert gap.value == pytest.approx(12.5)
+    assert (gap.won, gap.lost, gap.n) == (15, 0, 120)
+    assert gap.interval.low > 0
+    assert gap.mcnemar < 0.001
+
+
+def test_every_format_says_protocol_dialect_unread_and_n(run):
+    made = report.tables([run], draws=50)
+    for text in (report_text.terminal(made, width=300), report_text.markdown(made), report_page.page(made)):
+        for words in (
+            "protocol llava",
+            "dialect pope",
+            "120",
+            "0.0 %",
+            "unread",
+            "McNemar",
+            "f1 against none",
+            "bootstrap draws by image",
+        ):
+            assert words in text, words
+
+
+def test_published_figures_stand_beside_ours_and_are_called_theirs(run):
+    (table,) = report.tables([run], draws=50)
+    theirs = {row.method: row for row in table.published}
+    assert theirs["CLVA: both"].values == {"f1": 86.99, "accuracy": 88.26}
+    assert all(row.model == "LLaVA-1.5-7B" for row in table.published)
+    text = report_text.markdown([table])
+    assert "CLVA: both — theirs" in text
+    assert "arXiv 2603.25088, Table 4" in text
+    page = report_page.page([table])
+    assert "published figures, not ours" in page
+
+
+def test_published_figures_of_other_models_only_when_asked(tmp_path):
+    run = write(tmp_path / "r", pope_records("none", [True] * 12), model="scenes")
+    assert report.tables([run], draws=20)[0].published == []
+    assert {row.model for row in report.tables([run], draws=20, everyone=True)[0].published} >= {"LLaVA-1.5-7B"}
+
+
+def test_groups_get_a_table_each_and_shared_images_are_drawn_together(tmp_path):
+    records = [
+        r for kind in ("random", "popular", "adversarial") for r in pope_records("none", [True] * 12, f"coco/{kind}")
+    ]
+    made = report.tables([write(tmp_path / "r", records)], draws=20)
+    assert [table.group for table in made] == ["", "coco/random", "coco/popular", "coco/adversarial"]
+    assert made[0].rows[0].n == 36
+    assert "mean_f1" in {metric.name for metric in made[0].metrics}
+    assert "mean_f1" not in {metric.name for metric in made[1].metrics}
+    assert len(report.tables([tmp_path / "r"], draws=20, groups=False)) == 1
+
+
+def test_average_of_the_papers_stands_at_our_average(tmp_path):
+    records = [r for kind in ("random", "popular") for r in pope_records("none", [True] * 12, f"coco/{kind}")]
+    whole = report.tables([write(tmp_path / "r", records)], draws=20)[0]
+    clva = next(row for row in whole.published if row.method == "CLVA")
+    assert clva.values == {"mean_f1": 85.67, "mean_accuracy": 85.98}
+
+
+def test_seeds_make_one_row_with_a_deviation(tmp_path):
+    records = pope_records("none", [i % 2 for i in range(24)], decoding="nucleus:top_p=0.9", seed=0)
+    records += pope_records("none", [i % 4 for i in range(24)], decoding="nucleus:top_p=0.9", seed=1)
+    (table,) = report.tables([write(tmp_path / "r", records)], draws=20)
+    (row,) = table.rows
+    assert (row.seeds, row.n) == ((0, 1), 24)
+    assert row.cells["accuracy"].value == pytest.approx(62.5)
+    assert row.cells["accuracy"].deviation == pytest.approx(17.677, abs=0.01)
+    assert "(2 seeds)" in report_text.markdown([table])
+    assert "± 17.68" in report_text.markdown([table])
+
+
+def test_a_method_is_compared_under_its_own_decoding(tmp_path):
+    records = pope_records("none", [False] * 12) + pope_records("none", [True] * 12, decoding="beam")
+    records += pope_records("clva", [True] * 12, decoding="beam")
+    (table,) = report.tables([write(tmp_path / "r", records)], draws=20)
+    assert table.rows[2].cells["accuracy"].difference.value == 0
+
+
+def test_runs_of_one_protocol_share_a_table_and_others_do_not(tmp_path):
+    one = write(tmp_path / "a", pope_records("none", [True] * 12))
+    two = write(tmp_path / "b", pope_records("clva", [True] * 12))
+    three = write(tmp_path / "c", pope_records("clva", [True] * 12), protocol="vcd")
+    made = report.tables([one, two, three], draws=20)
+    assert [len(table.rows) for table in made] == [2, 1]
+    assert "one word" in made[1].protocol
+
+
+def test_against_any_method(run):
+    (table,) = report.tables([run], against="clva", draws=20)
+    assert table.rows[0].cells["accuracy"].difference.value == pytest.approx(-12.5)
+    with pytest.raises(UnknownName, match="No run of the method 'clv' to compare with. Did you mean 'clva'"):
+        report.tables([run], against="clv", draws=20)
+
+
+def test_different_numbers_of_questions_are_said(tmp_path):
+    records = pope_records("none", [True] * 24) + pope_records("clva", [True] * 12)
+    (table,) = report.tables([write(tmp_path / "r", records)], draws=20)
+    assert "different numbers of questions" in table.notes[0]
+    assert table.rows[1].cells["accuracy"].difference.n == 12
+
+
+def test_unread_answers_are_shown(tmp_path):
+    records = pope_records("none", [True] * 10)
+    for record in records[:3]:
+        record["answer"] = "I cannot tell."
+    (table,) = report.tables([write(tmp_path / "r", records, benchmark="pope:dialect=strict")], draws=20)
+    assert table.rows[0].unread == pytest.approx(0.3)
+    assert "30.0 %" in report_text.markdown([table])
+    assert "dialect strict" in report_text.markdown([table])
+
+
+def test_shards_are_read_together_and_no_answer_counts_twice(tmp_path):
+    records = pope_records("none", [True] * 12)
+    run = write(tmp_path / "r", records[:6])
+    (run / "records.1.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records[4:]))
+    assert len(report.read_run(run).records) == 12
+
+
+def test_a_torn_last_line_is_left_out_and_said(tmp_path):
+    run = write(tmp_path / "r", pope_records("none", [True] * 12))
+    with (run / "records.jsonl").open("a") as lines:
+        lines.write('{"id": "coco/random/12", "ans')
+    assert report.read_run(run).torn == 1
+    (table,) = report.tables([run], draws=20)
+    assert "1 half-written line(s)" in table.notes[0]
+
+
+def test_json_is_one_document_with_everything(run):
+    (table,) = json.loads(report.as_json(report.tables([run], draws=20)))
+    assert table["rows"][1]["cells"]["f1"]["difference"]["n"] == 120
+    assert table["protocol"].startswith("llava: ")
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.fetched, self.rows = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.fetched += [v for k, v in attrs if k in ("src", "href", "data", "srcset")]
+        if tag in ("table", "svg", "ul", "div", "body", "html", "tr"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append(0)
+        if tag in ("td", "th"):
+            self.rows[-1] += 1
+
+    def handle_endtag(self, tag):
+        if tag in ("table", "svg", "ul", "div", "body", "html", "tr"):
+            assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_fetches_nothing(run):
+    text = report_page.page(report.tables([run], draws=20), "A <title>")
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.fetched == []
+    assert len(set(page.rows)) == 1
+    assert "<script" not in text
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert "A &lt;title&gt;" in text
+    assert "<svg" in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda run: (run / "run.json").unlink(), "is no run: it has no run.json"),
+        (lambda run: (run / "run.json").write_text("{"), "run.json is not valid JSON in line 1"),
+        (lambda run: (run / "run.json").write_text("{}"), "names no benchmark; found None. Expected a SPEC"),
+        (lambda run: (run / "records.jsonl").unlink(), "holds no records.jsonl. Answer some questions first"),
+        (
+            lambda run: (run / "records.jsonl").write_text('{"id"\n{"id": 1}\n'),
+            "line 1: not a whole record. Only a last line",
+        ),
+        (lambda run: (run / "records.jsonl").write_text("[1]\n"), "line 1: expected a record with an id"),
+        (lambda run: (run / "records.jsonl").write_text('{"id": 1}\n'), "Record 1 of pope has no 'image'"),
+        (lambda run: (run / "records.jsonl").write_text(""), "no answers to score for pope"),
+    ],
+)
+def test_what_is_refused(run, damage, words):
+    damage(run)
+    with pytest.raises(BadData, match=re.escape(words)):
+        report.tables([run], draws=20)
+
+
+def test_every_published_figure_is_read_and_most_have_a_place():
+    figures = published.figures()
+    assert len(figures) == 573
+    homeless = {figure.benchmark for figure in figures if (figure.benchmark, figure.split) not in published.PLACES}
+    assert homeless == {"POPE on one H20", "negated validation loss"}
+
+
+def test_misprints_are_shown_with_the_figure():
+    rows = published.rows("pope", "")
+    imccd = next(row for row in rows if row.method == "IMCCD" and row.model == "Qwen-VL-7B")
+    assert any("misprint" in note for note in imccd.notes)
+
+
+def test_unnamed_metrics_say_so():
+    row = next(row for row in published.rows("amber") if row.model == "TinyLLaVA-1B")
+    assert published.UNNAMED in row.notes
+    assert row.values == {"f1": 81.2}
+
+
+def test_chair_columns_are_the_papers_text_not_its_heads():
+    row = next(row for row in published.rows("chair") if row.method == "Greedy" and row.model == "LLaVA-1.5-7B")
+    assert row.values == {"chair_s": 53.0, "chair_i": 15.2, "recall": 76.7}
+    assert any("swapped" in note for note in row.notes)
+
+
+def test_fractions_of_the_second_paper_are_shown_as_our_percents():
+    row = next(row for row in published.rows("captions") if row.model == "TinyLLaVA-1B")
+    assert row.values["bleu"] == pytest.approx(56.63)
+    assert row.values["cider"] == pytest.approx(4.0793)
