@@ -39,7 +39,7 @@ def test_ask_says_what_the_method_did(run, image):
     code, out, err = run("ask", image, "cup?", "--model", "MODEL", "--method", "clva:tau=1", "--max-new-tokens", 3)
     assert code == 0
     assert out.strip()
-    assert err.startswith("clva:tau=1.0: rows edited ")
+    assert err.startswith("clva:tau=1: rows edited ")
 
 
 def test_ask_json_is_one_object(run, image):
@@ -196,3 +196,14 @@ def test_as_a_program_a_broken_pipe_is_no_error():
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
+
+
+def test_what_was_done_in_words():
+    from vlm_anchors.cli.asking import in_words
+
+    clva = {"clva": {"rows_edited": 12, "anchors": {"positive": [3, 1], "negative": []}, "layers": [5, 12]}}
+    assert in_words(clva) == "rows edited 12, anchors: positive 3 1, negative none, layers 5-12"
+    words = [{"word": "dog", "row": 1, "cosine": 0.31}, {"word": "red", "row": 2, "cosine": 0.2}]
+    assert in_words({"attanchor": {"anchors": words}, "clva": {"x": 0.12345}}) == (
+        "attanchor: anchors dog red, clva: x 0.123"
+    )

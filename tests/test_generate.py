@@ -16,7 +16,7 @@ from vlm_anchors.prepare import MAX_CHARACTERS, Sample, prepare
 
 QUESTION = "Is there a dog in the image?"
 DECODINGS = ["greedy", "beam:num_beams=3", "nucleus:top_p=0.9,seed=3"]
-METHODS = ["none", "clva"]
+METHODS = ["none", "clva", "attanchor:tau=0.05+clva:tau=1"]
 
 
 @pytest.fixture(scope="module")

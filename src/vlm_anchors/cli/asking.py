@@ -114,25 +114,22 @@ def as_dict(answer: "Answer") -> dict[str, Any]:
 
 
 def in_words(acted: Any) -> str:
-    """What a method did, on one line: `rows edited 12, anchors: positive 3, negative 2`."""
+    """What a method did, on one line: `rows edited 12, anchors: positive 3, negative 2, layers 5-12`."""
     if isinstance(acted, dict) and len(acted) == 1 and isinstance(next(iter(acted.values())), dict):
         return in_words(next(iter(acted.values())))
     if isinstance(acted, dict):
-        return ", ".join(
-            f"{key.replace('_', ' ')}{':' if isinstance(value, dict) else ''} {in_words(value)}"
-            for key, value in acted.items()
-        )
+        return ", ".join(_item(key, value) for key, value in acted.items())
+    if isinstance(acted, list) and acted and all(isinstance(each, dict) and "word" in each for each in acted):
+        return " ".join(each["word"] for each in acted)  # where each word went is in the JSON
     if isinstance(acted, list):
-        return _range(acted) or "+".join(in_words(each) for each in acted) or "none"
+        return " ".join(in_words(each) for each in acted) or "none"
     return f"{acted:.3g}" if isinstance(acted, float) else str(acted)
 
 
-def _range(values: list[Any]) -> str:
-    """`5-12` for a run of at least three layers; empty for anything else."""
-    whole = len(values) > 2 and all(isinstance(value, int) for value in values)
-    if whole and values == list(range(values[0], values[-1] + 1)):
-        return f"{values[0]}-{values[-1]}"
-    return ""
+def _item(key: str, value: Any) -> str:
+    if key == "layers":  # the first and the last
+        return "layers {}-{}".format(*value)
+    return f"{key.replace('_', ' ')}{':' if isinstance(value, dict) else ''} {in_words(value)}"
 
 
 def _seeded(method: str, decoding: str | None, seed: int | None) -> tuple[list[Any], "Decoding"]:
