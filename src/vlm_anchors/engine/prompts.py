@@ -153,8 +153,8 @@ def read_prompts(
     vlm: Any,
     inputs: Mapping[str, Any],
     tokens: str = "user",
-    anchorable: Bool[Tensor, "b t"] | None = None,
-    labels: Int[Tensor, "b t"] | None = None,
+    anchorable: Tensor | None = None,
+    labels: Tensor | None = None,
     strict: bool = True,
     site: Site | None = None,
 ) -> Prompts | None:

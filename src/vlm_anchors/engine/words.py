@@ -117,7 +117,7 @@ def user_words(
     turn = opens.cumsum(0)
     state = torch.zeros_like(tokens)
     state[opens] = 1
-    state[closes & ~opens] = -1
+    state[closes] = -1  # an empty turn closes where it opens
     where = torch.arange(len(tokens), device=ids.device)
     last = where.where(state != 0, -1).cummax(0).values
     inside = (state[last.clamp(min=0)] == 1) & (last >= 0)

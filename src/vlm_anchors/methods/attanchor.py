@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..engine.anchored import Anchored
@@ -71,15 +71,16 @@ class AttAnchor(Method):
         vlm: "Vlm | Any",
         inputs: Mapping[str, Any],
         *,
-        anchorable: Bool[Tensor, "b t"] | None = None,
-        labels: Int[Tensor, "b t"] | None = None,
+        anchorable: Tensor | None = None,
+        labels: Tensor | None = None,
         **given: Any,
     ) -> Anchored:
         """Inputs with anchors, for `model.generate(**anchored)` or `model(**anchored)`; `.acted` lists the anchors.
 
-        vlm: what `va.load` returns, a (model, processor) pair, or a model. inputs: what its processor returned. labels
-        (also as `inputs["labels"]`): -100 up to the answer; they grow along, and answers are never copied. anchorable:
-        the tokens that may become anchors, instead of `tokens`; with a bare model needed, or every word counts.
+        vlm: what `va.load` returns, a (model, processor) pair, or a model. inputs: what its processor returned. labels:
+        (b, t), also as `inputs["labels"]`; -100 up to the answer. They grow along, and answers are never copied.
+        anchorable: booleans (b, t), the tokens that may become anchors, instead of `tokens`; with a bare model needed, or
+        every word counts.
         """
         if self.off:
             return unprepared("attanchor", inputs, labels)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..engine.anchored import Anchored
@@ -67,15 +67,16 @@ class AttAnchorI2T(Method):
         vlm: "Vlm | Any",
         inputs: Mapping[str, Any],
         *,
-        anchorable: Bool[Tensor, "b t"] | None = None,
-        labels: Int[Tensor, "b t"] | None = None,
+        anchorable: Tensor | None = None,
+        labels: Tensor | None = None,
         **given: Any,
     ) -> Anchored:
         """Inputs with anchors, for `model.generate(**anchored)` or `model(**anchored)`; `.acted` lists the anchors.
 
-        vlm: what `va.load` returns, a (model, processor) pair, or a model. inputs: what its processor returned. labels
-        (also as `inputs["labels"]`): -100 up to the answer; they grow along, and nothing goes into an answer. anchorable:
-        the tokens that may take anchors, instead of `tokens`; with a bare model needed, or every word counts.
+        vlm: what `va.load` returns, a (model, processor) pair, or a model. inputs: what its processor returned. labels:
+        (b, t), also as `inputs["labels"]`; -100 up to the answer. They grow along, and nothing goes into an answer.
+        anchorable: booleans (b, t), the tokens that may take anchors, instead of `tokens`; with a bare model needed, or
+        every word counts.
         """
         if self.off:
             return unprepared("attanchor-i2t", inputs, labels)
