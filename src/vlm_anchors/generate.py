@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from transformers import GenerationConfig
 
+    from .engine import Handle
+
     ImageLike = str | Path | bytes | Image.Image
 
 MAX_NEW_TOKENS = 128
@@ -200,10 +202,21 @@ def _warn_of_photographs(vlm: Vlm, samples: Iterable[Sample]) -> None:
 def _answer(run: Run, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
     """One batch: prepare, attach, generate, read."""
     from .engine import Shares, attach
-    from .sampling import KeyedNoise, YesNo
 
     began = time.perf_counter()
     inputs = prepare(run.vlm, samples, run.max_new_tokens)
+    watch = Shares() if run.shares else None
+    with attach(run.vlm, list(run.methods), watch=watch) as handle:
+        return answer_prepared(run, samples, inputs, handle, began, **extra)
+
+
+def answer_prepared(
+    run: Run, samples: Sequence[Sample], inputs: Inputs, handle: "Handle", began: float, **extra: Any
+) -> list[Answer]:
+    """Answers of a batch whose inputs are ready, under a method that is attached; `extra` goes to `generate`."""
+    from .engine import Shares
+    from .sampling import KeyedNoise, YesNo
+
     tensors = inputs.tensors
     for method in run.methods:
         if "prepare" in method.doors:
@@ -212,38 +225,46 @@ def _answer(run: Run, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
     processors: list[Any] = [yes_no]
     if isinstance(run.decoding, Nucleus):
         processors.append(KeyedNoise(run.decoding, [sample.id for sample in samples]))
-    watch = Shares() if run.shares else None
-    with attach(run.vlm, list(run.methods), watch=watch) as handle:
-        rows = run.vlm.model.generate(
-            **tensors, generation_config=run.config(), logits_processor=processors, **extra
-        ).tolist()
-        acted = handle.acted
+    rows = run.vlm.model.generate(
+        **tensors, generation_config=run.config(), logits_processor=processors, **extra
+    ).tolist()
+    acted, watch = handle.acted, handle.watcher
     seconds = (time.perf_counter() - began) / len(samples)
     first = tensors["input_ids"].shape[1]
     answers = []
     for i in range(len(samples)):
-        row = i * run.beams
-        did = dict(acted[row]) if acted else {}
-        if watch is not None:
+        row, tokens = i * run.beams, _up_to_the_end(run, rows[i][first:])
+        did = _without_waiting(acted[row], yes_no.steps - len(tokens)) if acted else {}
+        if isinstance(watch, Shares):
             did["visual_share"] = watch.table(row)
-        answers.append(_read(run, inputs, i, rows[i][first:], seconds, did, yes_no.row(row)))
+        answers.append(_read(run, inputs.prompts[i], tokens, seconds, did, yes_no.row(row)))
     return answers
 
 
-def _read(
-    run: Run, inputs: Inputs, i: int, new: list[int], seconds: float, acted: dict[str, Any], yes_no: Any
-) -> Answer:
+def _up_to_the_end(run: Run, new: list[int]) -> list[int]:
+    """The new tokens of a row up to its end-of-sequence token; what follows is padding."""
     end = run.config().eos_token_id
     ends = {end} if isinstance(end, int) else set(end or ())
-    stop = next((at + 1 for at, token in enumerate(new) if token in ends), len(new))
+    return new[: next((at + 1 for at, token in enumerate(new) if token in ends), len(new))]
+
+
+def _without_waiting(acted: dict[str, Any], waited: int) -> dict[str, Any]:
+    """Without the rows that were edited while an answer that had ended waited for the longest of its batch."""
+    return {
+        name: {**did, "rows_edited": did["rows_edited"] - waited} if did.get("rows_edited") else did
+        for name, did in acted.items()
+    }
+
+
+def _read(run: Run, prompt: str, tokens: list[int], seconds: float, acted: dict[str, Any], yes_no: Any) -> Answer:
     return Answer(
-        text=run.vlm.processor.tokenizer.decode(new[:stop], skip_special_tokens=True).strip(),
-        tokens=tuple(new[:stop]),
+        text=run.vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+        tokens=tuple(tokens),
         seconds=seconds,
         acted=acted,
         method=spec_of_all(run.methods),
         decoding=run.decoding.spec(),
-        prompt=inputs.prompts[i],
+        prompt=prompt,
         yes_no=yes_no,
     )
 

@@ -59,8 +59,11 @@ class YesNo(LogitsProcessor):
         self.yes = spellings(tokenizer, "yes")
         self.no = spellings(tokenizer, "no")
         self.rows: list[tuple[float, float]] | None = None
+        self.steps = 0
+        """Tokens chosen so far, a row; the batch's longest row sets it."""
 
     def __call__(self, input_ids: Int[Tensor, "b q"], scores: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+        self.steps += 1
         if self.rows is None and self.yes and self.no:
             best = torch.stack([scores[:, self.yes].amax(-1), scores[:, self.no].amax(-1)], dim=-1)
             self.rows = [(float(yes), float(no)) for yes, no in best.float().tolist()]
