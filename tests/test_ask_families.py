@@ -32,3 +32,46 @@ def test_one_by_one_equals_a_batch(name, method):
     assert [answer.acted for answer in single] == [answer.acted for answer in batched]
     if method != "none":
         assert [len(answer.acted["clva"]["anchors"]["positive"]) for answer in single] == [1, 2, 1]
+
+
+def qformer(name):
+    """A tiny Q-Former model with its real processor, which has no chat template."""
+    import tiny_processors
+    import tiny_qformer
+    import transformers as hf
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    images = BlipImageProcessorPil(size={"height": 32, "width": 32})
+    words = tiny_processors.tokenizer("llava")
+    if name == "blip-2":
+        processor = hf.Blip2Processor(images, words, num_query_tokens=tiny_qformer.LATENTS)
+    else:
+        processor = hf.InstructBlipProcessor(images, words, words, num_query_tokens=tiny_qformer.LATENTS)
+    return va.load((tiny_qformer.FAMILIES[name](), processor))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*has no chat template")
+@pytest.mark.parametrize("method", ["none", "clva:tau=1.5"])
+@pytest.mark.parametrize("name", ["instructblip", "instructblip-t5", "blip-2"])
+def test_qformers_one_by_one_equal_a_batch(name, method):
+    vlm = qformer(name)
+    pairs = [(noise(40, 20), "w40 w41 w42"), (noise(20, 40), "w43"), (noise(25, 30), "w45 w46 w47 w48 w49")]
+    single = [va.ask(vlm, *pair, method=method, max_new_tokens=4) for pair in pairs]
+    batched = list(va.ask_many(vlm, pairs, method=method, max_new_tokens=4, batch_size=3))
+    assert [answer.tokens for answer in single] == [answer.tokens for answer in batched]
+    assert [answer.acted for answer in single] == [answer.acted for answer in batched]
+    assert all(1 <= len(answer.tokens) <= 4 for answer in single)
+
+
+def test_qformers_take_one_image():
+    with pytest.raises(va.UserError, match="takes one image a question; found 2"):
+        va.ask(qformer("blip-2"), [noise(9, 9), noise(9, 9)], "w40")
+
+
+def test_prompts_without_a_template_are_the_authors_own():
+    from vlm_anchors.errors import AnchorsWarning
+
+    vlm = qformer("blip-2")
+    with pytest.warns(AnchorsWarning, match="the prompt is 'Question: QUESTION Answer:', as BLIP-2 has it"):
+        assert va.ask(vlm, noise(9, 9), "w40 w41", max_new_tokens=1).prompt == "Question: w40 w41 Answer:"

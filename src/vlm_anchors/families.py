@@ -25,7 +25,8 @@ class Family:
     video, where its frames have the placeholder of images. mrope: positions have three parts (time, height, width).
     causal_prefix: tokens before the question never see it, so a prefilled image can be reused. class_token: the first
     image feature of a Q-Former's keys is the class token, not a patch. projector: name of the module between vision
-    tower and decoder. refused: why a family cannot be steered, None if it can. note: what a user should know.
+    tower and decoder. prompt: what an image and a question become where the processor has no chat template, as the
+    family's authors have it; the images are left out where the processor puts them in itself. refused: why a family cannot be steered, None if it can. note: what a user should know.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Family:
     causal_prefix: bool = True
     class_token: bool = False
     projector: str = "multi_modal_projector"
+    prompt: tuple[str, str] = ("{image}\n", "USER: {images}{question} ASSISTANT:")
     refused: str | None = None
     note: str = ""
 
@@ -133,6 +135,7 @@ FAMILIES = (
         "PaliGemma 1 and 2",
         images="encoder",
         causal_prefix=False,
+        prompt=("{image}", "{images}answer en {question}"),
         note="the prompt is a prefix without causal order; PaliGemma 2 runs with attn_implementation='eager'",
     ),
     Family(
@@ -149,6 +152,7 @@ FAMILIES = (
         site="qformer",
         class_token=True,
         projector="language_projection",
+        prompt=("", "{question}"),
         note="edited in the Q-Former's cross-attention; site='decoder' for the LLM",
     ),
     Family(
@@ -158,6 +162,7 @@ FAMILIES = (
         site="qformer",
         class_token=True,
         projector="language_projection",
+        prompt=("", "Question: {question} Answer:"),
         note="edited in the Q-Former's cross-attention; site='decoder' for the LLM",
     ),
     Family(

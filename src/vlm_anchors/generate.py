@@ -230,7 +230,8 @@ def answer_prepared(
     ).tolist()
     acted, watch = handle.acted, handle.watcher
     seconds = (time.perf_counter() - began) / len(samples)
-    first = tensors["input_ids"].shape[1]
+    # An encoder-decoder's row begins with its start token, everyone else's with the prompt.
+    first = 1 if run.vlm.model.config.get_text_config().is_encoder_decoder else tensors["input_ids"].shape[1]
     answers = []
     for i in range(len(samples)):
         row, tokens = i * run.beams, _up_to_the_end(run, rows[i][first:])

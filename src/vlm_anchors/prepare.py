@@ -55,6 +55,8 @@ def prompt_of(vlm: Vlm, question: str, images: int) -> str:
     token = _image_token(vlm)
     if token and token in question:
         raise BadQuestion(f"The question holds {token}, the model's own mark for an image. Take it out.")
+    if vlm.family.site == "qformer" and images > 1:
+        raise BadImage(f"{vlm.name} takes one image a question; found {images}. Choose a model that takes several.")
     if vlm.processor.chat_template is None:
         return _plain_prompt(vlm, question, images, token)
     content = [{"type": "image"} for _ in range(images)] + [{"type": "text", "text": question}]
@@ -82,6 +84,7 @@ def prepare(vlm: Vlm, samples: Sequence[Sample], max_new_tokens: int = 0) -> Inp
             f"The processor of {vlm.name} cannot take these images ({str(error).strip().splitlines()[0][:200]}). "
             "Try one image of ordinary size and shape."
         ) from error
+    _pad_questions_right(vlm, prompts, batch)
     inputs = Inputs(prompts, dict(batch.to(vlm.device, vlm.dtype)))
     _require_context(vlm, inputs.length, max_new_tokens)
     return inputs
@@ -103,13 +106,23 @@ def _image_token(vlm: Vlm) -> str | None:
 
 
 def _plain_prompt(vlm: Vlm, question: str, images: int, token: str | None) -> str:
-    if token is None:
+    """The prompt of the family's authors, for a processor without a chat template."""
+    image, whole = vlm.family.prompt
+    if image and token is None:
         raise BadModel(
             f"The processor of {vlm.name} has neither a chat template nor an image token; no prompt can be made."
         )
+    shown = whole.format(images=image.format(image=token), question="QUESTION")
     warnings.warn(
-        f"{vlm.name} has no chat template; the prompt is 'USER: {token}\\nQUESTION ASSISTANT:', as LLaVA-1.5 has it.",
+        f"{vlm.name} has no chat template; the prompt is {shown!r}, as {vlm.family.title} has it.",
         AnchorsWarning,
         stacklevel=4,
     )
-    return f"USER: {f'{token}{chr(10)}' * images}{question} ASSISTANT:"
+    return whole.format(images=image.format(image=token) * images, question=question)
+
+
+def _pad_questions_right(vlm: Vlm, prompts: Sequence[str], batch: Any) -> None:
+    """A Q-Former reads the question as well, and counts positions from the left: padding there would shift them."""
+    if "qformer_input_ids" in batch:
+        padded = vlm.processor.qformer_tokenizer(list(prompts), padding=True, padding_side="right", return_tensors="pt")
+        batch["qformer_input_ids"], batch["qformer_attention_mask"] = padded["input_ids"], padded["attention_mask"]
