@@ -26,7 +26,8 @@ class Family:
     causal_prefix: tokens before the question never see it, so a prefilled image can be reused. class_token: the first
     image feature of a Q-Former's keys is the class token, not a patch. projector: name of the module between vision
     tower and decoder. prompt: what an image and a question become where the processor has no chat template, as the
-    family's authors have it; the images are left out where the processor puts them in itself. refused: why a family cannot be steered, None if it can. note: what a user should know.
+    family's authors have it; images are left out where the processor puts them in itself. refused: why a family cannot
+    be steered, None if it can. note: what a user should know.
     """
 
     name: str
