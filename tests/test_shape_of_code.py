@@ -28,6 +28,7 @@ ARROW = [
     ["prepare"],
     ["sampling"],
     ["generate"],
+    ["calibration"],
     ["bench"],
     ["__init__", "__main__", "cli", "demo"],
 ]

@@ -23,13 +23,20 @@ from .registry import Entry
 from .types import Answer, Vlm
 
 if TYPE_CHECKING:
+    from .calibration import calibrate
     from .engine import attach
+    from .methods.attanchor import AttAnchor
+    from .methods.attanchor_i2t import AttAnchorI2T
     from .methods.base import Method
     from .methods.clva import CLVA
 
 __version__ = "0.1.0.dev0"
 
-_LAZY = {"attach": "vlm_anchors.engine", "Method": "vlm_anchors.methods.base"}
+_LAZY = {
+    "attach": "vlm_anchors.engine",
+    "calibrate": "vlm_anchors.calibration",
+    "Method": "vlm_anchors.methods.base",
+}
 
 
 # `methods`, `families` and `load` are submodules as well: defined after those were imported, these names stay functions.
@@ -66,6 +73,8 @@ __all__ = [
     "CLVA",
     "AnchorsWarning",
     "Answer",
+    "AttAnchor",
+    "AttAnchorI2T",
     "Beam",
     "Entry",
     "Family",
@@ -78,6 +87,7 @@ __all__ = [
     "ask_many",
     "attach",
     "benchmarks",
+    "calibrate",
     "families",
     "load",
     "methods",

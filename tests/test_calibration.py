@@ -1,0 +1,106 @@
+"""Calibration: the tau that anchors a share of the words, what it warns of, and its command."""
+
+import json
+import warnings
+
+import pytest
+import torch
+
+import vlm_anchors as va
+from vlm_anchors import scenes
+from vlm_anchors.calibration import _calibration
+from vlm_anchors.cli import main
+from vlm_anchors.errors import AnchorsWarning, BadSetting
+
+QUESTIONS = ["Is there a dog in the image?", "Describe this image in detail.", "cup?"]
+
+
+@pytest.fixture(scope="module")
+def samples():
+    images = [scenes.render(scenes.from_objects(["cup", "dog"], seed=i)) for i in range(4)]
+    return [(image, question) for image in images for question in QUESTIONS]
+
+
+def test_the_share_asked_for_becomes_anchors(tiny, samples):
+    found = va.calibrate(tiny, samples, fraction=0.25, batch_size=5)
+    assert abs(found.share(found.tau) - 0.25) <= 1 / len(found.cosines) + 1e-9
+    told = [va.ask(tiny, *sample, method=va.AttAnchor(tau=found.tau), max_new_tokens=1) for sample in samples]
+    inserted = sum(answer.acted["attanchor"]["tokens_inserted"] for answer in told)
+    assert abs(inserted / len(found.cosines) - found.share(found.tau)) < 0.02
+    assert list(found.cosines) == sorted(found.cosines, reverse=True)
+    assert found.shares[1.0] == 0.0 and found.shares[0.08] >= found.shares[0.5]
+    assert va.calibrate((tiny.model, tiny.processor), samples, fraction=0.25) == found
+
+
+def test_shares_and_quantiles_by_hand():
+    found = _calibration([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.05, 0.0, -0.1, -0.2], 0.3)
+    assert found.tau == 0.3 and found.share(0.3) == 0.3 and found.share(1.0) == 0.0
+    assert found.shares[0.1] == 0.6 and found.shares[0.5] == 0.1
+    assert found.quantile(0.0) == -0.2 and found.quantile(1.0) == 0.5
+    assert found.concern == "" and json.dumps(found.as_dict())
+
+
+@pytest.mark.parametrize(
+    ("cosines", "sentence"),
+    [
+        ([-0.1, -0.2, -0.3] * 10, "Not even 10% of the words resemble a patch"),
+        ([0.110, 0.105, 0.101] * 10, "The cosine separates nothing: four fifths"),
+    ],
+)
+def test_a_cosine_that_separates_nothing_is_told(cosines, sentence):
+    assert sentence in _calibration(sorted(cosines, reverse=True), 0.1).concern
+
+
+def test_the_warning_reaches_the_user(tiny, samples):
+    table = tiny.model.get_input_embeddings().weight
+    kept = table.detach().clone()
+    try:
+        with torch.no_grad():
+            table.copy_(table[10].expand_as(table))
+        with pytest.warns(AnchorsWarning, match="separates nothing|resemble a patch"):
+            va.calibrate(tiny, samples[:3])
+    finally:
+        with torch.no_grad():
+            table.copy_(kept)
+
+
+@pytest.mark.parametrize("fraction", [0, 1.5, "some", True])
+def test_bad_fractions(tiny, samples, fraction):
+    with pytest.raises(BadSetting, match="above 0 and at most 1"):
+        va.calibrate(tiny, samples, fraction)
+
+
+def test_nothing_to_calibrate_on(tiny):
+    with pytest.raises(BadSetting, match="found none"):
+        va.calibrate(tiny, [])
+
+
+def test_the_command(tiny_folder, samples, tmp_path, capsys):
+    for number, (image, _) in enumerate(samples[::3]):
+        image.save(tmp_path / f"{number}.png")
+    (tmp_path / "asked.txt").write_text("\n".join(QUESTIONS) + "\n")
+    given = [
+        "calibrate",
+        "--model",
+        str(tiny_folder),
+        "--images",
+        str(tmp_path),
+        "--questions",
+        str(tmp_path / "asked.txt"),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AnchorsWarning)
+        assert main([*given, "--fraction", "0.2", "--out", str(tmp_path / "figures" / "tau.png"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["images"] == 4 and 0 < told["tau"] < 1 and abs(told["share"] - 0.2) < 0.05
+    assert (tmp_path / "figures" / "tau.png").stat().st_size > 5000
+    assert main(given) == 0
+    assert "words in prompts about 4 images" in capsys.readouterr().out
+    assert main(["calibrate", "--images", str(tmp_path / "none")]) == 2
+    assert "Expected a folder of images" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["calibrate", "--images", str(tmp_path / "empty")]) == 2
+    assert "No images in" in capsys.readouterr().err
+    (tmp_path / "asked.txt").write_text("\n")
+    assert main(given) == 2
+    assert "holds no question" in capsys.readouterr().err
