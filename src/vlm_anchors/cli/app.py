@@ -6,6 +6,7 @@ import typer
 
 from .asking import ask, compare
 from .benching import bench
+from .calibrating import calibrate
 from .catalogues import benchmarks, families, methods
 from .drawing import scenes
 
@@ -40,4 +41,5 @@ app.command()(methods)
 app.command()(families)
 app.command()(benchmarks)
 app.command()(bench)
+app.command()(calibrate)
 app.add_typer(scenes, name="scenes")
