@@ -1,7 +1,8 @@
 """Captions and instruction answers against references: BLEU, METEOR, CIDEr, ROUGE-L, BERTScore.
 
     BLEU: sacrebleu, corpus level, 0..100      CIDEr, ROUGE-L: pycocoevalcap, mean over captions
-    METEOR: METEOR 1.5 by pycocoevalcap's jar (needs Java)      BERTScore: bert-score, F1, only where asked for
+    METEOR: version 1.5, corpus level, its matches counted by pycocoevalcap's jar (Denkowski and Lavie 2014)
+    BERTScore: bert-score, F1, only where asked for
 
 Captions go through pycocoevalcap's PTB tokenizer (needs Java) for all but BLEU and BERTScore, which have their own.
 CIDEr weighs words by how rare they are among these very references: on a handful of captions it means little.
@@ -74,23 +75,25 @@ class Captions(Benchmark):
         for name in self.wanted:
             if name in ("rouge_l", "cider", "meteor") and tokenized is None:
                 tokenized = tokenize(answers, references)
-            found = bleu_counts(answers, references) if name == "bleu" else None
-            found = found or [{name: value} for value in _values(name, answers, references, tokenized)]
+            found = self._found(name, answers, references, tokenized)
             for each, more in zip(counts, found, strict=True):
                 each.update(more)
         return counts
+
+    def _found(self, name: str, answers: list[str], references: list[list[str]], tokenized: Any) -> list[Counts]:
+        if name == "bleu":
+            return bleu_counts(answers, references)
+        if name == "meteor":
+            return meteor_counts(*tokenized)
+        values = bertscore(answers, references) if name == "bertscore" else coco_metric(name, *tokenized)
+        return [{name: value} for value in values]
 
     def formulas(self, parts: Mapping[str, Mapping[str, float]]) -> Metrics:
         c = pooled(parts)
         metrics: Metrics = {name: c[name] / c["n"] if name in c else None for name in KNOWN}
         metrics["bleu"] = bleu_of(c) if "bleu" in self.wanted else None
+        metrics["meteor"] = meteor_of(c) if "meteor" in self.wanted else None
         return metrics
-
-
-def _values(name: str, answers: Sequence[str], references: Sequence[list[str]], tokenized: Any) -> list[float]:
-    if name == "bertscore":
-        return bertscore(answers, references)
-    return coco_metric(name, *tokenized)
 
 
 def _row(row: Mapping[str, Any], path: Path, line: int) -> list[Question]:
@@ -197,12 +200,46 @@ def coco_metric(name: str, references: dict[int, list[str]], answers: dict[int, 
     """One pycocoevalcap score a caption."""
     if name == "rouge_l":
         from pycocoevalcap.rouge.rouge import Rouge as Scorer
-    elif name == "cider":
-        from pycocoevalcap.cider.cider import Cider as Scorer
     else:
-        from pycocoevalcap.meteor.meteor import Meteor as Scorer
+        from pycocoevalcap.cider.cider import Cider as Scorer
     _, each = Scorer().compute_score(references, answers)
     return [float(value) for value in each]
+
+
+def meteor_counts(references: dict[int, list[str]], answers: dict[int, list[str]]) -> list[Counts]:
+    """What METEOR's jar counts in each caption, 23 numbers; their sums give the corpus score."""
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    meteor = Meteor()
+    # Its own compute_score adds these up in Java; the bootstrap needs the parts.
+    return [meteor_line(meteor._stat(answers[key][0], references[key])) for key in references]
+
+
+def meteor_line(line: str) -> Counts:
+    """The jar's 23 numbers by place. A caption that is its reference is no fragment: its one chunk does not count."""
+    numbers = [float(value) for value in line.split()]
+    if numbers[20] == 1 and numbers[21] == numbers[0] and numbers[22] == numbers[1]:
+        numbers[20] = 0.0
+    return {f"meteor{i}": value for i, value in enumerate(numbers)}
+
+
+def meteor_of(sums: Mapping[str, float]) -> float:
+    """METEOR 1.5 of summed counts, with its parameters for English: F (1 - gamma frag^beta)."""
+    alpha, beta, gamma, delta, weights = 0.85, 0.2, 0.6, 0.75, (1.0, 0.6, 0.8, 0.6)
+    c = [sums[f"meteor{i}"] for i in range(23)]
+    shares = []
+    for side in (0, 1):  # the answer's words, then the reference's
+        content, function = c[side] - c[side + 2], c[side + 2]
+        matched = sum(
+            w * (delta * c[4 + 4 * i + side] + (1 - delta) * c[6 + 4 * i + side]) for i, w in enumerate(weights)
+        )
+        length = delta * content + (1 - delta) * function
+        shares.append(matched / length if length else 0.0)
+    precision, recall = shares
+    if not precision or not recall:
+        return 0.0
+    fragments = c[20] / ((c[21] + c[22]) / 2)
+    return precision * recall / (alpha * precision + (1 - alpha) * recall) * (1 - gamma * fragments**beta)
 
 
 def bertscore(answers: Sequence[str], references: Sequence[list[str]]) -> list[float]:

@@ -1,0 +1,217 @@
+"""CHAIR's words, its slips, and its numbers."""
+
+import json
+import re
+
+import pytest
+from answers import record
+
+from vlm_anchors.benchmarks import chair
+from vlm_anchors.benchmarks.base import BadData, MissingPackage
+from vlm_anchors.benchmarks.chair import Chair, read_synonyms, write_answers
+from vlm_anchors.benchmarks.words import COCO, double_words, fixed, pattern, tokens
+from vlm_anchors.errors import UnknownName
+
+
+def scored(caption, *objects, **dials):
+    return Chair(**dials).score([record(1, caption, objects=list(objects))]).metrics
+
+
+def test_the_three_numbers():
+    records = [
+        record(1, "A dog and a cat. The dog runs.", objects=["dog", "person"]),
+        record(2, "A cup.", objects=["cup"]),
+    ]
+    m = Chair().score(records).metrics
+    assert m["chair_i"] == 1 / 4  # dog, cat, dog, cup
+    assert m["chair_s"] == 1 / 2
+    assert m["recall"] == 2 / 3
+    assert m["length"] == (10 + 3) / 2
+
+
+def test_no_mention_at_all_is_undefined():
+    assert scored("Nothing to see.", "dog")["chair_i"] is None
+    assert scored("Nothing to see.", "dog")["chair_s"] == 0
+    assert Chair().score([record(1, "  ", objects=[])]).unread == 1
+
+
+@pytest.mark.parametrize(
+    ("caption", "found"),
+    [
+        ("Two dogs, three hot dogs", ["dog", "hot dog"]),
+        ("a baby elephant and an adult giraffe", ["elephant", "giraffe"]),
+        ("wine glasses on the dining table", ["wine glass", "dining table"]),
+        ("teddy bears", ["teddy bear"]),
+        ("The toilet seat is up", ["toilet"]),
+        ("Traffic lights; a stop sign.", ["traffic light", "stop sign"]),
+        ("a passenger train on a train track", ["train"]),
+        ("home plate", []),
+        ("knives, mice and sandwiches", ["knife", "mouse", "sandwich"]),
+        ('It says "fire hydrant."', ["fire hydrant"]),
+        ("a dog's kite", ["dog", "kite"]),
+        ("a bus and two buses", ["bus"]),
+    ],
+)
+def test_mentions_by_names_alone(caption, found):
+    assert Chair().mentions(caption)[0] == found
+
+
+def test_the_official_slips_stay_under_pattern_and_go_under_fixed():
+    assert Chair().mentions("a bus, two ties, scissors and skis")[0] == ["scissors"]
+    assert Chair(lemma="fixed").mentions("a bus, two ties, scissors and buses")[0] == ["bus", "tie", "scissors", "bus"]
+
+
+@pytest.mark.parametrize(
+    ("word", "official", "plain"),
+    [
+        ("dogs", "dog", "dog"),
+        ("bus", "bu", "bus"),
+        ("buses", "bus", "bus"),
+        ("glass", "glas", "glass"),
+        ("glasses", "glass", "glass"),
+        ("ties", "ty", "tie"),
+        ("canoes", "cano", "canoe"),
+        ("women", "woman", "woman"),
+        ("people", "person", "person"),
+        ("children", "child", "child"),
+        ("mice", "mouse", "mouse"),
+        ("slice", "slouse", "slice"),
+        ("knives", "knife", "knife"),
+        ("calves", "calf", "calf"),
+        ("stoves", "stove", "stove"),
+        ("puppies", "puppy", "puppy"),
+        ("doggies", "doggie", "doggie"),
+        ("benches", "bench", "bench"),
+        ("oxen", "ox", "ox"),
+        ("geese", "goose", "goose"),
+        ("scissors", "scissors", "scissors"),
+        ("skis", "ski", "ski"),
+        ("tennis", "tenni", "tennis"),
+        ("vases", "vase", "vase"),
+        ("pizza", "pizza", "pizza"),
+        ("sofa", "sofa", "sofa"),
+        ("pasta", "pastum", "pasta"),
+        ("dog", "dog", "dog"),
+    ],
+)
+def test_singulars(word, official, plain):
+    assert (pattern(word), fixed(word)) == (official, plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a dog. it runs", ["a", "dog", ".", "it", "runs"]),
+        ("it isn't the dog's", ["it", "is", "n't", "the", "dog", "'s"]),
+        ('says "stop."', ["says", '"', "stop", ".", '"']),
+        ("at 3:30, 1,000 people", ["at", "3:30", ",", "1,000", "people"]),
+        ("black-and-white (cat)", ["black-and-white", "(", "cat", ")"]),
+        ("well... cannot", ["well", "...", "can", "not"]),
+        ("on st. mary's", ["on", "st.", "mary", "'s"]),
+        ("", []),
+    ],
+)
+def test_tokens(text, found):
+    assert tokens(text) == found
+
+
+def test_there_are_eighty_objects():
+    assert len(COCO) == len(set(COCO)) == 80
+
+
+def test_double_words_leave_dining_table_to_the_synonym():
+    assert "dining table" not in double_words()
+    assert double_words(names_only=True)["dining table"] == "dining table"
+
+
+def test_dials_are_checked():
+    with pytest.raises(UnknownName, match="CHAIR has no lemma 'patern'. Did you mean 'pattern'"):
+        Chair(lemma="patern")
+    with pytest.raises(UnknownName, match="CHAIR has no tokenizer 'x'. Known: plain, nltk"):
+        Chair(tokenizer="x")
+
+
+def test_wordnet_without_nltk_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "nltk", None)
+    with pytest.raises(MissingPackage, match=r"CHAIR with lemma=wordnet needs nltk.*vlm-anchors\[eval\]"):
+        scored("a dog", "dog", lemma="wordnet")
+
+
+def test_remark_names_the_variant():
+    assert Chair().remark() == "lemma pattern, 80 COCO names, no synonyms, tokenizer plain"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"42": ["dog"], "room.png": ["cup", "fork"]}),
+        json.dumps({"42": ["dog"], "room.png": ["cup", "fork"]}, indent=1),
+        '{"image_id": 42, "objects": ["dog"]}\n{"image": "room.png", "objects": ["cup", "fork"]}\n',
+        json.dumps([{"image_id": 42, "objects": ["dog"]}, {"image": "room.png", "objects": ["cup", "fork"]}]),
+    ],
+)
+def test_objects_by_image(tmp_path, text):
+    (tmp_path / "objects.json").write_text(text)
+    one, two = Chair().questions(tmp_path / "objects.json")
+    assert (one.id, one.image, one.truth) == ("42", "COCO_val2014_000000000042.jpg", {"objects": ["dog"]})
+    assert (two.id, two.image) == ("room.png", "room.png")
+    assert one.text == "Please describe this image in detail."
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"42": ["dgo"]}', "image 42 lists 'dgo', which is none of the 80 COCO objects"),
+        ('{"42": "dog"}', "expected a list of objects for each image; found 'dog' for '42'"),
+        ('{"image_id": 1, "objects": []}\n{"image_id": 1, "objects": []}', "line 2: the image 1 stands twice"),
+        ('{"image_id": 1}\n{"image_id": 2}', "line 1: expected the field 'objects'"),
+    ],
+)
+def test_broken_objects(tmp_path, text, words):
+    (tmp_path / "objects.json").write_text(text)
+    with pytest.raises(BadData, match=re.escape(words)):
+        Chair().questions(tmp_path / "objects.json")
+
+
+def test_a_folder_without_objects(tmp_path):
+    with pytest.raises(BadData, match="must hold COCO's instances_"):
+        Chair().questions(tmp_path)
+
+
+def test_ground_truth_from_cocos_own_annotations(tmp_path):
+    categories = [{"id": 18, "name": "dog"}]
+    instances = {"categories": categories, "annotations": [{"image_id": 7, "category_id": 18}]}
+    (tmp_path / "instances_val2014.json").write_text(json.dumps(instances))
+    captions = {"annotations": [{"image_id": 7, "caption": "Two cups."}, {"image_id": 8, "caption": "A kite"}]}
+    (tmp_path / "captions_val2014.json").write_text(json.dumps(captions))
+    truths = {q.id: q.truth["objects"] for q in Chair().questions(tmp_path)}
+    assert truths == {"7": ["cup", "dog"], "8": ["kite"]}
+
+
+def test_captions_in_the_official_format(tmp_path):
+    write_answers([record(7, "A dog.", objects=[])], tmp_path / "c.jsonl")
+    assert json.loads((tmp_path / "c.jsonl").read_text()) == {"image_id": 7, "caption": "A dog."}
+
+
+def test_a_synonym_file_of_another_length(tmp_path):
+    (tmp_path / "synonyms.txt").write_text("dog, puppy\n")
+    with pytest.raises(BadData, match="expected 80 lines, one a COCO object; found 1"):
+        read_synonyms(tmp_path / "synonyms.txt")
+
+
+def test_official_synonyms(official):
+    folder = official("chair")
+    bench = Chair().at(folder)
+    assert bench.remark() == "lemma pattern, official synonyms, tokenizer plain"
+    # what the official routine found in this caption, slips included
+    caption = "A man on a motor bike passes a bus; two puppies, a sofa, a table with burgers and bow ties. iPhone! A cheesecake."
+    assert bench.mentions(caption)[0] == ["person", "dog", "couch", "dining table", "sandwich", "tie"]
+    assert bench.nodes[" motor bike"] == "motorcycle"
+
+
+@pytest.mark.slow
+def test_official_objects(official):
+    path = official("chair/coco2014_objects_by_image.json")
+    questions = Chair().questions(path)
+    assert len(questions) == 123287
+    assert chair.Chair().score([q.record("A person.") for q in questions[:100]]).n == 100

@@ -1,0 +1,147 @@
+"""ScienceQA and MMBench: letters, rotations, files."""
+
+import base64
+import json
+import re
+
+import pytest
+from answers import record
+
+from vlm_anchors.benchmarks.base import BadData
+from vlm_anchors.benchmarks.choice import MmBench, ScienceQa, unpack_images, worded, write_answers
+from vlm_anchors.errors import UnknownName
+
+OPTIONS = ["cat", "dog", "bird"]
+
+
+def science(key, answer, right="B", image="1.png"):
+    return record(key, answer, image, answer=right, options=OPTIONS)
+
+
+def test_scienceqa_reads_as_llava_does():
+    records = [
+        science(1, "B"),
+        science(2, "B. dog"),
+        science(3, "The answer is B.", image=None),
+        science(4, "dog"),
+        science(5, "E"),
+    ]
+    score = ScienceQa().score(records)
+    assert score.metrics == {"accuracy": 60.0, "image_accuracy": 50.0}
+    assert score.unread == 2
+
+
+def test_without_images_there_is_no_image_accuracy():
+    assert ScienceQa().score([science(1, "B", image=None)]).metrics["image_accuracy"] is None
+
+
+def problems(folder, **change):
+    row = {
+        "question": "Which?",
+        "choices": OPTIONS,
+        "answer": 1,
+        "hint": "Look.",
+        "image": "image.png",
+        "subject": "natural science",
+    }
+    (folder / "problems.json").write_text(json.dumps({"7": {**row, **change}}))
+    (folder / "pid_splits.json").write_text(json.dumps({"test": ["7"], "val": ["8"]}))
+    return folder
+
+
+def test_scienceqa_files(tmp_path):
+    (question,) = ScienceQa().questions(problems(tmp_path))
+    assert question.text == "Look.\nWhich?\nA. cat\nB. dog\nC. bird"
+    assert (question.image, question.group, question.truth["answer"]) == ("test/7/image.png", "natural science", "B")
+    assert ScienceQa().questions(problems(tmp_path, image=None))[0].image is None
+
+
+@pytest.mark.parametrize(
+    ("change", "split", "words"),
+    [
+        ({"answer": 3}, None, "problem 7: answer 3 is none of its 3 choices"),
+        ({}, "dev", "has no split 'dev'. It has: test, val"),
+        ({}, "val", "problems.json has no problem 8 of split val"),
+    ],
+)
+def test_scienceqa_faults(tmp_path, change, split, words):
+    with pytest.raises(BadData, match=re.escape(words)):
+        ScienceQa().questions(problems(tmp_path, **change), split)
+
+
+def rotations(answers, base=1):
+    return [
+        record(
+            f"{base}/{turn}", answer, answer="ABC"[(1 - turn) % 3], options=OPTIONS[turn:] + OPTIONS[:turn], base=base
+        )
+        for turn, answer in enumerate(answers)
+    ]
+
+
+def test_circular_wants_every_rotation():
+    score = MmBench().score(rotations("BAC") + rotations("BBB", base=2))
+    assert score.metrics == {"accuracy": 1.0, "circular": 0.5}
+    assert MmBench().score(rotations("B")).metrics == {"accuracy": 1.0, "circular": None}
+
+
+def test_rotations_are_drawn_together():
+    one, two, _ = rotations("BAC")
+    assert MmBench().cluster(one) == MmBench().cluster(two)
+
+
+HEAD = "index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\timage\tl2-category\n"
+ROW = '1\t"Say ""what"" it is"\tnan\tcat\tdog\tbird\t\tB\tx\t' + base64.b64encode(b"image").decode() + "\tperception\n"
+
+
+def test_mmbench_files(tmp_path):
+    path = tmp_path / "dev.tsv"
+    path.write_text(HEAD + ROW)
+    (question,) = MmBench().questions(path)
+    assert question.text == 'Say "what" it is\nA. cat\nB. dog\nC. bird'
+    assert (question.image, question.group, question.truth["answer"]) == ("1.jpg", "perception", "B")
+    turned = MmBench(circular=True).questions(path)
+    assert [q.truth["answer"] for q in turned] == ["B", "A", "C"]
+    assert turned[1].truth["options"] == ["dog", "bird", "cat"]
+    assert unpack_images(path, tmp_path / "images") == 1
+    assert (tmp_path / "images" / "1.jpg").read_bytes() == b"image"
+
+
+def test_a_file_that_brings_its_rotations(tmp_path):
+    path = tmp_path / "dev.tsv"
+    path.write_text(
+        HEAD
+        + ROW
+        + ROW.replace("1\t", "1000001\t", 1).replace("cat\tdog\tbird", "dog\tbird\tcat").replace("\tB\t", "\tA\t")
+    )
+    one, two = MmBench().questions(path)
+    assert one.truth["base"] == two.truth["base"] == 1
+    assert one.image == two.image
+    score = MmBench().score([one.record("B"), two.record("B")])
+    assert score.metrics == {"accuracy": 1.0, "circular": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (HEAD + ROW.replace("\tB\t", "\tD\t"), "line 2: the answer 'D' is none of its 3 options"),
+        (HEAD + ROW[:40], "line 2: expected 11 columns. Is the file cut off?"),
+        ("index\tfoo\n1\t2\n", "line 2: expected the field 'question'"),
+    ],
+)
+def test_mmbench_faults(tmp_path, text, words):
+    (tmp_path / "dev.tsv").write_text(text)
+    with pytest.raises(BadData, match=re.escape(words)):
+        MmBench().questions(tmp_path / "dev.tsv")
+
+
+def test_dialects_are_checked():
+    with pytest.raises(UnknownName, match="mmbench has no dialect 'lava'. Did you mean 'llava'"):
+        MmBench("lava")
+
+
+def test_wording_and_answers(tmp_path):
+    assert worded("", "Which?", ["a", "b"]) == "Which?\nA. a\nB. b"
+    write_answers([science(7, "B"), science(8, "C", image=None)], tmp_path / "a.jsonl")
+    one, two = map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines())
+    assert one == {"question_id": "7", "prompt": "<image>\n?", "text": "B"}
+    assert "<image>" not in two["prompt"]

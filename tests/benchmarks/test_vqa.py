@@ -1,0 +1,144 @@
+"""The official cleaning of short answers, slip by slip, and accuracy among ten people."""
+
+import json
+
+import pytest
+from answers import record
+
+from vlm_anchors.benchmarks.base import BadData
+from vlm_anchors.benchmarks.vqa import CONTRACTIONS, Gqa, Vizwiz, Vqav2, clean, evalai, vqa_accuracy, write_answers
+from vlm_anchors.errors import UnknownName
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("The Dog", "dog"),
+        ("two dogs", "2 dogs"),
+        ("none", "0"),
+        ("red/white", "red white"),
+        ("red / white", "red white"),
+        ("t-shirt", "t shirt"),
+        ("1,000", "1000"),
+        ("x,y", "x y"),
+        ("x, y", "x y"),
+        ("3.5.", "3.5"),
+        ("4 .5", "4 .5"),
+        ("a.b", "ab"),
+        ("dont", "don't"),
+        ("couldntve", "couldntve"),
+        ("couldnt've", "couldn't've"),
+        ("somebody'd", "somebodyd"),
+        ("Im", "im"),
+        ("...", ""),
+        ("." * 40, "." * 8),
+        ("", ""),
+    ],
+)
+def test_cleaning(text, cleaned):
+    assert clean(text) == cleaned
+
+
+def test_a_comma_in_a_number_deletes_all_signs_elsewhere():
+    assert clean("1,000 red-white") == "1000 redwhite"
+
+
+def test_evalai_takes_signs_off_first():
+    assert evalai("What, a dog's?") == "what dog 's"
+
+
+def test_contractions_restore_apostrophes_only():
+    odd = {"somebody'd"}
+    assert all(key.replace("'", "") == value.replace("'", "") for key, value in CONTRACTIONS.items())
+    assert all(
+        value.count("'") > key.count("'") or value.startswith("'")
+        for key, value in CONTRACTIONS.items()
+        if key not in odd
+    )
+
+
+@pytest.mark.parametrize(("votes", "accuracy"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
+def test_accuracy_leaves_each_person_out_once(votes, accuracy):
+    people = ["cat"] * votes + ["a bird"] * (10 - votes)
+    assert vqa_accuracy("cat", people) == pytest.approx(accuracy)
+
+
+def test_the_same_ten_answers_are_not_cleaned():
+    assert vqa_accuracy("the dog", ["the dog"] * 10) == 1.0
+    assert vqa_accuracy("dog", ["the dog"] * 10) == 0.0
+    assert vqa_accuracy("dog", ["the dog"] * 10, "evalai") == 1.0
+    assert vqa_accuracy("dog", ["the dog"] * 9 + ["cat"]) == 1.0
+
+
+def test_scores_are_rounded_to_two_places_and_empty_is_unread():
+    people = ["x"] * 10
+    score = Vqav2().score([record(i, a, group="other", answers=people) for i, a in enumerate(["x", "y", ""])])
+    assert score.metrics["accuracy"] == 33.33
+    assert score.unread == 1
+
+
+def test_dialects_are_checked():
+    for bench in (Vqav2, Vizwiz):
+        with pytest.raises(UnknownName, match="has no dialect 'eval'. Did you mean 'evalai'"):
+            bench("eval")
+    with pytest.raises(UnknownName, match="gqa has no dialect 'lava'. Did you mean 'llava'"):
+        Gqa("lava")
+
+
+def vqa_files(folder, **note):
+    folder.mkdir(exist_ok=True)
+    questions = [{"question_id": 5, "image_id": 9, "question": "What is it?"}]
+    answers = [{"answer": "dog", "answer_id": i} for i in range(10)]
+    annotation = {"question_id": 5, "answers": answers, "answer_type": "other", **note}
+    (folder / "v2_OpenEnded_mscoco_val2014_questions.json").write_text(json.dumps({"questions": questions}))
+    (folder / "v2_mscoco_val2014_annotations.json").write_text(json.dumps({"annotations": [annotation]}))
+    return folder
+
+
+def test_vqav2_files(tmp_path):
+    (question,) = Vqav2().questions(vqa_files(tmp_path))
+    assert (question.id, question.image, question.group) == ("5", "COCO_val2014_000000000009.jpg", "other")
+    assert Vqav2().score([question.record("Dog.")]).metrics["accuracy"] == 0.0
+    write_answers([question.record("A Dog.")], tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == [{"question_id": 5, "answer": "dog"}]
+
+
+def test_vqav2_files_that_do_not_belong_together(tmp_path):
+    with pytest.raises(BadData, match="has no answers to question 5. Take both files of one split"):
+        Vqav2().questions(vqa_files(tmp_path / "a", question_id=6))
+    (tmp_path / "a" / "v2_mscoco_val2014_annotations.json").write_text("[]")
+    with pytest.raises(BadData, match="expected an object with 'annotations'"):
+        Vqav2().questions(tmp_path / "a")
+    (tmp_path / "a" / "v2_mscoco_val2014_annotations.json").unlink()
+    with pytest.raises(BadData, match="must hold one annotation file of VQAv2; found 0"):
+        Vqav2().questions(tmp_path / "a")
+
+
+def test_vizwiz_answers_with_and_without_confidence(tmp_path):
+    answers = [{"answer": "unanswerable", "answer_confidence": "yes"}] * 9 + [
+        {"answer": "can", "answer_confidence": "no"}
+    ]
+    rows = [
+        {"image": "VizWiz_val_00000001.jpg", "question": "What?", "answers": answers, "answer_type": "unanswerable"}
+    ]
+    (tmp_path / "val.json").write_text(json.dumps(rows))
+    (question,) = Vizwiz().questions(tmp_path / "val.json")
+    assert question.id == "VizWiz_val_00000001"
+    assert Vizwiz().score([question.record("Unanswerable.")]).metrics["accuracy"] == 100.0
+
+
+def test_gqa(tmp_path):
+    rows = {
+        "1": {"imageId": "n7", "question": "?", "answer": "yes", "isBalanced": True, "types": {"structural": "verify"}},
+        "2": {"imageId": "n7", "question": "?", "answer": "dog", "isBalanced": True, "types": {"structural": "query"}},
+        "3": {"imageId": "n7", "question": "?", "answer": "dog", "isBalanced": False, "types": {"structural": "query"}},
+    }
+    (tmp_path / "q.json").write_text(json.dumps(rows))
+    one, two = Gqa().questions(tmp_path / "q.json")
+    records = [one.record("Yes."), two.record("a dog")]
+    score = Gqa().score(records)
+    assert score.metrics == {"accuracy": 50.0, "binary": 100.0, "open": 0.0}
+    assert Gqa("exact").score(records).metrics["binary"] == 0.0
+    (tmp_path / "q.json").write_text("[]")
+    with pytest.raises(BadData, match="expected GQA's object of questions by id; found a list"):
+        Gqa().questions(tmp_path / "q.json")
