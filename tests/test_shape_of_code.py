@@ -29,7 +29,7 @@ ARROW = [
     ["sampling"],
     ["generate"],
     ["calibration"],
-    ["bench"],
+    ["bench", "runner"],
     ["__init__", "__main__", "cli", "demo"],
 ]
 RANK = {name: rank for rank, names in enumerate(ARROW) for name in names}

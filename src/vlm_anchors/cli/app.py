@@ -9,6 +9,7 @@ from .benching import bench
 from .calibrating import calibrate
 from .catalogues import benchmarks, families, methods
 from .drawing import scenes
+from .evaluating import evaluate, report
 
 app = typer.Typer(
     help="Vision-language models that keep looking at the image: ask, compare methods, see what they did.",
@@ -42,4 +43,6 @@ app.command()(families)
 app.command()(benchmarks)
 app.command()(bench)
 app.command()(calibrate)
+app.command("eval")(evaluate)
+app.command()(report)
 app.add_typer(scenes, name="scenes")

@@ -5,8 +5,9 @@ never meet. A `Pass` is made for each forward of the decoder and handed down as 
 Neither holds a module, so a cache can be deep-copied.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,10 @@ from torch import Tensor, nn
 from ..methods.base import Method
 from .rows import TextRows, Visual
 from .view import AttentionView, Edit
+
+
+RIDER = "_vlm_anchors"
+"""The attribute under which a generation rides on its cache."""
 
 
 class Watcher(Protocol):
@@ -43,6 +48,11 @@ class Generation:
     prompt: TextRows | None = None
     chunk_end: int = 0
     """Rows of the last pass that was not a decoding step, to tell a prompt fed in pieces from a conversation."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Generation":
+        """A copied cache goes on with the same method and watcher, and tables of its own."""
+        own = {name: copy.deepcopy(getattr(self, name), memo) for name in ("visual", "memory", "kept", "prompt")}
+        return replace(self, **own)
 
 
 @dataclass(eq=False)

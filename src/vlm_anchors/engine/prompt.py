@@ -79,6 +79,8 @@ def prompt(
     else:
         rows = prompt_rows(text, _prompt_end(facts, text, q, cache))
         generation.text_seen, generation.prompt, generation.kept = True, rows, kept
+        if past:
+            handle.follow(generation, cache)
         generation.chunk_end = q
         if generation.watched:
             generation.method.check_prompt(generation.visual)

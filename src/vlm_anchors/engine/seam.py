@@ -8,7 +8,8 @@ so threads and async tasks may use different dials on one model; a thread that a
 import threading
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
@@ -24,16 +25,15 @@ from ..registry import split_composition
 from ..types import Vlm
 from . import prompt as decoder_pass
 from .attention import KEYWORD, PREFIX, steered_name
+from .branch import stop_leading
+from .doors import BEYOND, NUMBER, Doors
 from .encode import PIXELS, encode_images
 from .facts import Facts
 from .inputs_hook import InputsHook
 from .layout import must_encode
-from .passing import Generation, Pass, Watcher
+from .passing import RIDER, Generation, Pass, Watcher
 from .qformer import latent_pass
 from .site import Site, find_site, plain_model
-
-RIDER = "_vlm_anchors"
-"""The attribute under which a generation rides on its cache."""
 
 _active: ContextVar[tuple["Handle", ...]] = ContextVar("vlm_anchors_active", default=())
 _facts: ContextVar[Facts | None] = ContextVar("vlm_anchors_facts", default=None)
@@ -64,6 +64,11 @@ def attach(model: Any, method: Any, *, watch: Watcher | None = None, literal: bo
             seam = _seams[site.stack] = Seam(site)
         seam.acquire(site)
     handle = Handle(seam, chosen, watch, chosen.watched(site), literal)
+    try:
+        handle.open_doors(site, _processor(model))
+    except BaseException:
+        handle.detach()
+        raise
     _active.set((*_active.get(), handle))
     return handle.with_inputs(prepares, model, network)
 
@@ -78,6 +83,21 @@ def _parts(model: Any) -> tuple[nn.Module, Any]:
     raise BadModel(
         f"Expected a model, a (model, processor) pair or what va.load returns; found {type(model).__name__}."
     )
+
+
+def _processor(model: Any) -> Any:
+    return model.processor if isinstance(model, Vlm) else model[1] if isinstance(model, tuple) else None
+
+
+@contextmanager
+def _doors_shut() -> Iterator[None]:
+    """A second branch: no method acts on what runs inside."""
+    active, facts = _active.set(()), _facts.set(_facts.get())
+    try:
+        yield
+    finally:
+        _facts.reset(facts)
+        _active.reset(active)
 
 
 def _chosen(method: Any) -> tuple[Method, Method | None]:
@@ -125,8 +145,18 @@ class Handle:
         self._latest: Generation | None = None
         self._base: nn.Module | None = None
         self._inputs: InputsHook | None = None
+        self._doors: Doors | None = None
         self.prompts = 0
         """How many prompts this handle's method has seen."""
+
+    def _number(self, generation: Generation) -> None:
+        if self._doors is not None:
+            generation.memory[NUMBER] = self._doors.number
+
+    def open_doors(self, site: Site, processor: Any) -> None:
+        """Hook what the method needs beyond attention; nothing where it needs nothing."""
+        if self.method.opened() & BEYOND:
+            self._doors = Doors(self.method, site, processor, _doors_shut, _facts.get)
 
     def with_inputs(self, method: Method | None, vlm: Any, network: nn.Module) -> "Handle":
         """The handle, with a prepare method on the model's inputs as well."""
@@ -169,11 +199,19 @@ class Handle:
     def began(self, generation: Generation, cache: Any) -> None:
         self._latest = generation
         self.prompts += 1
+        self._number(generation)
         if cache is not None:
+            self.ride(generation, cache)
+
+    def follow(self, generation: Generation, cache: Any) -> None:
+        """A prompt that goes on from a cache this method rides on (a reused prefix, a later turn)."""
+        if generation.method is self.method:
+            self._latest = generation
             self.ride(generation, cache)
 
     def ride(self, generation: Generation, cache: Any) -> None:
         """Put a generation on its cache, and remember the cache, so that detaching can take it off."""
+        self._number(generation)
         setattr(cache, RIDER, generation)
         self._caches = [ref for ref in self._caches if ref() is not None]
         self._caches.append(weakref.ref(cache))
@@ -190,6 +228,9 @@ class Handle:
             cache = ref()
             if cache is not None and hasattr(cache, RIDER):
                 delattr(cache, RIDER)
+                stop_leading(cache)
+        if self._doors is not None:
+            self._doors.close()
         _facts.set(None)
         seam.release()
         if self.prompts == 0 and seam.ran_elsewhere:

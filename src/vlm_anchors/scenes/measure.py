@@ -23,12 +23,11 @@ import torch
 import transformers
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from . import coco, draw, questions
+from . import coco, draw, pope, questions
 from .questions import QA
 from .scene import Scene, sample
 
 Table = dict[str, np.ndarray]  # sums by image, (images,) each: what the bootstrap resamples
-SPLITS = ("random", "popular", "adversarial")
 
 
 class Asker:
@@ -56,34 +55,6 @@ class Asker:
 
 def _chat(text: str) -> list[dict]:
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
-
-
-def pope(scenes: list[Scene], seed: int) -> dict[str, list[tuple[Scene, str, bool]]]:
-    """POPE's questions: three categories that are there, three that are not; per split (scene, category, there).
-
-    As in POPE's own construction, frequencies and co-occurrence are counted over these very scenes."""
-    frequency = collections.Counter(name for scene in scenes for name in sorted(scene.present))
-    beside: dict[str, collections.Counter] = {name: collections.Counter() for name in frequency}
-    for scene in scenes:
-        for one in scene.present:
-            beside[one].update(sorted(scene.present - {one}))
-    ranked = _ranked(frequency)
-    company = {name: _ranked(counter) for name, counter in beside.items()}
-    rng = random.Random(seed)
-    made: dict[str, list[tuple[Scene, str, bool]]] = {split: [] for split in SPLITS}
-    for scene in scenes:
-        there = list(scene.counts)[:3]
-        lacking = [name for name in ranked if name not in scene.present]
-        usual: list[str] = []
-        for name in there:
-            usual.append(next(x for x in [*company[name], *lacking] if x not in scene.present and x not in usual))
-        for split, names in zip(SPLITS, (rng.sample(sorted(lacking), 3), lacking[:3], usual), strict=True):
-            made[split] += [(scene, name, True) for name in there] + [(scene, name, False) for name in names]
-    return made
-
-
-def _ranked(counter: collections.Counter) -> list[str]:
-    return sorted(counter, key=lambda name: (-counter[name], coco.CATEGORIES.index(name)))
 
 
 def yes_no(rows: list[tuple[Scene, str, bool]], said: dict[tuple[int, str], bool]) -> Table:
@@ -204,7 +175,7 @@ def measure(folder: str | Path, images: int = 500, seed: int = 0, split: str = "
     began, asker = time.monotonic(), Asker(folder)
     scenes = sample(4 * images, seed, split=split)
     crowded = [scene for scene in scenes if len(scene.present) >= 3][:images]
-    made = pope(crowded, seed)
+    made = pope.questions(crowded, seed)
     pairs = list(dict.fromkeys((scene, name) for rows in made.values() for scene, name, _ in rows))
     texts = asker.answers(
         [(scene, questions.POPE.format(a=questions.article(name))) for scene, name in pairs], tokens=3

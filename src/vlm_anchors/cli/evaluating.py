@@ -1,0 +1,99 @@
+"""`vlm-anchors eval` and `report`: answers to a benchmark's questions, and tables of them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options as given
+
+
+def evaluate(
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name or SPEC: pope, chair:lemma=fixed, ...")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the answers; run again to go on.")],
+    method: Annotated[
+        list[str] | None, typer.Option("--method", metavar="SPEC", help="none (default), clva, clva:alpha=5, ...")
+    ] = None,
+    model: given.Model = "scenes",
+    data: Annotated[Path | None, typer.Option("--data", metavar="FILE_OR_DIR", help="Official question files.")] = None,
+    images: Annotated[Path | None, typer.Option("--images", metavar="DIR", help="Their images.")] = None,
+    split: Annotated[str | None, typer.Option("--split", metavar="S", help="Part of the questions.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="The first N questions.")] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", metavar="P", help="How questions are put.")] = None,
+    decoding: given.Decoding = None,
+    seed: given.Seed = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="B", min=1)] = 16,
+    no_reuse: Annotated[bool, typer.Option("--no-reuse", help="Prefill every question from its beginning.")] = False,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+    attn: given.Attention = None,
+    revision: given.Revision = None,
+    debug: given.Debug = False,
+) -> None:
+    """Answer a benchmark's questions. Resumes when run again; shards under torchrun. Without --data: bundled scenes."""
+    from ..runner import evaluate as run
+    from ..runner.bundled import bundled_data
+
+    if (data is None) != (images is None):
+        from ..errors import BadSetting
+
+        raise BadSetting(
+            "Expected --data and --images together (or neither, for the bundled scenes); found one of them."
+        )
+    vlm = given.load_model(model, device=device, dtype=dtype, attn_implementation=attn, revision=revision)
+    if data is None or images is None:
+        data, images = bundled_data(benchmark, out)
+    added = run(
+        vlm, benchmark, out, data=data, images=images, methods=method or ["none"], split=split, limit=limit, protocol_name=protocol,
+        decoding=decoding, seed=seed, batch_size=batch_size, reuse=not no_reuse, progress=_progress(),
+    )  # fmt: skip
+    print(f"{added} answers added to {out}. Next: vlm-anchors report {out}", file=sys.stderr)
+
+
+def _progress() -> Any:
+    """A bar on a terminal, a plain line now and then elsewhere."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        bar: Any = tqdm(unit="question", file=sys.stderr)
+
+        def draw(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        return draw
+
+    def say(done: int, of: int) -> None:
+        if done == of or done * 10 // of != (done - 1) * 10 // of:
+            print(f"{done} of {of} questions", file=sys.stderr, flush=True)
+
+    return say
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that eval wrote.")],
+    against: Annotated[
+        str, typer.Option("--against", metavar="METHOD", help="What methods are compared with.")
+    ] = "none",
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, md, json or html.")] = "table",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write there instead of stdout.")] = None,
+    debug: given.Debug = False,
+) -> None:
+    """Tables of what was answered: intervals, paired differences, unread answers, published figures beside ours."""
+    from .. import report as tables
+    from .. import report_page, report_text
+    from ..errors import UnknownName
+    from ..registry import did_you_mean
+
+    forms: dict[str, Any] = {
+        "table": report_text.terminal, "md": report_text.markdown, "json": tables.as_json, "html": report_page.page,
+    }  # fmt: skip
+    if format not in forms:
+        raise UnknownName(f"No format {format!r}.{did_you_mean(format, forms)}")
+    text = forms[format](tables.tables(runs, against=against))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, "utf-8")
+    else:
+        typer.echo(text, nl=not text.endswith("\n"))

@@ -1,0 +1,119 @@
+"""A RUN folder: run.json (what must not change between runs of it) and records, appended one line at a time."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..errors import UserError
+
+FIXED = ("model", "revision", "benchmark", "data_sha256", "protocol", "dtype")
+"""Settings that make two answers comparable: one RUN has one value of each."""
+
+Key = tuple[str, str, str, int | None]
+
+
+class BadRun(UserError):
+    """A RUN folder that holds something else, or is in use."""
+
+
+def key_of(record: Mapping[str, Any]) -> Key:
+    """What is answered once: (question id, method, decoding, seed)."""
+    return record["id"], record["method"], record["decoding"], record.get("seed")
+
+
+class RunFolder:
+    """One process's hold on a RUN folder. Use it in a `with` block: other processes with the same rank are refused."""
+
+    def __init__(self, path: Path, rank: int = 0, world: int = 1):
+        self.path = path
+        self.rank, self.world = rank, world
+        self._file: TextIO | None = None
+
+    @property
+    def records_path(self) -> Path:
+        return self.path / ("records.jsonl" if self.world == 1 else f"records.{self.rank}.jsonl")
+
+    def __enter__(self) -> "RunFolder":
+        if self.path.exists() and not self.path.is_dir():
+            raise BadRun(f"{self.path} is a file; --out names a folder. Choose another name.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._file = self.records_path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise BadRun(
+                f"{self.records_path} is being written by another process. Wait for it, or choose another --out."
+            ) from None
+        drop_torn_line(self.records_path)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def settle(self, settings: Mapping[str, Any]) -> None:
+        """Writes run.json, or checks that what it says still holds; raises `BadRun` naming the first difference."""
+        file = self.path / "run.json"
+        if not file.exists():
+            if any(records.stat().st_size for records in self.path.glob("records*.jsonl")):
+                raise BadRun(
+                    f"{self.path} holds records but no run.json, so nobody knows what they are of. Choose another --out."
+                )
+            write_whole(file, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+            return
+        try:
+            before = json.loads(file.read_text("utf-8"))
+        except json.JSONDecodeError:
+            raise BadRun(f"{file} is not JSON. Restore it, or choose another --out.") from None
+        for name in FIXED:
+            if before.get(name) != settings.get(name):
+                raise BadRun(
+                    f"{self.path} was made with {name} = {before.get(name)!r}; this is {settings.get(name)!r}. "
+                    f"Answers of both would not be comparable: choose another --out."
+                )
+
+    def done(self) -> set[Key]:
+        """What is answered, by any rank; a line that another rank is just writing does not count."""
+        found: set[Key] = set()
+        for file in sorted(self.path.glob("records*.jsonl")):
+            for line in file.read_bytes().split(b"\n")[:-1]:
+                if line.strip():
+                    found.add(key_of(json.loads(line)))
+        return found
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Whole lines, flushed to the disk before the next batch starts."""
+        assert self._file is not None, "append inside the with block"
+        self._file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def drop_torn_line(file: Path) -> bool:
+    """Cuts off what follows the last line break: a line that was being written when the power went."""
+    data = file.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole == len(data):
+        return False
+    with file.open("r+b") as handle:
+        handle.truncate(whole)
+    return True
+
+
+def write_whole(file: Path, text: str) -> None:
+    """A file that is there whole or not at all."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    beside.write_text(text, "utf-8")
+    os.replace(beside, file)
+
+
+def shard() -> tuple[int, int]:
+    """(rank, world) from torchrun's or SLURM's environment; (0, 1) alone. No process group is needed."""
+    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if rank in os.environ and world in os.environ:
+            return int(os.environ[rank]), int(os.environ[world])
+    return 0, 1

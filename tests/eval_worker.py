@@ -1,0 +1,23 @@
+"""Run by test_runner.py in processes of their own, to be killed: answers a few bundled questions with a tiny model."""
+
+import sys
+import warnings
+
+import torch
+
+from vlm_anchors.load import load
+from vlm_anchors.runner import evaluate
+
+warnings.simplefilter("ignore")
+torch.set_num_threads(1)
+
+
+def main(model, data, images, out):
+    added = evaluate(
+        load(model), "pope", out, data=data, images=images, methods=["none", "clva"], batch_size=4,
+        protocol_name="deco", split="adversarial",
+    )  # fmt: skip
+    sys.stdout.write(f"{added}\n")
+
+
+main(*sys.argv[1:])

@@ -1,0 +1,278 @@
+"""The runner: resumes after anything, never mixes settings, shards, reuses prefixes, and gives the same answers always."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import front
+import pytest
+
+import vlm_anchors as va
+from vlm_anchors.benchmarks.base import Question
+from vlm_anchors.errors import BadSetting, UserError
+from vlm_anchors.generate import Run, read_sample
+from vlm_anchors.prepare import Sample
+from vlm_anchors.report import read_run, tables
+from vlm_anchors.runner import answer, evaluate
+from vlm_anchors.runner.batches import Asked, batches
+from vlm_anchors.runner.bundled import bundled_data, export
+from vlm_anchors.runner.folder import BadRun, RunFolder, drop_torn_line, shard
+from vlm_anchors.scenes import from_objects, render
+
+HERE = Path(__file__).parent
+SCENES = 6
+QUESTIONS = SCENES * 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return front.save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def tiny(folder):
+    return va.load(str(folder))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return export(tmp_path_factory.mktemp("scenes"), images=SCENES)
+
+
+def run(vlm, scenes, out, **how):
+    how = {"methods": ["none", "clva"], "batch_size": 4, "protocol_name": "deco", "split": "adversarial", **how}
+    return evaluate(vlm, "pope", out, data=scenes / "pope", images=scenes / "images", **how)
+
+
+def comparable(out):
+    """Records by key, without seconds and order."""
+    found = {}
+    for record in read_run(out).records:
+        record.pop("seconds")
+        key = (record["id"], record["method"], record["decoding"], record["seed"])
+        assert key not in found, f"{key} is counted twice"
+        found[key] = record
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, scenes, tmp_path_factory):
+    """The records of an uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert run(tiny, scenes, out) == 2 * QUESTIONS
+    return comparable(out)
+
+
+def test_records_hold_what_scorers_and_readers_need(whole):
+    record = next(r for key, r in whole.items() if key[1] == "clva")
+    assert {"id", "image", "question", "group", "truth", "answer", "prompt", "acted", "yes_no", "tokens"} <= set(record)
+    assert record["acted"]["clva"]["rows_edited"] > 0
+    assert len(record["yes_no"]) == 2 and len(whole) == 2 * QUESTIONS
+
+
+def test_the_run_file_is_a_birth_certificate(tiny, scenes, tmp_path):
+    run(tiny, scenes, tmp_path / "run", limit=2)
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    wanted = {
+        "model",
+        "revision",
+        "benchmark",
+        "version",
+        "data_sha256",
+        "protocol",
+        "seed",
+        "versions",
+        "commit",
+        "device",
+    }
+    assert wanted | {"dtype", "attention"} <= set(told)
+
+
+def test_a_second_run_answers_nothing_and_more_methods_are_added(tiny, scenes, whole, tmp_path):
+    assert run(tiny, scenes, tmp_path / "run", methods=["none"]) == QUESTIONS
+    assert run(tiny, scenes, tmp_path / "run", methods=["none"]) == 0
+    assert run(tiny, scenes, tmp_path / "run") == QUESTIONS
+    assert comparable(tmp_path / "run") == whole
+
+
+def test_a_torn_last_line_is_answered_again(tiny, scenes, whole, tmp_path):
+    out = tmp_path / "run"
+    run(tiny, scenes, out)
+    file = out / "records.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:-3]) + lines[-3][:40])
+    assert run(tiny, scenes, out) == 3
+    assert comparable(out) == whole
+    assert not drop_torn_line(file)
+
+
+def start(folder, scenes, out, **environment):
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "eval_worker.py"), str(folder), str(scenes / "pope"), str(scenes / "images"), str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(HERE), **environment},
+    )  # fmt: skip
+
+
+def wait_for_lines(process, files, count):
+    """Until so many lines are written, or the process has ended."""
+    while process.poll() is None:
+        if sum(f.read_bytes().count(b"\n") for f in files() if f.exists()) >= count:
+            return
+        time.sleep(0.002)
+
+
+def test_killed_at_any_moment_the_records_are_the_same(folder, scenes, whole, tmp_path):
+    """Three SIGKILLs at growing numbers of lines, one of them with a torn line made worse, then the rest."""
+    out = tmp_path / "run"
+    for number, lines in enumerate((1, 17, 40)):
+        process = start(folder, scenes, out)
+        wait_for_lines(process, lambda: [out / "records.jsonl"], lines)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if number == 1:
+            with (out / "records.jsonl").open("a") as file:
+                file.write('{"id": "torn')
+    assert len(comparable(out)) < 2 * QUESTIONS
+    last = start(folder, scenes, out)
+    told, complaint = last.communicate(timeout=600)
+    assert last.returncode == 0, complaint.decode()[-2000:]
+    assert 0 < int(told) < 2 * QUESTIONS
+    assert comparable(out) == whole
+
+
+def test_two_ranks_one_of_them_killed(folder, scenes, whole, tmp_path):
+    out = tmp_path / "run"
+    ranks = [start(folder, scenes, out, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+    wait_for_lines(ranks[1], lambda: [out / "records.1.jsonl"], 8)
+    ranks[1].send_signal(signal.SIGKILL)
+    assert ranks[0].wait(600) == 0
+    ranks[1].wait()
+    assert 0 < len(comparable(out)) < 2 * QUESTIONS
+    again = start(folder, scenes, out, RANK="1", WORLD_SIZE="2")
+    assert again.wait(600) == 0, again.stderr.read().decode()[-2000:]
+    assert comparable(out) == whole
+    assert len(list(out.glob("records.*.jsonl"))) == 2
+
+
+def test_slurm_variables_shard_too(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert shard() == (0, 1)
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    assert shard() == (3, 8)
+
+
+def test_a_run_in_use_is_refused(tmp_path):
+    with RunFolder(tmp_path / "run"), pytest.raises(BadRun, match="being written by another process"):
+        RunFolder(tmp_path / "run").__enter__()
+
+
+@pytest.mark.parametrize(("name", "other"), [("protocol_name", "vista"), ("split", "random")])
+def test_settings_do_not_mix(tiny, scenes, tmp_path, name, other):
+    run(tiny, scenes, tmp_path / "run", limit=1)
+    if name == "split":
+        assert run(tiny, scenes, tmp_path / "run", limit=1, split="random") == 2
+        return
+    with pytest.raises(BadRun, match="was made with protocol = 'deco'; this is 'vista'.*choose another --out"):
+        run(tiny, scenes, tmp_path / "run", limit=1, **{name: other})
+
+
+def test_another_model_or_data_file_is_refused(tiny, folder, scenes, tmp_path):
+    import dataclasses
+
+    run(tiny, scenes, tmp_path / "run", limit=1)
+    with pytest.raises(BadRun, match="was made with model"):
+        run(dataclasses.replace(tiny, name="another"), scenes, tmp_path / "run", limit=1)
+    other = export(tmp_path / "other", images=SCENES, seed=1)
+    with pytest.raises(BadRun, match="was made with data_sha256"):
+        run(tiny, other, tmp_path / "run", limit=1)
+
+
+def test_sentences_for_what_cannot_run(tiny, scenes, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadSetting, match=r"lacks \d+ of the images, 'scene_0000.png' first"):
+        evaluate(tiny, "pope", tmp_path / "run", data=scenes / "pope", images=tmp_path / "empty")
+    with pytest.raises(BadSetting, match="--limit must be 1 or more; found 0"):
+        run(tiny, scenes, tmp_path / "run", limit=0)
+    with pytest.raises(UserError, match="no protocol 'lava'. Did you mean 'llava'"):
+        run(tiny, scenes, tmp_path / "run", protocol_name="lava")
+    with pytest.raises(BadSetting, match="has no bundled questions"):
+        bundled_data("amber", tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadRun, match="is a file; --out names a folder"):
+        run(tiny, scenes, tmp_path / "file")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "records.jsonl").write_text("{}\n")
+    with pytest.raises(BadRun, match="no run.json"):
+        run(tiny, scenes, tmp_path / "odd")
+    (tmp_path / "odd" / "run.json").write_text("{")
+    with pytest.raises(BadRun, match="is not JSON"):
+        run(tiny, scenes, tmp_path / "odd")
+
+
+@pytest.mark.parametrize("method", ["none", "clva"])
+@pytest.mark.parametrize("decoding", ["greedy", "beam:num_beams=3", "nucleus"])
+def test_a_reused_prefix_gives_the_same_answers(tiny, method, decoding):
+    """Six questions an image: system and image prefilled once, or every question from its beginning."""
+    image = render(from_objects(["cup", "fork"]))
+    asked = ["Is there a cup?", "How many forks are there in the image?", "Describe.", "What color is the cup?"]
+    samples = [Sample((image,), read_sample(image, text, str(n)).question, str(n)) for n, text in enumerate(asked)]
+    how = Run.of(tiny, method, decoding, 6)
+    assert answer.can_reuse(how)
+    one_by_one = [answer.answer_batch(how, [sample], False)[0] for sample in samples]
+    shared = answer.answer_batch(how, samples, True)
+    assert [a.tokens for a in shared] == [a.tokens for a in one_by_one]
+    assert [a.prompt for a in shared] == [a.prompt for a in one_by_one]
+    for here, there in zip(shared, one_by_one, strict=True):
+        assert here.yes_no == pytest.approx(there.yes_no, abs=1e-4)
+        assert here.acted == there.acted
+
+
+def test_reuse_really_runs_the_vision_tower_once(tiny, scenes, tmp_path):
+    calls = []
+    hook = tiny.model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    run(tiny, scenes, tmp_path / "run", methods=["clva"], batch_size=6, limit=12)
+    with_reuse = len(calls)
+    hook.remove()
+    assert with_reuse == 2
+
+
+def test_memory_stays_flat(tiny, scenes, tmp_path):
+    """Nothing is kept from one batch to the next."""
+    import gc
+
+    import torch
+
+    def tensors():
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    counts = []
+    run(tiny, scenes, tmp_path / "run", methods=["clva"], progress=lambda done, of: counts.append(tensors()))
+    assert max(counts[3:]) <= counts[2] + 5
+
+
+def test_batches_are_a_function_of_the_questions():
+    asked = [Asked(Question(str(n), f"{n % 3}.png", "?", "g", {}), "?" * n) for n in range(9)]
+    made = batches(asked, 4)
+    assert [len(batch) for batch in made] == [4, 4, 1]
+    assert [one.question.image for one in made[0]] == ["0.png"] * 3 + ["1.png"]
+
+
+def test_tables_come_from_the_records(tiny, scenes, tmp_path):
+    run(tiny, scenes, tmp_path / "run", split=None, limit=24)
+    made = tables([tmp_path / "run"])
+    assert {row.method for row in made[0].rows} == {"none", "clva"}
+    assert made[0].rows[0].n == 24
+
+
+def test_export_writes_the_official_formats(scenes):
+    from vlm_anchors.benchmarks import BENCHMARKS
+
+    counts = {name: len(BENCHMARKS.build(name).questions(scenes / name)) for name in ("pope", "chair", "mme")}
+    assert counts["pope"] == 3 * QUESTIONS and counts["chair"] == SCENES and counts["mme"] >= 4 * SCENES
+    assert len(list((scenes / "images").glob("*.png"))) == SCENES
