@@ -46,7 +46,7 @@ def literal_steps(name, model, prompt, reference, tokens):
         return steps_of(double, {**single, "past_key_values": DynamicCache()}, tokens)[0][:, 0]
 
 
-def compare(name, kinds, kv_heads=2, seed=0, **dials):
+def compare(name, kinds, kv_heads=2, seed=0, must_find=True, **dials):
     """Fast path on a left-padded batch against the literal reference sample by sample; the samples left out."""
     family, model = tiny.FAMILIES[name], model_of(name, kv_heads)
     prompts = tiny.prompts(family, kinds, seed)
@@ -69,7 +69,7 @@ def compare(name, kinds, kv_heads=2, seed=0, **dials):
         found = acted[sample]
         assert [sum(found["positive"]), sum(found["negative"])] == [reference.counts["+"], reference.counts["-"]]
         assert len(found["positive"]) == len(prompt.images)
-    assert any(sum(found["positive"]) for found in acted), "no positive anchor in any image"
+    assert not must_find or any(sum(found["positive"]) for found in acted), "no positive anchor in any image"
     return left_out
 
 
@@ -147,6 +147,21 @@ def test_a_forward_pass_equals_generate(name):
     assert (called - made[0]).abs().max() < BOUND[torch.float32]
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if "qwen" not in name and name != "glm-4v"])
+def test_right_padding_is_no_text(name):
+    """Training pads on the right, after the last row. (M-RoPE counts positions per sample: its own affair.)"""
+    family, model = tiny.FAMILIES[name], model_of(name)
+    prompts = tiny.prompts(family, [".i.", "i.i."], seed=10)
+    inputs = tiny.batch(family, prompts)
+    order = inputs["attention_mask"].argsort(dim=1, descending=True, stable=True)
+    rolled = {k: v.gather(1, order) if v.shape == order.shape else v for k, v in inputs.items()}
+    with torch.no_grad(), steered(name, model):
+        together = model(**rolled).logits
+        for sample, prompt in enumerate(prompts):
+            alone = model(**tiny.batch(family, [prompt])).logits[0, -1]
+            assert (together[sample, len(prompt.ids) - 1] - alone).abs().max() < BOUND[torch.float32]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_eager_kernel_gives_the_same(name):
     family, model = tiny.FAMILIES[name], tiny.FAMILIES[name].build()
@@ -160,14 +175,12 @@ def test_the_eager_kernel_gives_the_same(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_equals_the_literal_reference_on_many_prompts(name, kv_heads):
+def test_equals_the_literal_reference_on_many_prompts(name):
     """Decisions within 1e-4 sigma of their threshold are left out; they must be rare."""
-    kinds = [".i.", ".ii.", "i.i."] + ([".v.", "v.v."] if name in WITH_VIDEO else [])
-    kinds += [".iv."] if name in BOTH_AT_ONCE else []
-    if name == "glm-4v":
-        left_out = sum(compare(name, part, kv_heads, seed) for seed in range(7, 13) for part in (kinds[:3], kinds[3:]))
-    else:
-        left_out = sum(compare(name, kinds, kv_heads, seed) for seed in range(7, 13))
-    assert left_out <= 0.05 * 6 * len(kinds)
+    groups = [[".i.", ".ii.", "i.i."]]
+    groups += [[".v.", "v.v."]] if name in WITH_VIDEO else []
+    groups += [[".iv.", "vi.i."]] if name in BOTH_AT_ONCE else []
+    runs = [(kinds, kv_heads, seed) for kinds in groups for kv_heads in (1, 4) for seed in range(30, 38)]
+    left_out = sum(compare(name, *run, must_find=False) for run in runs)
+    assert left_out <= 0.05 * sum(len(kinds) for kinds, *_ in runs)
