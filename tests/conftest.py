@@ -7,7 +7,12 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: a second thread only waits at barriers
-sys.path.insert(0, str(Path(__file__).parent))
+# Test files of one name may lie in several folders (import-mode=importlib); what they share is found from here.
+TESTS = Path(__file__).parent
+sys.path[:0] = [
+    str(TESTS),
+    *(str(folder) for folder in sorted(TESTS.iterdir()) if folder.is_dir() and folder.name[0] != "_"),
+]
 
 from jaxtyping import install_import_hook
 
