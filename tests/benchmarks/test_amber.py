@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from answers import record
+from benchmarks.answers import record
 
 from vlm_anchors.benchmarks import amber, language
 from vlm_anchors.benchmarks.amber import Amber, generative_counts

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from answers import record
+from benchmarks.answers import record
 
 from vlm_anchors.benchmarks.base import BadData
 from vlm_anchors.benchmarks.choice import MmBench, ScienceQa, unpack_images, worded, write_answers

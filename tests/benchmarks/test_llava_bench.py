@@ -5,7 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from answers import record
+from benchmarks.answers import record
 
 from vlm_anchors.benchmarks.base import BadData
 from vlm_anchors.benchmarks.llava_bench import Judge, LlavaBench, content, marks, review, write_answers

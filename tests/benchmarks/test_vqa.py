@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from answers import record
+from benchmarks.answers import record
 
 from vlm_anchors.benchmarks.base import BadData
 from vlm_anchors.benchmarks.vqa import CONTRACTIONS, Gqa, Vizwiz, Vqav2, clean, evalai, vqa_accuracy, write_answers

@@ -50,9 +50,9 @@ class ScienceQa(_Choice):
     dialect: str = "llava"
 
     name = "scienceqa"
-    version = "2022 (test, 4241 questions)"
+    version = "2022 (test)"
     source = "arXiv 2209.09513; github.com/lupantech/ScienceQA; LLaVA eval_science_qa.py"
-    licence = "CC BY-NC-SA 4.0"
+    licence = "said to be CC BY-NC-SA 4.0, not confirmed"
     note = "Questions are worded hint, question, options A. B. C.; LLaVA's own file may word a few differently."
     metrics_of = (Metric("accuracy", "higher", "percent"), Metric("image_accuracy", "higher", "percent"))
     protocols = ("llava",)
@@ -113,9 +113,9 @@ class MmBench(_Choice):
     circular: bool = False
 
     name = "mmbench"
-    version = "2023-07 (dev, 1164 questions in LLaVA's file mmbench_dev_20230712)"
+    version = "2023-07 (dev, LLaVA's mmbench_dev_20230712)"
     source = "arXiv 2307.06281; github.com/open-compass/MMBench; LLaVA model_vqa_mmbench.py"
-    licence = "Apache-2.0"
+    licence = "not confirmed"
     note = "The official reading may ask GPT what an answer means; this one does not. The test split is scored by the server."
     metrics_of = (Metric("accuracy", "higher"), Metric("circular", "higher"))
     protocols = ("llava",)

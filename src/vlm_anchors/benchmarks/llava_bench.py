@@ -29,7 +29,7 @@ class LlavaBench(Benchmark):
     name = "llava-bench"
     version = "in-the-wild (60 questions), COCO (90)"
     source = "arXiv 2304.08485; github.com/haotian-liu/LLaVA"
-    licence = "CC BY-NC 4.0"
+    licence = "not confirmed"
     note = (
         "The number depends on the judge: name the model and its date. Without reviews only the answer file is written."
     )

@@ -108,7 +108,7 @@ class Vqav2(_ShortAnswers):
     name = "vqav2"
     version = "v2 (val2014)"
     source = "arXiv 1612.00837; github.com/GT-Vision-Lab/VQA"
-    licence = "code BSD-2-Clause, annotations CC BY 4.0"
+    licence = "code BSD-2-Clause; annotations said to be CC BY 4.0, not confirmed"
     note = "test-dev and test-standard are scored by the EvalAI server; write_answers makes its file."
     metrics_of = (Metric("accuracy", "higher", "percent"),)
     protocols = ("llava", "bare")
@@ -152,7 +152,7 @@ class Vizwiz(_ShortAnswers):
     name = "vizwiz"
     version = "2019 (val)"
     source = "arXiv 1802.08218; vizwiz.org"
-    licence = "CC BY 4.0"
+    licence = "said to be CC BY 4.0, not confirmed"
     note = (
         "The ten answers are left out one at a time by place, as EvalAI does. The test split is scored by the server."
     )
@@ -187,9 +187,9 @@ class Gqa(_ShortAnswers):
     dialect: str = "llava"
 
     name = "gqa"
-    version = "1.2 (testdev_balanced, 12578 questions)"
+    version = "1.2 (testdev_balanced)"
     source = "arXiv 1902.09506; GQA eval.py; LLaVA convert_gqa_for_eval.py"
-    licence = "CC BY 4.0"
+    licence = "said to be CC BY 4.0, not confirmed"
     note = (
         "Accuracy, binary and open, over the balanced questions; consistency, validity and grounding are not computed."
     )

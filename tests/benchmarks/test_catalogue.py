@@ -1,0 +1,106 @@
+"""The catalogue, the protocols and the page agree, and none of them is heavy."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlm_anchors.benchmarks import BENCHMARKS
+from vlm_anchors.benchmarks.base import Benchmark
+from vlm_anchors.benchmarks.protocols import PROTOCOLS, Protocol, protocol
+from vlm_anchors.decoding import DECODINGS
+from vlm_anchors.errors import BadDial, UnknownName
+
+NAMES = BENCHMARKS.names()
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_benchmark_says_what_it_is(name):
+    cls = BENCHMARKS.get(name).load()
+    assert issubclass(cls, Benchmark)
+    assert cls.name == name
+    assert all(len(getattr(cls, fact)) >= 3 for fact in ("source", "licence", "note"))
+    assert cls.version
+    assert all(metric.better in ("higher", "lower", "neither") for metric in cls.metrics_of)
+    assert dataclasses.is_dataclass(cls)
+    assert BENCHMARKS.build(name) == cls()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_protocols_are_those_the_benchmark_names(name):
+    assert tuple(p.name for p in PROTOCOLS[name]) == BENCHMARKS.get(name).load().protocols
+
+
+@pytest.mark.parametrize("one", [p for name in NAMES for p in PROTOCOLS[name]], ids=lambda p: p.describe())
+def test_protocols_are_whole(one):
+    DECODINGS.build(one.decoding)
+    assert one.source
+    assert one.max_new_tokens > 0
+    assert (one.seed is not None) == one.decoding.startswith("nucleus")
+    assert one.prompt("Is it?")
+
+
+def test_clvas_protocol_says_what_it_infers():
+    assert set(protocol("pope", "clva").inferred) == {"suffix", "max_new_tokens", "temperature", "seed"}
+    assert protocol("chair", "clva").max_new_tokens == 128
+    assert "inferred: suffix" in protocol("pope", "clva").describe()
+
+
+def test_llavas_mme_drops_the_official_words():
+    asked = protocol("mme", "llava").prompt("Is it red? Please answer yes or no.")
+    assert asked == "Is it red?\nAnswer the question using a single word or phrase."
+    assert protocol("mme").prompt("Is it red? Please answer yes or no.") == "Is it red? Please answer yes or no."
+
+
+def test_the_first_protocol_is_the_default():
+    assert protocol("pope").name == "llava"
+    assert protocol("chair", "pai").prompt("x") == "Please help me describe the image in detail."
+
+
+def test_braces_in_questions_stay():
+    assert Protocol("p", "{q}!", 1, "greedy", None, "here").prompt("{q} {x}") == "{q} {x}!"
+
+
+def test_unknown_names():
+    with pytest.raises(UnknownName, match="pope has no protocol 'lava'. Did you mean 'llava'"):
+        protocol("pope", "lava")
+    with pytest.raises(UnknownName, match="No benchmark 'pop'"):
+        protocol("pop")
+    with pytest.raises(UnknownName, match="No benchmark 'pop'. Did you mean 'pope'"):
+        BENCHMARKS.get("pop")
+    with pytest.raises(BadDial, match="pope has no dial 'dialct'. Did you mean 'dialect'"):
+        BENCHMARKS.build("pope:dialct=vcd")
+
+
+def test_dials_by_spec():
+    assert BENCHMARKS.build("chair:lemma=fixed").lemma == "fixed"
+    assert BENCHMARKS.build("mmbench:circular=true").circular is True
+
+
+def test_importing_them_all_is_light():
+    code = (
+        "import sys; from vlm_anchors.benchmarks import BENCHMARKS; [e.load() for e in BENCHMARKS];"
+        "from vlm_anchors import report, report_text, report_page;"
+        "heavy = {'torch', 'transformers', 'numpy', 'nltk', 'spacy', 'sacrebleu', 'pycocoevalcap', 'rich', 'PIL'};"
+        "heavy &= set(sys.modules);"
+        "sys.exit(' '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_page_is_fresh():
+    from vlm_anchors.benchmarks.page import page
+
+    assert PAGE.read_text("utf-8") == page(), "run: python -m vlm_anchors.benchmarks.page > docs/benchmarks.md"
+
+
+def test_the_page_names_everything():
+    text = PAGE.read_text("utf-8")
+    for name in NAMES:
+        assert f"## {name}\n" in text
+        for one in PROTOCOLS[name]:
+            assert one.source.replace("|", "\\|") in text
