@@ -19,6 +19,10 @@ def bench(
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="B", min=1)] = 1,
     rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=3, help="Interleaved rounds.")] = 15,
     new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", metavar="N", min=2)] = None,
+    questions: Annotated[
+        int | None,
+        typer.Option("--questions", metavar="Q", min=2, help="Instead: questions a second, Q an image, prefix shared."),
+    ] = None,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")] = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
@@ -36,6 +40,10 @@ def bench(
 
     if threads:
         torch.set_num_threads(threads)
+    if questions:
+        told = _questions(model, shape, device, dtype, method, questions, rounds)
+        _finish(told, out, json, _show_questions)
+        return
     network, inputs, tokens, name, published = _subject(model, shape, device, dtype, batch_size)
     tokens = new_tokens or tokens
     rows = run.measure(
@@ -49,13 +57,58 @@ def bench(
         "prompt tokens": int(inputs["input_ids"].shape[1]), "new tokens": tokens, "rounds": rounds,
         "published": published, "rows": list(run.summary(rows, weights)),
     }  # fmt: skip
+    _finish(told, out, json, _show)
+
+
+def _finish(told: dict[str, Any], out: Path | None, json: bool, show: Any) -> None:
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(_dump(told))
     if json:
         given.print_json(told)
     else:
-        _show(told)
+        show(told)
+
+
+def _questions(
+    model: str | None,
+    shape: str | None,
+    device: str | None,
+    dtype: str | None,
+    method: list[str],
+    each: int,
+    rounds: int,
+) -> dict[str, Any]:
+    import sys
+
+    from ..bench import questions
+    from ..provenance import provenance
+
+    vlm = given.load_model(model, device=device, dtype=dtype) if model else None
+    if vlm is None:
+        vlm = questions.shape_vlm(shape or "mid", device or "cpu", dtype)
+
+    def progress(done: int) -> None:
+        print(f"round {done + 1} of {rounds}", file=sys.stderr)
+
+    tables = [questions.measure(vlm, spec, questions=each, rounds=rounds, progress=progress) for spec in method]
+    return {**provenance(vlm.device), "subject": vlm.name, "dtype": str(vlm.dtype), "rounds": rounds, "tables": tables}
+
+
+def _show_questions(told: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    for each in told["tables"]:
+        table = Table(
+            "way", "questions a second", "speed-up", "95 % interval", "same answers", box=None, pad_edge=False
+        )
+        for row in each["rows"]:
+            low, high = row["interval"]
+            speed = f"{row['questions a second']:.2f}"
+            table.add_row(row["way"], speed, f"x{row['speed-up']:.2f}", f"{low:.2f} to {high:.2f}", row["same answers"])
+        Console().print(f"{told['subject']}, {each['method']}, {each['questions an image']} questions an image")
+        Console().print(table)
 
 
 def _subject(model: str | None, shape: str | None, device: str | None, dtype: str | None, batch: int) -> Any:

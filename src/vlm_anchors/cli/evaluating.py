@@ -45,8 +45,9 @@ def evaluate(
     if data is None or images is None:
         data, images = bundled_data(benchmark, out)
     added = run(
-        vlm, benchmark, out, data=data, images=images, methods=method or ["none"], split=split, limit=limit, protocol_name=protocol,
-        decoding=decoding, seed=seed, batch_size=batch_size, reuse=not no_reuse, progress=_progress(),
+        vlm, benchmark, out, data=data, images=images, methods=method or ["none"], split=split, limit=limit,
+        protocol_name=protocol, decoding=decoding, seed=seed, batch_size=batch_size, reuse=not no_reuse,
+        progress=_progress(),
     )  # fmt: skip
     print(f"{added} answers added to {out}. Next: vlm-anchors report {out}", file=sys.stderr)
 

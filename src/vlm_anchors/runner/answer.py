@@ -26,11 +26,7 @@ def answer_batch(run: Run, samples: Sequence[Sample], reuse: bool) -> list[Answe
         shared = _shared(run, samples) if reuse else None
         if shared is None:
             inputs = prepare(run.vlm, samples, run.max_new_tokens)
-            tensors = inputs.tensors
-            for method in run.methods:
-                if "prepare" in method.doors:
-                    tensors = method.prepare(run.vlm, tensors)
-            return answer_prepared(run, samples, Inputs(inputs.prompts, dict(tensors)), handle, began)
+            return answer_prepared(run, samples, inputs, handle, began)
         inputs, prefix, rows = shared
         cache = branch(prefill_prefix(run.vlm.model, prefix), rows.repeat_interleave(run.beams))
         return answer_prepared(run, samples, inputs, handle, began, past_key_values=cache)

@@ -12,8 +12,8 @@ from ..benchmarks.protocols import Protocol, protocol
 from ..choice import choose, spec_of_all
 from ..decoding import Nucleus
 from ..errors import BadSetting
-from ..generate import Run, read_sample
-from ..prepare import Sample
+from ..generate import Run
+from ..prepare import Sample, check_question
 from ..provenance import provenance
 from ..types import Vlm
 from .answer import answer_batch, can_reuse
@@ -174,7 +174,6 @@ def _samples(group: Sequence[Asked], find: Callable[[str], Path]) -> list[Sample
             opened[one.question.image] = read_image(find(one.question.image))
     made = []
     for one in group:
-        image = opened[one.question.image] if one.question.image is not None else []
-        sample = read_sample(image, one.prompt, one.question.id)
-        made.append(Sample((image,), sample.question, sample.id) if one.question.image is not None else sample)
+        images = () if one.question.image is None else (opened[one.question.image],)
+        made.append(Sample(images, check_question(one.prompt), one.question.id))
     return made
