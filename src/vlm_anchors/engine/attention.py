@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import CannotAct
 from .passing import Pass, row_mask_of
+from .rowwise import edited_rows, put_rows
 from .view import AttentionView, Edit, spread_bias, take_rows
 
 PREFIX = "vlm_anchors_"
@@ -84,10 +85,13 @@ def _edited(kernel, steering, layer, module, query, key, value, attention_mask, 
     view = AttentionView(
         layer, steering.depth, steering.rows, steering.visual, steering.kept, steering.memory, steering.latents,
         query, key, row_mask, columns, query.shape[-1] ** -0.5 if scale is None else scale, kwargs.get("softcap"),
+        _value=value,
     )  # fmt: skip
     edit = steering.see(view)
-    if edit is None or edit.bias is None:
+    if edit is None or (edit.bias is None and edit.only_bias):
         return kernel(module, query, key, value, attention_mask, *args, **kwargs)
+    if not edit.only_bias:
+        return edited_rows(kernel, steering, edit, module, query, key, value, attention_mask, view, args, kwargs)
     if steering.generation.literal:
         return literal_attention(steering, edit, columns, query, key, value, attention_mask, view, causal), None
     if steering.rows.index is None:
@@ -98,8 +102,8 @@ def _edited(kernel, steering, layer, module, query, key, value, attention_mask, 
     again = {**kwargs, "is_causal": False}
     rows = take_rows(query, steering.rows.index)
     row_out, row_weights = kernel(module, rows, key, value, mask, *args, **again)
-    out = _put_rows(out, row_out, steering, dim=1)
-    return out, weights if weights is None else _put_rows(weights, row_weights, steering, dim=2)
+    out = put_rows(out, row_out, steering, dim=1)
+    return out, weights if weights is None else put_rows(weights, row_weights, steering, dim=2)
 
 
 def _refuse_unseen(kwargs: dict[str, Any]) -> None:
@@ -121,7 +125,7 @@ def literal_attention(steering, edit, columns, query, key, value, attention_mask
     factors = bias.exp().expand(*bias.shape[:2], view.rows_in(q), k)
     text = factors * take_rows(weights, steering.rows.index)
     text = text / text.sum(-1, keepdim=True)
-    weights = text if steering.rows.index is None else _put_rows(weights, text, steering, dim=2)
+    weights = text if steering.rows.index is None else put_rows(weights, text, steering, dim=2)
     groups = query.shape[1] // value.shape[1]
     return (weights.to(value.dtype) @ value.repeat_interleave(groups, 1)).transpose(1, 2).contiguous()
 
@@ -138,13 +142,3 @@ def _with_bias(steering, edit: Edit, columns, row_mask, attention_mask, query, k
 
     rows = query.shape[2] if steering.rows.index is None else steering.rows.index.shape[1]
     return steering.once((edit.bias, attention_mask, columns[0]), key.shape[2], make)
-
-
-def _put_rows(whole: Tensor, rows: Tensor, steering: Pass, dim: int) -> Tensor:
-    """`whole` with the text rows replaced (rows that are only filling keep what they had)."""
-    index, valid = steering.rows.index, steering.rows.valid
-    assert index is not None and valid is not None
-    shape = [1] * whole.dim()
-    shape[0], shape[dim] = index.shape
-    target = index.view(shape).expand_as(rows)
-    return whole.scatter(dim, target, torch.where(valid.view(shape), rows, whole.gather(dim, target)))

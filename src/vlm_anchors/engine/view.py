@@ -20,10 +20,20 @@ class Edit:
     """A change to the attention of text rows; every part is optional.
 
     bias: added to the scores of visual keys before the softmax, float32, finite, (b, 1 or h, 1 or r, v). Adding log f
-    is multiplying the weight by f and normalising the row again.
+    is multiplying the weight by f and normalising the row again. shift: the same for all keys, in the query's dtype. key,
+    value: what text rows see in place of the layer's keys and values; the cache keeps the layer's own. add: added to the
+    output of text rows.
     """
 
     bias: Float[Tensor, "b _h _r v"] | None = None
+    shift: Float[Tensor, "b _h _r k"] | None = None
+    key: Float[Tensor, "b g k d"] | None = None
+    value: Float[Tensor, "b g k d"] | None = None
+    add: Float[Tensor, "b h r d"] | None = None
+
+    @property
+    def only_bias(self) -> bool:
+        return self.shift is None and self.key is None and self.value is None and self.add is None
 
 
 @dataclass
@@ -49,6 +59,7 @@ class AttentionView:
     _scale: float
     _softcap: float | None = None
     _weights: Float[Tensor, "b h r v"] | None = field(default=None)
+    _value: Float[Tensor, "b g k d"] | None = None
 
     def keep(self, name: Any, make: Callable[[], Any]) -> Any:
         """`make()` the first time in this pass, the same object ever after."""
@@ -75,16 +86,75 @@ class AttentionView:
         """Text rows of a pass with so many query rows."""
         return queries if self.rows.index is None else self.rows.index.shape[1]
 
+    @property
+    def row_mask(self) -> Float[Tensor, "b 1 r k"] | None:
+        """What is added to the scores of text rows where keys are padding or later; None where nothing is."""
+        return self._row_mask
+
+    @property
+    def columns(self) -> tuple[Int[Tensor, "b v"], Bool[Tensor, "b v"]]:
+        """Index among this layer's keys, and existence, of each visual key."""
+        return self._columns
+
+    @property
+    def key(self) -> Float[Tensor, "b g k d"]:
+        """The layer's keys, positions rotated in; never write to them."""
+        return self._key
+
+    @property
+    def value(self) -> Float[Tensor, "b g k d"]:
+        """The layer's values; never write to them."""
+        if self._value is None:
+            raise AttributeError("This view was made without values.")
+        return self._value
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._query.dtype
+
+    def visual_keys(self) -> Bool[Tensor, "b k"]:
+        """Which of this layer's keys are visual tokens; made once a pass."""
+        index, valid = self._columns
+        size = self._key.shape[2]
+
+        def make() -> Tensor:
+            inside = torch.zeros(len(index), size, dtype=torch.int8, device=index.device)
+            return inside.scatter_add_(1, index, valid.to(torch.int8)).bool()
+
+        return self.keep(("visual keys", size, id(index)), make)
+
+    def keys_before(self) -> Bool[Tensor, "b k"]:
+        """Which keys stand before the first visual token (the system prompt; padding in front counts); once a pass."""
+        visual = self.visual_keys()
+        return self.keep(("keys before", id(visual)), lambda: (visual.cumsum(1) == 0) & visual.any(1, keepdim=True))
+
+    def last_rows(self) -> Bool[Tensor, "b r"] | None:
+        """The row that chooses the next token: the prompt's last, or each given answer row; None means every row."""
+        if self.rows.index is None or self.rows.source is None:
+            return None
+        place = torch.arange(self.rows.index.shape[1], device=self.rows.index.device)
+        last = place[None] == self.rows.source[:, None]
+        return last if self.rows.shared is None else last | ~self.rows.shared
+
+    def plain_scores(self) -> Float[Tensor, "b h r k"]:
+        """Scores of the text rows before the softmax, no mask added, in the query's own dtype."""
+        return self._scores(take_rows(self._query, self.rows.index), self._key)
+
     def scores(self) -> Float[Tensor, "b h r k"]:
         """Scores of the text rows before the softmax, masks added, float32."""
-        query = take_rows(self._query, self.rows.index).float()
-        key = self._key.float()
+        return self._masked(take_rows(self._query, self.rows.index).float(), self._key.float())
+
+    def _masked(self, query: Float[Tensor, "b h r d"], key: Float[Tensor, "b g k d"]) -> Float[Tensor, "b h r k"]:
+        scores = self._scores(query, key)
+        return scores if self._row_mask is None else scores + self._row_mask
+
+    def _scores(self, query: Float[Tensor, "b h r d"], key: Float[Tensor, "b g k d"]) -> Float[Tensor, "b h r k"]:
         b, h, r, d = query.shape
         groups = query.reshape(b, key.shape[1], -1, d)
         scores = (groups @ key.transpose(-1, -2)).reshape(b, h, r, -1) * self._scale
         if self._softcap is not None:
             scores = self._softcap * (scores / self._softcap).tanh()
-        return scores if self._row_mask is None else scores + self._row_mask
+        return scores
 
     def weights(self) -> Float[Tensor, "b h r v"]:
         """A: softmax attention of text rows (over all keys) to the visual keys; 0 at keys that are padding."""
@@ -93,12 +163,16 @@ class AttentionView:
         return self._weights
 
     def edited_weights(self, edit: Edit) -> Float[Tensor, "b h r v"]:
-        """A~: the same after an edit's bias."""
-        if edit.bias is None:
+        """A~: the same after an edit of scores or keys."""
+        if edit.bias is None and edit.shift is None and edit.key is None:
             return self.weights()
-        scores = self.scores()
-        full = spread_bias(edit.bias, self._columns, scores.shape[-1], torch.float32)
-        return self._take_visual((scores + full).softmax(-1))
+        query = take_rows(self._query, self.rows.index).float()
+        scores = self.scores() if edit.key is None else self._masked(query, edit.key.float())
+        if edit.shift is not None:
+            scores = scores + edit.shift.float()
+        if edit.bias is not None:
+            scores = scores + spread_bias(edit.bias, self._columns, scores.shape[-1], torch.float32)
+        return self._take_visual(scores.softmax(-1))
 
     def _take_visual(self, weights: Float[Tensor, "b h r k"]) -> Float[Tensor, "b h r v"]:
         index, valid = self._columns

@@ -24,5 +24,11 @@ METHODS = Catalogue(
             "Puts copies of image patches beside the user's words they resemble",
             "arXiv 2509.23109",
         ),
+        Entry(
+            "clearsight",
+            "vlm_anchors.methods.clearsight:ClearSight",
+            "Scales the scores of middle layers: up on the image, down on the system prompt",
+            "arXiv 2503.13107",
+        ),
     ],
 )

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..errors import BadDial
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..engine.branch import Branch
+    from ..engine.doors import PassView
     from ..engine.passing import Generation
+    from ..engine.reading import Prompt
     from ..engine.rows import Visual
     from ..engine.site import Site
     from ..engine.view import AttentionView, Edit
@@ -26,7 +31,12 @@ class Method(ABC):
     """One published method with its dials; leaves only, methods never inherit from each other."""
 
     doors: ClassVar[frozenset[str]] = frozenset()
-    """Which doors this method opens ("prepare", "attention"); two methods with one door in common do not compose."""
+    """Which doors this method can open ("prepare", "attention", "mlp", "hidden", "logits"); two methods with one door in
+    common do not compose."""
+
+    def opened(self) -> frozenset[str]:
+        """Which of them these dials open: none where the method is off."""
+        return self.doors
 
     @abstractmethod
     def neutral(self) -> "Method":
@@ -49,6 +59,36 @@ class Method(ABC):
     def attention(self, view: "AttentionView") -> "Edit | None":
         """Door "attention": see one watched layer, return the edit of its text rows, or None to leave it alone."""
         return None
+
+    def needs_pixels(self, site: "Site") -> bool:
+        """Whether the second branch changes the image before the vision tower sees it."""
+        return False
+
+    def read_layers(self, site: "Site") -> frozenset[int]:
+        """Door "hidden": layers (from 1) whose output the method wants to see."""
+        return frozenset()
+
+    def fed_layers(self, site: "Site") -> frozenset[int]:
+        """Door "mlp": layers (from 1) whose MLP's output the method changes."""
+        return frozenset()
+
+    def begin(self, prompt: "Prompt") -> None:
+        """Called once a prompt, before the decoder reads it, with any of the doors "hidden", "mlp", "logits" open."""
+
+    def second(self, prompt: "Prompt") -> "Branch | None":
+        """What the second branch reads in place of the prompt; None where there is no second branch."""
+        return None
+
+    def hidden(self, view: "PassView", layer: int, output: "Tensor") -> None:
+        """Door "hidden": see a layer's output, (b, q, d), and change nothing."""
+
+    def mlp(self, view: "PassView", layer: int, given: "Tensor", output: "Tensor") -> "Tensor | None":
+        """Door "mlp": the MLP's input and output, (b, q, d) each; return a new output, or None to leave it."""
+        return None
+
+    def logits(self, view: "PassView", first: "Tensor", second: "Tensor | None") -> "Tensor":
+        """Door "logits": new next-token logits (b, vocabulary) from those of both branches, float32."""
+        return first
 
     def acted(self, generation: "Generation") -> list[dict[str, Any]]:
         """What was done to the prompt, one JSON-able dictionary a sample, from what its pass kept."""

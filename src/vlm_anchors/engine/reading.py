@@ -1,0 +1,213 @@
+"""A prompt as a method may read it again: as it is, without its images, with other images, with other words.
+
+Shapes: b samples, q tokens of the prompt, d width of the decoder, n visual tokens.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..errors import CannotAct
+from ..methods.base import name_of
+from .branch import Branch, left_padded
+from .facts import Facts
+from .layout import Marks
+from .prompt import _marks
+from .site import Site
+
+if TYPE_CHECKING:
+    from .doors import Doors, PassView
+
+
+class Prompt:
+    """The whole prompt, just before the decoder reads it."""
+
+    def __init__(self, view: "PassView", doors: "Doors", kwargs: Mapping[str, Any], past: int):
+        self.view, self._doors, self._kwargs, self._past = view, doors, kwargs, past
+
+    @property
+    def site(self) -> Site:
+        return self._doors.site
+
+    @property
+    def processor(self) -> Any:
+        """The model's processor; None where the method was attached to a bare model."""
+        return self._doors.processor
+
+    @property
+    def memory(self) -> dict[Any, Any]:
+        return self.view.memory
+
+    @property
+    def facts(self) -> Facts:
+        return self._doors.facts() or Facts.seen(None, self.site.stack, (), self._kwargs)
+
+    @property
+    def marks(self) -> Marks:
+        """Which tokens are visual, and which are tags around or inside an image."""
+        return _marks(self.site, self.facts, dict(self._kwargs), self.view.embeds.shape[1])
+
+    def as_given(self) -> Branch:
+        """The prompt as the first branch reads it."""
+        if self._past:
+            raise CannotAct(
+                f"{name_of(self._doors.method)} reads a prompt a second time, but this one came in pieces (prefill_chunk_size, "
+                "or a prefix that was kept). Feed it in one piece with an empty cache."
+            )
+        assert self.view.real is not None
+        return Branch(self.view.embeds, self.view.real, self._kwargs.get("position_ids"))
+
+    def without_image(self) -> Branch:
+        """The same words, no visual token and no tag around one."""
+        given, marks = self.as_given(), self.marks
+        return left_padded(given, given.real & ~marks.visual & ~marks.frame, self.site.family.mrope)
+
+    def fronts(self) -> list[list[int]]:
+        """Token ids in front of the first image and its tags, one list a sample, padding left out."""
+        marks, ids = self.marks, self.facts.input_ids
+        if ids is None or ids.shape[1] != self.view.embeds.shape[1]:
+            raise CannotAct(f"{name_of(self._doors.method)} rewrites the prompt's words and needs input_ids.")
+        before = ((marks.visual | marks.frame).cumsum(1) == 0) & self.as_given().real
+        return [row[keep].tolist() for row, keep in zip(ids, before, strict=True)]
+
+    def with_fronts(self, fronts: list[list[int]]) -> Branch:
+        """Other words in front of the first image. What follows keeps its distances: positions move as a whole."""
+        given, old = self.as_given(), self.fronts()
+        embeds, positions = [], []
+        for sample, (new, front) in enumerate(zip(fronts, old, strict=True)):
+            rest = int((~given.real[sample]).sum()) + len(front)
+            ids = torch.tensor(new, dtype=torch.long, device=given.embeds.device)
+            embeds.append(torch.cat([self.embed(ids).to(given.embeds), given.embeds[sample, rest:]]))
+            if given.positions is not None:
+                own = given.positions[..., sample if given.positions.shape[-2] > 1 else 0, rest:]
+                start = torch.arange(len(new), device=own.device).expand(*own.shape[:-1], -1)
+                positions.append(torch.cat([start, own + (len(new) - len(front))], -1))
+        longest = max(map(len, embeds))
+        pads = [longest - len(one) for one in embeds]
+        real = (
+            torch.arange(longest, device=given.embeds.device) >= torch.tensor(pads, device=given.embeds.device)[:, None]
+        )
+        rows = torch.stack([nn.functional.pad(one, (0, 0, pad, 0)) for one, pad in zip(embeds, pads, strict=True)])
+        if not positions:
+            return Branch(rows, real, (real.cumsum(1) - 1).clamp(min=0))
+        places = [nn.functional.pad(one, (pad, 0)) for one, pad in zip(positions, pads, strict=True)]
+        return Branch(rows, real, torch.stack(places, -2))
+
+    def with_images(self, features: list[Float[Tensor, "_n d"]]) -> Branch:
+        """Other features in place of the visual tokens; one tensor an image in reading order, as the tower returns them."""
+        given, visual = self.as_given(), self.marks.visual
+        counts = visual.sum(1).tolist()
+        rows = _repeated(torch.cat(list(features)), counts)
+        if rows is None:
+            raise CannotAct(
+                f"{name_of(self._doors.method)} changes the image, but the prompt has {sum(counts)} visual tokens and its "
+                f"images give {sum(map(len, features))}. Pass the processor's own inputs, images only."
+            )
+        embeds = given.embeds.masked_scatter(visual[..., None], rows.to(given.embeds))
+        return replace(given, embeds=embeds)
+
+    def pixels(self) -> "Towered":
+        """What the vision tower was given for this prompt's images."""
+        tower = self._doors.tower
+        seen = None if tower is None else tower.seen
+        if seen is None or "pixel_values" not in seen.given:
+            raise CannotAct(
+                f"{name_of(self._doors.method)} changes the image before the vision tower sees it, but these inputs bring "
+                "its output only (mm_encoder_outputs, or prepared inputs). Pass pixel_values."
+            )
+        return seen
+
+    def encode(self, given: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
+        """Projected visual tokens of other inputs of the vision tower, run with all doors shut."""
+        tower = self._doors.tower
+        assert tower is not None
+        with self._doors.shut(), torch.no_grad():
+            return list(tower.encode(given))
+
+    def last_outputs(self, branch: Branch) -> Float[Tensor, "b l d"]:
+        """Every layer's output for the last token of a branch, read in a pass of its own."""
+        return self._doors.last_outputs(branch)
+
+    def embed(self, ids: Int[Tensor, "*b q"]) -> Float[Tensor, "*b q d"]:
+        return self.site.stack.get_input_embeddings()(ids)
+
+
+def _repeated(features: Float[Tensor, "n d"], counts: list[int]) -> Float[Tensor, "m d"] | None:
+    """Features for a batch that `generate` may have expanded (beams): each prompt stands there several times in a row."""
+    total = sum(counts)
+    if len(features) == 0 or total % len(features):
+        return None
+    times = total // len(features)
+    own = counts[::times]
+    if sum(own) != len(features):
+        return None
+    return torch.cat([piece.repeat(times, 1) for piece in features.split(own)])
+
+
+@dataclass(frozen=True)
+class Towered:
+    """Arguments of one run of the vision tower, under the names that `get_image_features` has for them."""
+
+    given: dict[str, Any] = field(default_factory=dict)
+
+
+class Tower:
+    """Notes what a model's vision tower (and Q-Former) is given, and runs it again."""
+
+    def __init__(self, model: nn.Module, tower: nn.Module):
+        self.model = model
+        self.seen: Towered | None = None
+        self._running = False
+        self.hooks = [tower.register_forward_pre_hook(self._note_pixels, with_kwargs=True)]
+        if hasattr(model, "qformer"):
+            self.hooks.append(model.qformer.register_forward_pre_hook(self._note_question, with_kwargs=True))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Tower":
+        copy = Tower.__new__(Tower)
+        copy._running = True
+        return copy
+
+    def _note_pixels(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self._running:
+            return
+        given = {"pixel_values": args[0] if args else kwargs.get("pixel_values", kwargs.get("hidden_states"))}
+        if kwargs.get("grid_thw") is not None:
+            given["image_grid_thw"] = kwargs["grid_thw"]
+        self.seen = Towered(given)
+
+    def _note_question(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self._running or self.seen is None or kwargs.get("input_ids") is None:
+            return
+        latents = kwargs["query_embeds"].shape[1]
+        question = {
+            "qformer_input_ids": kwargs["input_ids"],
+            "qformer_attention_mask": kwargs["attention_mask"][:, latents:],
+        }
+        self.seen = Towered({**self.seen.given, **question})
+
+    def encode(self, given: Mapping[str, Any]) -> Any:
+        wanted = inspect.signature(self.model.get_image_features).parameters
+        self._running = True
+        try:
+            found = self.model.get_image_features(
+                **{name: value for name, value in given.items() if name in wanted}, return_dict=True
+            )
+        finally:
+            self._running = False
+        return found.pooler_output
+
+
+def find_tower(site: Site, name: str) -> Tower:
+    for module in reversed(site.outer):
+        if hasattr(module, "get_image_features"):
+            for attribute in ("vision_tower", "visual", "vision_model"):
+                if isinstance(getattr(module, attribute, None), nn.Module):
+                    return Tower(module, getattr(module, attribute))
+    raise CannotAct(
+        f"{name} changes the image, and the vision tower of this model cannot be reached. Choose another model."
+    )

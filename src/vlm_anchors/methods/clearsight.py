@@ -1,0 +1,118 @@
+"""ClearSight's VAF: visual amplification fusion.                                       arXiv 2503.13107
+
+Text and image meet in the middle layers. There, text rows' attention to the image is amplified and their attention to
+the system prompt lowered, by multiplying scores before the softmax:
+
+    z(i, j)  <-  enhance  * z(i, j)     j a visual token
+    z(i, j)  <-  suppress * z(i, j)     j before the first visual token        (i: text rows; layers 10-15 of 32)
+
+A score is linear in its key, so the edit is a scaled copy of those keys, seen by text rows only: the cache keeps the
+raw ones and no matrix of scores is made.
+
+Where code and paper differ. The official code edits every head; the paper (as we remember it) leaves out heads that look
+at the image very little or very much: `heads="selected"`, with `spare` the share of heads left out at each end, per layer
+and sample, by their mass on the image. Our `spare` has no official value. A score below zero is pushed further down by
+a factor above 1, in code and by default; `negative="raised"` uses z + (factor - 1) |z| instead. "System" is every
+key before the first visual token, and "text rows" are found by position; the code has fixed numbers (35, 611) that
+hold for one prompt and one image size. Official code exists for LLaVA-1.5 only.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..engine.view import AttentionView, Edit
+from .base import Method, choice, number
+from .parts import check_range, layer_range, warn_untested
+
+if TYPE_CHECKING:
+    from ..engine.passing import Generation
+    from ..engine.site import Site
+
+LAYERS = (10, 15)
+PRESETS = {
+    ("llava-1.5-7b", "pope"): ("official-code", {"enhance": 1.15, "suppress": 0.95, "layers": (10, 15)}),
+}
+"""(model, task) -> (where the values come from, dials). There are no official values for other models or tasks."""
+
+
+@dataclass(frozen=True)
+class ClearSight(Method):
+    """ClearSight's VAF (arXiv 2503.13107): scores of text rows scaled up on the image, down on the system prompt.
+
+    enhance: factor on scores to visual tokens; 1 = off. suppress: factor on scores to everything before the image; 1 = off.
+    layers: (first, last), from 1; None = 10-15 of 32, scaled to the model's depth. heads: "all" as in the code, or
+    "selected". spare: share of heads left alone at each end when selected. negative: a score below zero is "lowered" by a
+    factor above 1, as in the code, or "raised".
+    """
+
+    doors: ClassVar[frozenset[str]] = frozenset({"attention"})
+    site: ClassVar[str] = "decoder"
+
+    enhance: float = 1.15
+    suppress: float = 0.95
+    layers: tuple[int, int] | None = None
+    heads: str = "all"
+    spare: float = 0.25
+    negative: str = "lowered"
+
+    def __post_init__(self):
+        number(self, "enhance", 0)
+        number(self, "suppress", 0)
+        check_range(self, "layers")
+        choice(self, "heads", "all", "selected")
+        number(self, "spare", 0, 0.49)
+        choice(self, "negative", "lowered", "raised")
+
+    @property
+    def off(self) -> bool:
+        return self.enhance == 1 and self.suppress == 1
+
+    def opened(self) -> frozenset[str]:
+        return frozenset() if self.off else self.doors
+
+    def neutral(self) -> "ClearSight":
+        return replace(self, enhance=1.0, suppress=1.0)
+
+    def check(self, site: "Site") -> None:
+        warn_untested(self, site)
+        layer_range(self.layers, LAYERS, site)
+
+    def watched(self, site: "Site") -> frozenset[int]:
+        return frozenset() if self.off else frozenset(layer_range(self.layers, LAYERS, site))
+
+    def attention(self, view: AttentionView) -> Edit | None:
+        view.memory.setdefault("layers", set()).add(view.layer)
+        factors = self._factors(view)
+        if self.heads == "all" and self.negative == "lowered":
+            return Edit(key=view.key * factors[:, None, :, None])
+        scores = view.plain_scores()
+        shift = (scores if self.negative == "lowered" else scores.abs()) * (factors - 1)[:, None, None]
+        if self.heads == "selected":
+            shift = shift * self._selected(view)[:, :, None, None].to(shift.dtype)
+        return Edit(shift=shift)
+
+    def _factors(self, view: AttentionView) -> Float[Tensor, "b k"]:
+        """What each key's scores are multiplied by."""
+
+        def make() -> Tensor:
+            factors = torch.ones(view.key.shape[0], view.key.shape[2], dtype=view.dtype, device=view.key.device)
+            factors = factors.masked_fill(view.visual_keys(), self.enhance)
+            return factors.masked_fill(view.keys_before(), self.suppress)
+
+        return view.keep(("factors", id(view.visual_keys())), make)
+
+    def _selected(self, view: AttentionView) -> Bool[Tensor, "b h"]:
+        """Heads whose mass on the image, averaged over the text rows, is neither among the lowest nor the highest."""
+        mass = view.row_mean(view.weights().sum(-1))[..., -1]
+        left = int(self.spare * mass.shape[1] + 1e-9)
+        rank = mass.argsort(-1).argsort(-1)
+        return (rank >= left) & (rank < mass.shape[1] - left)
+
+    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+        layers = sorted(generation.memory.get("layers", ()))
+        told = {"layers": layers, "visual_tokens": 0}
+        return [{**told, "visual_tokens": sum(counts)} for counts in generation.visual.per_image()]
