@@ -13,7 +13,7 @@ from typing import Any
 
 from . import published, statistics
 from .benchmarks import BENCHMARKS
-from .benchmarks.base import BadData, Benchmark, Metric, Record
+from .benchmarks.base import BadData, Benchmark, Metric, Record, check_records, score
 from .benchmarks.protocols import PROTOCOLS, protocol
 from .errors import UnknownName
 from .published import PublishedRow
@@ -203,19 +203,23 @@ def only_group(names: Sequence[str]) -> str:
 def rows_of(benchmark: Benchmark, records: Sequence[Record], against: str, draws: int) -> list[Row]:
     """One row a method and decoding, in order of appearance."""
     runs = by_key(records)
+    known: statistics.Known = {}
     made = []
     for key, seeds in runs.items():
-        base = base_of(runs, key, against)
-        scores = [benchmark.score(list(each)) for each in seeds.values()]
-        means = statistics.average([score.metrics for score in scores])
-        ranges = statistics.intervals(benchmark, list(seeds.values()), draws) if same_questions(seeds) else {}
-        gaps = (
-            {} if base is None else statistics.differences(benchmark, list(seeds.values()), list(base.values()), draws)
-        )
+        answers = list(seeds.values())
+        for each in answers:
+            check_records(each, benchmark.name)
+        scores = [score(benchmark, each, statistics.counted(benchmark, each, known)) for each in answers]
+        means = statistics.average([each.metrics for each in scores])
+        ranges, gaps = {}, {}
+        if same_questions(seeds):
+            ranges = statistics.intervals(benchmark, answers, draws, known=known)
+        if (base := base_of(runs, key, against)) is not None:
+            gaps = statistics.differences(benchmark, answers, list(base.values()), draws, known=known)
         cells = {m.name: cell_of(m, means[m.name], ranges.get(m.name), gaps.get(m.name)) for m in benchmark.metrics_of}
-        n = sum(score.n for score in scores) // len(scores)
-        unread = sum(score.unread for score in scores) / sum(score.n for score in scores)
-        made.append(Row(*key, tuple(seeds), n, unread, mean_seconds(seeds), cells))
+        n = sum(each.n for each in scores)
+        unread = sum(each.unread for each in scores) / n
+        made.append(Row(*key, tuple(seeds), n // len(scores), unread, mean_seconds(seeds), cells))
     return made
 
 

@@ -10,9 +10,9 @@ questions as independent; the bootstrap's p does not. Both are shown.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from .benchmarks.base import BadData, Benchmark, Metrics, Record
+from .benchmarks.base import BadData, Benchmark, Counts, Metrics, Record
 from .errors import BadSetting
 
 if TYPE_CHECKING:
@@ -51,7 +51,13 @@ class Difference:
 class Tally:
     """Counts by cluster, group and key, averaged over seeds; clusters are kept in a given order."""
 
-    def __init__(self, benchmark: Benchmark, runs: Sequence[Sequence[Record]], clusters: Sequence[str]):
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        runs: Sequence[Sequence[Record]],
+        clusters: Sequence[str],
+        known: "Known | None" = None,
+    ):
         import numpy as np
 
         self.benchmark = benchmark
@@ -59,14 +65,16 @@ class Tally:
         cells: dict[tuple[str, str], np.ndarray] = {}
         self.right: dict[str, float] = {}
         for records in runs:
-            for record, counts in zip(records, benchmark.counts(records), strict=True):
+            for record, counts in zip(records, counted(benchmark, records, known), strict=True):
                 row = place[benchmark.cluster(record)]
                 self.right[record["id"]] = (
                     self.right.get(record["id"], 0.0) + counts["right"] if "right" in counts else math.nan
                 )
                 for key, value in counts.items():
-                    cell = cells.setdefault((record["group"], key), np.zeros(len(clusters)))
-                    cell[row] += value / len(runs)
+                    cell = (record["group"], key)
+                    if cell not in cells:
+                        cells[cell] = np.zeros(len(clusters))
+                    cells[cell][row] += value / len(runs)
         self.cells = list(cells)
         self.table = np.stack([cells[cell] for cell in self.cells], axis=1)
 
@@ -77,6 +85,18 @@ class Tally:
             parts.setdefault(group, {})[key] = value
         parts = {group: counts for group, counts in parts.items() if counts.get("n", counts.get("responses", 1)) > 0}
         return self.benchmark.formulas(parts) if parts else None
+
+
+Known: TypeAlias = dict[int, tuple[Sequence[Record], list[Counts]]]
+
+
+def counted(benchmark: Benchmark, records: Sequence[Record], known: Known | None) -> list[Counts]:
+    """The counts of a list of records, made once a list where `known` is kept: some take a minute of Java."""
+    if known is None:
+        return benchmark.counts(records)
+    if id(records) not in known:
+        known[id(records)] = records, benchmark.counts(records)  # the list is held, so that its id stays its own
+    return known[id(records)][1]
 
 
 def clusters_of(benchmark: Benchmark, records: Sequence[Record]) -> list[str]:
@@ -95,12 +115,17 @@ def draws_of(clusters: int, draws: int, seed: int) -> Iterator["np.ndarray"]:
 
 
 def intervals(
-    benchmark: Benchmark, runs: Sequence[Sequence[Record]], draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+    benchmark: Benchmark,
+    runs: Sequence[Sequence[Record]],
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+    known: Known | None = None,
 ) -> dict[str, Interval | None]:
     """An interval for every metric. `runs` holds one list of records a seed, over the same questions."""
     check(draws, level)
     clusters = clusters_of(benchmark, runs[0])
-    tally = Tally(benchmark, runs, clusters)
+    tally = Tally(benchmark, runs, clusters, known)
     found: dict[str, list[float]] = {metric.name: [] for metric in benchmark.metrics_of}
     for weights in draws_of(len(clusters), draws, seed):
         for sums in weights @ tally.table:
@@ -130,6 +155,7 @@ def differences(
     draws: int = DRAWS,
     level: float = LEVEL,
     seed: int = 0,
+    known: Known | None = None,
 ) -> dict[str, Difference]:
     """Every metric that both sides define, from the same draws."""
     check(draws, level)
@@ -137,7 +163,7 @@ def differences(
     if not runs[0]:
         return {}
     clusters = clusters_of(benchmark, runs[0])
-    here, there = Tally(benchmark, runs, clusters), Tally(benchmark, others, clusters)
+    here, there = Tally(benchmark, runs, clusters, known), Tally(benchmark, others, clusters, known)
     values = _gaps(here.metrics(here.table.sum(0)), there.metrics(there.table.sum(0)))
     drawn: dict[str, list[float]] = {name: [] for name in values}
     for weights in draws_of(len(clusters), draws, seed) if len(clusters) > 1 else ():
@@ -152,16 +178,17 @@ def differences(
     }
 
 
-def shared(runs: Sequence[Sequence[Record]], first: int) -> tuple[list[list[Record]], list[list[Record]]]:
+def shared(runs: Sequence[Sequence[Record]], first: int) -> tuple[list[Sequence[Record]], list[Sequence[Record]]]:
     """The records of the questions that every run answered, in the order of the first; split after `first` runs."""
     common = set.intersection(*({record["id"] for record in records} for records in runs))
     order = [record["id"] for record in runs[0] if record["id"] in common]
-    kept = []
+    kept: list[Sequence[Record]] = []
     for records in runs:
         by_id = {record["id"]: record for record in records}
         if len(by_id) < len(records):
             raise BadData("A question was answered twice in one run; compare one method, decoding and seed at a time.")
-        kept.append([by_id[key] for key in order])
+        same = order == [record["id"] for record in records]
+        kept.append(records if same else [by_id[key] for key in order])
     return kept[:first], kept[first:]
 
 

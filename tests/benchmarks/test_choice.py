@@ -72,7 +72,12 @@ def test_scienceqa_faults(tmp_path, change, split, words):
 def rotations(answers, base=1):
     return [
         record(
-            f"{base}/{turn}", answer, answer="ABC"[(1 - turn) % 3], options=OPTIONS[turn:] + OPTIONS[:turn], base=base
+            f"{base}/{turn}",
+            answer,
+            answer="ABC"[(1 - turn) % 3],
+            options=OPTIONS[turn:] + OPTIONS[:turn],
+            base=base,
+            turn=turn,
         )
         for turn, answer in enumerate(answers)
     ]
@@ -82,6 +87,7 @@ def test_circular_wants_every_rotation():
     score = MmBench().score(rotations("BAC") + rotations("BBB", base=2))
     assert score.metrics == {"accuracy": 1.0, "circular": 0.5}
     assert MmBench().score(rotations("B")).metrics == {"accuracy": 1.0, "circular": None}
+    assert MmBench().score(rotations("BBB")[::-1]).metrics == {"accuracy": 1.0, "circular": 0.0}
 
 
 def test_rotations_are_drawn_together():

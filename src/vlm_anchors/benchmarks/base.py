@@ -128,10 +128,10 @@ class Benchmark(ABC):
         return score(self, list(records))
 
 
-def score(benchmark: Benchmark, records: Sequence[Record]) -> Score:
-    """All numbers of a benchmark over one method's records, whole and by group."""
+def score(benchmark: Benchmark, records: Sequence[Record], counts: Sequence[Counts] | None = None) -> Score:
+    """All numbers of a benchmark over one method's records, whole and by group; `counts` where they are known already."""
     check_records(records, benchmark.name)
-    counts = benchmark.counts(records)
+    counts = benchmark.counts(records) if counts is None else counts
     groups: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         groups.setdefault(record["group"], []).append(index)

@@ -143,6 +143,7 @@ class MmBench(_Choice):
             turned = options[turn:] + options[:turn]
             hint = "" if _none(row.get("hint")) else row["hint"]
             truth = {"answer": LETTERS[(right - turn) % len(options)], "options": turned, "base": index % ROTATION}
+            truth["turn"] = turn or index // ROTATION
             key = str(index) if turns == 1 else f"{index}/{turn}"
             yield Question(key, f"{index % ROTATION}.jpg", worded(hint, row["question"], turned), group, truth)
 
@@ -154,20 +155,21 @@ class MmBench(_Choice):
         groups: dict[int, list[int]] = {}
         for place, record in enumerate(records):
             letter = self.read(record)
-            right = int(letter == record["truth"]["answer"])
-            counts.append({"n": 1, "right": right, "unread": int(letter is None)})
+            right, first = int(letter == record["truth"]["answer"]), int(record["truth"]["turn"] == 0)
+            # Plain accuracy is over the questions as they are, not over their rotations.
+            counts.append(
+                {"n": 1, "right": right, "unread": int(letter is None), "first": first, "first_right": right * first}
+            )
             groups.setdefault(record["truth"]["base"], []).append(place)
         for places in groups.values():
             counts[places[0]] |= {"base": 1, "base_right": int(all(counts[place]["right"] for place in places))}
-            # Vanilla accuracy counts the unturned question alone.
-            counts[places[0]] |= {"first_right": counts[places[0]]["right"]}
         return counts
 
     def formulas(self, parts: Mapping[str, Mapping[str, float]]) -> Metrics:
         c = pooled(parts)
         turned = c["n"] > c["base"]
         return {
-            "accuracy": ratio(c["first_right"], c["base"]),
+            "accuracy": ratio(c["first_right"], c["first"]),
             "circular": ratio(c["base_right"], c["base"]) if turned else None,
         }
 
