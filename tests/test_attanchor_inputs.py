@@ -173,6 +173,31 @@ def test_templates_of_all_kinds_are_told_from_the_user_s_words(name, turns):
     assert "".join(tokenizer.decode(ids[first]).split()) == "".join(turns[0].split())
 
 
+@pytest.mark.parametrize("plain", ["USER: {images}{question} ASSISTANT:", "{images}answer en {question}", "{question}"])
+def test_without_a_chat_template_the_family_s_own_prompt_is_read(plain):
+    processor = TextProcessor(None)
+    tokenizer = processor.tokenizer
+    template = read_template(processor, lambda ids: blank_ids(tokenizer, ids), plain)
+    ids = torch.tensor(
+        tokenizer(plain.format(images="<|im|>", question="Is it a dog?"), add_special_tokens=False).input_ids
+    )
+    compared = ~torch.isin(
+        ids, torch.tensor([tokenizer.convert_tokens_to_ids("<|im|>"), *blank_ids(tokenizer, ids.tolist())])
+    )
+    words = user_words(template, ids, compared, first_only=True)
+    assert "".join(tokenizer.decode(ids[words]).split()) == "Isitadog?"
+
+
+def test_eval_prepares_once(tiny, red):
+    from vlm_anchors.generate import Run
+    from vlm_anchors.runner.answer import answer_batch
+
+    run = Run.of(tiny, "attanchor:tau=0.1+clva:tau=1", None, 4)
+    asked = va.ask(tiny, red, QUESTION, method="attanchor:tau=0.1+clva:tau=1", max_new_tokens=4)
+    (answer,) = answer_batch(run, [Sample((red,), QUESTION, "1")], reuse=False)
+    assert answer.tokens == asked.tokens and answer.acted == asked.acted
+
+
 def test_a_prompt_of_another_form_counts_as_the_user_s_with_a_warning(tiny, red):
     image = tiny.processor.image_token
     inputs = dict(tiny.processor(text=[f"{image} is there a dog"], images=[[red]], return_tensors="pt"))

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..errors import AnchorsWarning, CannotAct
+from ..families import family_of
 from .layout import is_one_of
 from .words import Template, read_template, user_words
 
@@ -68,7 +69,8 @@ def allowed_words(
             stacklevel=4,
         )
         return text
-    return text & words_of_users(processor, ids, written, first_turn=labels is not None)
+    plain = family_of(config).prompt[1]
+    return text & words_of_users(processor, ids, written, plain, first_turn=labels is not None)
 
 
 def require_words(method: str, words: Bool[Tensor, "b t"], visual: Bool[Tensor, "b t"]) -> None:
@@ -82,18 +84,18 @@ def require_words(method: str, words: Bool[Tensor, "b t"], visual: Bool[Tensor, 
 
 
 def words_of_users(
-    processor: Any, ids: Int[Tensor, "b t"], written: Bool[Tensor, "b t"], first_turn: bool
+    processor: Any, ids: Int[Tensor, "b t"], written: Bool[Tensor, "b t"], plain: str, first_turn: bool
 ) -> Bool[Tensor, "b t"]:
     """Of the `written` tokens (no padding, nothing of an image) those that a user wrote, told by the chat template.
 
-    A prompt that does not follow the template counts as the user's throughout, with a warning. first_turn: of a
-    conversation only the first question.
+    A prompt that does not follow the template counts as the user's throughout, with a warning. plain: the prompt around a
+    question where there is no chat template. first_turn: of a conversation only the first question.
     """
     tokenizer = processor.tokenizer
     words = written & ~is_one_of(ids, tuple(blank_ids(tokenizer, ids[written].tolist())))
-    template = _template(processor)
+    template = _template(processor, plain)
     compared = words.clone()
-    if template is None or not template.opening:
+    if template is None:
         return words
     lost = []
     for sample in range(len(ids)):
@@ -112,11 +114,11 @@ def words_of_users(
     return words
 
 
-def _template(processor: Any) -> Template | None:
+def _template(processor: Any, plain: str) -> Template | None:
     """Read once for each tokenizer and template text."""
-    tokenizer, text = processor.tokenizer, str(processor.chat_template)
+    tokenizer, text = processor.tokenizer, str(processor.chat_template or plain)
     known = _templates.get(tokenizer)
     if known is None or known[0] != text:
-        known = text, read_template(processor, lambda ids: blank_ids(tokenizer, ids))
+        known = text, read_template(processor, lambda ids: blank_ids(tokenizer, ids), plain)
         _templates[tokenizer] = known
     return known[1]

@@ -32,10 +32,14 @@ class Template:
     closing: tuple[Ids, ...]
 
 
-def read_template(processor: Any, skipped: Callable[[Sequence[int]], set[int]]) -> Template | None:
-    """The template of a processor; None where it has none. skipped: which of the given ids to skip in comparing."""
-    if processor.chat_template is None:
-        return None
+def read_template(
+    processor: Any, skipped: Callable[[Sequence[int]], set[int]], plain: str = "{images}{question}"
+) -> Template | None:
+    """The template of a processor; None where it cannot be rendered.
+
+    skipped: which of the given ids to skip in comparing. plain: the prompt around one question, for a processor without a
+    chat template.
+    """
     marks = set(processor.tokenizer.get_added_vocab().values())
 
     def render(texts: Sequence[str]) -> Ids:
@@ -44,7 +48,11 @@ def read_template(processor: Any, skipped: Callable[[Sequence[int]], set[int]]) 
             {"role": role, "content": [{"type": "text", "text": text}]}
             for role, text in zip(roles, texts, strict=False)
         ]
-        prompt = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        if processor.chat_template is not None:
+            prompt = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        else:
+            (question,) = texts
+            prompt = plain.format(images="", question=question)
         ids = processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         blank = skipped(ids)
         return tuple(token for token in ids if token not in blank)
@@ -110,7 +118,10 @@ def user_words(
     """
     place = compared.nonzero()[:, 0]
     tokens = ids[place]
+    if not len(tokens):
+        return None
     opens = _ends(tokens, template.opening)
+    opens[0] |= not template.opening
     closes = _starts(tokens, template.closing)
     if not opens.any():
         return None
