@@ -10,7 +10,7 @@ from typing import NamedTuple
 EVERY = 25  # steps a row
 COLUMNS = (
     "stage", "step", "seconds", "progress", "rate", "loss", "answer", "caption", "patch", "tint", "middle", "align",
-    "patch_acc", "existence", "count", "colour", "position", "yesno",
+    "place", "patch_acc", "existence", "count", "colour", "position", "yesno",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import coco, forward, questions, tinyllava
-from .packing import KINDS, Packer, Store, strewn
+from .packing import KINDS, SIDE, Packer, Store, strewn
 from .progress import Place, Report, say
 from .scene import COLOURS
 
@@ -96,6 +96,7 @@ class Heads(nn.Module):
         self.category = nn.Linear(d, len(coco.CATEGORIES) + 1)
         self.colour = nn.Linear(d, len(COLOURS) + 1)
         self.middle = nn.Linear(d, 1)
+        self.place = nn.Linear(d, 2 * SIDE)  # for the decoder's input: row and column of the patch
 
     def losses(self, patches: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """patches (b, 64, d), labels (b, 3, 64)."""
@@ -108,6 +109,12 @@ class Heads(nn.Module):
             "middle": F.binary_cross_entropy_with_logits(self.middle(patches).float().squeeze(-1), middle.float()),
             "patch_acc": (guess.argmax(-1) == category.flatten())[on].float().mean().detach(),
         }
+
+    def placed(self, visual: Tensor) -> Tensor:
+        """How far projected patches (b, 64, d) are from telling their own row and column, by a linear reading."""
+        row, column = self.place(visual).float().flatten(0, 1).split(SIDE, dim=-1)
+        at = torch.arange(SIDE * SIDE).repeat(len(visual))
+        return F.cross_entropy(row, at // SIDE) + F.cross_entropy(column, at % SIDE)
 
 
 class Run:
@@ -216,7 +223,8 @@ class Run:
         visual = forward.project(self.model, patches)
         found |= self.answers(forward.decode(self.model, visual, batch), batch)
         found["align"] = self.alignment(visual, labels[:, 0].long())
-        total = found["answer"] + found["caption"] + 0.2 * helping + 0.2 * found["align"]
+        found["place"] = self.heads.placed(visual)
+        total = found["answer"] + 1.3 * found["caption"] + 0.2 * (helping + found["align"] + found["place"])
         return found | {"loss": total}
 
     def answers(self, hidden: Tensor, batch: forward.Packed) -> dict[str, Tensor]:
