@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from benchmarks.answers import record
+from benchmarks.made import record
 
 from vlm_anchors.benchmarks import amber, language
 from vlm_anchors.benchmarks.amber import Amber, generative_counts

@@ -6,7 +6,7 @@ import shutil
 import sys
 
 import pytest
-from benchmarks.answers import record
+from benchmarks.made import record
 
 from vlm_anchors.benchmarks import captions
 from vlm_anchors.benchmarks.base import BadData, MissingPackage, total

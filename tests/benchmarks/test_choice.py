@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from benchmarks.answers import record
+from benchmarks.made import record
 
 from vlm_anchors.benchmarks.base import BadData
 from vlm_anchors.benchmarks.choice import MmBench, ScienceQa, unpack_images, worded, write_answers

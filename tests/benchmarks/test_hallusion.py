@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from benchmarks.answers import record
+from benchmarks.made import record
 
 from vlm_anchors.benchmarks.base import BadData
 from vlm_anchors.benchmarks.hallusion import Hallusion, write_answers

@@ -5,7 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from benchmarks.answers import record
+from benchmarks.made import record
 
 from vlm_anchors.benchmarks.base import BadData
 from vlm_anchors.benchmarks.llava_bench import Judge, LlavaBench, content, marks, review, write_answers

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from benchmarks.answers import record
+from benchmarks.made import record
 
 from vlm_anchors.benchmarks.base import BadData
 from vlm_anchors.benchmarks.mme import COGNITION, PERCEPTION, Mme, write_answers

@@ -1,7 +1,7 @@
 """POPE's numbers by hand, by dialect, and over the official files."""
 
 import pytest
-from benchmarks.answers import record
+from benchmarks.made import record
 
 from vlm_anchors.benchmarks.base import BadData
 from vlm_anchors.benchmarks.pope import Pope, write_answers

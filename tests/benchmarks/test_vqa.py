@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from benchmarks.answers import record
+from benchmarks.made import record
 
 from vlm_anchors.benchmarks.base import BadData
 from vlm_anchors.benchmarks.vqa import CONTRACTIONS, Gqa, Vizwiz, Vqav2, clean, evalai, vqa_accuracy, write_answers

@@ -1,0 +1,89 @@
+"""Answers of other tools find their questions, or the reason why not is said."""
+
+import json
+import re
+
+import pytest
+from benchmarks.made import record
+
+from vlm_anchors.benchmarks import amber, chair, hallusion, mme, pope
+from vlm_anchors.benchmarks.answers import answered, mme_answers
+from vlm_anchors.benchmarks.base import BadData, Question
+
+QUESTIONS = [Question(f"coco/random/{i}", "1.jpg", "?", "coco/random", {"label": "yes"}) for i in (1, 2, 3)]
+
+
+def lines(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_by_place_as_popes_script(tmp_path):
+    path = lines(tmp_path / "a.jsonl", *({"question": "?", "answer": a} for a in ("Yes", "No", "")))
+    records = answered(QUESTIONS, path, method="theirs")
+    assert [r["answer"] for r in records] == ["Yes", "No", ""]
+    assert {r["method"] for r in records} == {"theirs"}
+
+
+def test_by_id_in_any_order_as_llavas(tmp_path):
+    path = lines(tmp_path / "a.jsonl", *({"question_id": i, "prompt": "?", "text": f"answer {i}"} for i in (3, 1, 2)))
+    assert [r["answer"] for r in answered(QUESTIONS, path)] == ["answer 1", "answer 2", "answer 3"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (
+            [{"answer": "Yes"}] * 2,
+            "has 2 answers to 3 questions, and no ids, so they go by place. Are both of the same release",
+        ),
+        ([{"question_id": 9, "text": "x"}], "line 1: '9' is the id of no question"),
+        ([{"question_id": 1, "text": "x"}] * 2, "line 2: question '1' is answered twice"),
+        ([{"question_id": 1, "text": "x"}], "has no answer to 'coco/random/2' and 1 more questions"),
+        ([{"question_id": 1, "output": "x"}], "line 1: expected one of answer, text, response"),
+        ([{"question_id": 1, "text": 5}], "line 1: 'text' must be text; found 5"),
+    ],
+)
+def test_faults(tmp_path, rows, words):
+    with pytest.raises(BadData, match=re.escape(words)):
+        answered(QUESTIONS, lines(tmp_path / "a.jsonl", *rows))
+
+
+def test_a_bare_number_is_not_enough_for_two_splits(tmp_path):
+    more = [*QUESTIONS, Question("coco/popular/1", "1.jpg", "?", "coco/popular", {"label": "no"})]
+    with pytest.raises(BadData, match="'1' is the id of several questions; give one split"):
+        answered(more, lines(tmp_path / "a.jsonl", {"question_id": 1, "text": "x"}))
+
+
+@pytest.mark.parametrize("module", [pope, amber, chair])
+def test_what_we_write_we_read(tmp_path, module):
+    questions = [Question(str(i), "1.jpg", "?", "g", {"label": "yes"}) for i in (1, 2)]
+    module.write_answers([q.record(f"answer {q.id}") for q in questions], tmp_path / "a.json")
+    assert [r["answer"] for r in answered(questions, tmp_path / "a.json")] == ["answer 1", "answer 2"]
+
+
+def test_hallusionbench_goes_by_its_five_numbers(tmp_path):
+    truth = {
+        "label": "yes",
+        "category": "VD",
+        "subcategory": "map",
+        "visual_input": "1",
+        "set_id": "0",
+        "figure_id": "2",
+        "question_id": "1",
+    }
+    question = Question(hallusion.name_of(truth), "1.png", "?", "VD/map", truth)
+    hallusion.write_answers([question.record("Yes")], tmp_path / "r.json")
+    assert answered([question], tmp_path / "r.json")[0]["answer"] == "Yes"
+
+
+def test_mme_results_folder(tmp_path):
+    records = [record(f"count/{i}", f"Yes {i}", "a.jpg", "count", label=label) for i, label in ((1, "yes"), (2, "no"))]
+    mme.write_answers(records, tmp_path)
+    questions = [Question(r["id"], r["image"], "?", "count", r["truth"]) for r in records]
+    assert [r["answer"] for r in mme_answers(questions, tmp_path)] == ["Yes 1", "Yes 2"]
+    with pytest.raises(BadData, match="has 2 lines for 1 questions"):
+        mme_answers(questions[:1], tmp_path)
+    (tmp_path / "count.txt").write_text("b.jpg\t?\tYes\tx\na.jpg\t?\tNo\tx\n")
+    with pytest.raises(BadData, match=r"line 1: expected a\.jpg, question, answer and response divided by tabs"):
+        mme_answers(questions, tmp_path)
