@@ -26,6 +26,7 @@ BAD = {
     "images": ["one"],
     "site": ["qformer"],
     "latents": ["first"],
+    "rows": ["before"],
     "seed": [-1, 1.0],
 }
 
@@ -112,6 +113,17 @@ def test_random_places_are_as_many_and_the_same_for_every_batch():
     two, _ = last(model, CLVA(places="random", seed=2))
     assert [told["clva"]["anchors"] for told in found] == [told["clva"]["anchors"] for told in placed]
     assert not torch.equal(one, two)
+
+
+def test_every_text_row_counts_the_words_before_the_image_too():
+    """Under a causal mask they cannot see it, so only the count tells."""
+    model = tiny.llava()
+    after, told = last(model, CLVA())
+    every, told_all = last(model, CLVA(rows="all"))
+    assert (after - every).abs().max() < 1e-5
+    before = [6, 4, 8]  # the start token and the words before the image
+    rows = [[one["clva"]["rows_edited"] for one in each] for each in (told, told_all)]
+    assert [a + b for a, b in zip(rows[0], before, strict=True)] == rows[1]
 
 
 def test_refresh_at_the_prompt_keeps_its_anchors():

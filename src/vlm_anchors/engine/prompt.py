@@ -13,7 +13,7 @@ from .facts import Facts
 from .layout import Marks, mark_found, mark_ids
 from .passing import Generation, Pass
 from .qformer import features_among
-from .rows import TextRows, Visual, gather_visual, join_visual, prompt_rows, single_rows, text_mask
+from .rows import TextRows, Visual, gather_visual, goes_on, join_visual, prompt_rows, single_rows, text_mask
 from .site import Site
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def prompt(
     generation = generation if past else None
     marks = _marks(site, facts, kwargs, q)
     real = real_rows(kwargs.get("attention_mask"), marks.visual, past)
+    if marks.guessed or site.closing_id is not None:
+        _refuse_cut_images(site, generation, marks, past)
     if generation is None:
         generation = _born(handle, site, marks, past)
         handle.began(generation, cache)
@@ -69,6 +71,7 @@ def prompt(
     else:
         before = generation.visual.valid.any(1)
         _grow(generation, marks, past)
+    before = before | generation.method.all_rows
     text = text_mask(marks.visual, real, marks.frame, before)
     if not text.any():
         return Pass(generation, TextRows(None, None, None, None), {}, idle=True)
@@ -153,6 +156,25 @@ def _grow(generation: Generation, marks: Marks, past: int) -> None:
             "row. Feed the prompt in one piece, or end the first piece at or before the first word after the image."
         )
     generation.visual = join_visual(generation.visual, gather_visual(marks.visual, marks.image, past))
+
+
+def _refuse_cut_images(site: Site, generation: Generation | None, marks: Marks, past: int) -> None:
+    """A prompt fed in pieces, of whose images it is not certain where one ends."""
+    if not marks.visual.any():
+        return
+    broken = marks.guessed and bool(marks.image.any())
+    if generation is not None and generation.visual.valid.any():
+        old, new = generation.visual, gather_visual(marks.visual, marks.image, past)
+        again = old.valid.any(1) & new.valid.any(1)
+        broken |= site.closing_id is not None and bool(again.any())
+        broken |= marks.guessed and bool((again & ~goes_on(old, new)).any())
+    if broken:
+        raise CannotAct(
+            f"This prompt came in pieces (prefill_chunk_size?), and where an image of {site.family.title} ends is not "
+            f"told by a piece of it. Feed the prompt in one piece, or all its images in one."
+        )
+    if marks.guessed and generation is None:
+        warnings.warn("In a prompt fed in pieces, images that touch count as one.", AnchorsWarning, stacklevel=2)
 
 
 def _refuse_pieces(generation: Generation, facts: Facts, q: int) -> None:

@@ -38,6 +38,16 @@ class Method(ABC):
         """Which of them these dials open: none where the method is off."""
         return self.doors
 
+    @property
+    def all_rows(self) -> bool:
+        """Whether rows before the image count as text rows too."""
+        return False
+
+    @property
+    def leaves_prefix_alone(self) -> bool:
+        """Whether a prompt up to its last visual token runs as in the plain model, so that questions can share it."""
+        return False
+
     @abstractmethod
     def neutral(self) -> "Method":
         """The same method with its dials at zero: the plain model."""

@@ -54,7 +54,8 @@ class CLVA(Method):
     most "extreme" one or "skip" the anchor. heads: "sigma" (Eq. 2, 3), "all", or "concentration", which ranks heads by
     1 - H(M_h)/log n instead of Phi. gain: "anchors" (Eq. 10), or "average": 1 + (alpha - beta) times the mean over
     heads of per-head anchors of the middle layer (Eq. 15). places: anchors as "found", or as many at "random" places
-    drawn from `seed` (a control). images: z-score within "each" image or over "all" visual tokens.
+    drawn from `seed` (a control). images: z-score within "each" image or over "all" visual tokens. rows: text rows are
+    those "after" the first visual token, or "all" that are not visual.
     site: "auto", or "decoder" to edit a Q-Former model's language model instead (the paper's appendix B.1).
     latents: of a Q-Former's rows take the "mean", or the "last" one.
     """
@@ -75,6 +76,7 @@ class CLVA(Method):
     gain: str = "anchors"
     places: str = "found"
     images: str = "each"
+    rows: str = "after"
     site: str = "auto"
     latents: str = "mean"
     seed: int = 0
@@ -95,6 +97,7 @@ class CLVA(Method):
         choice(self, "gain", "anchors", "average")
         choice(self, "places", "found", "random")
         choice(self, "images", "each", "all")
+        choice(self, "rows", "after", "all")
         choice(self, "site", "auto", "decoder")
         choice(self, "latents", "mean", "last")
         number(self, "seed", 0, 2**63 - 1, whole=True)
@@ -105,6 +108,14 @@ class CLVA(Method):
         whole = isinstance(self.layers, tuple) and len(self.layers) == 2 and all(type(n) is int for n in self.layers)
         if not whole or not 1 <= self.layers[0] <= self.layers[1]:
             raise BadDial(f"CLVA.layers must be (first, last) with 1 <= first <= last; found {self.layers!r}.")
+
+    @property
+    def all_rows(self) -> bool:
+        return self.rows == "all"
+
+    @property
+    def leaves_prefix_alone(self) -> bool:
+        return self.rows == "after"
 
     def neutral(self) -> "CLVA":
         return replace(self, alpha=0.0, beta=0.0)

@@ -9,5 +9,9 @@ from .base import Method
 class Plain(Method):
     """No method: opens no door, so the model runs untouched."""
 
+    @property
+    def leaves_prefix_alone(self) -> bool:
+        return True
+
     def neutral(self) -> "Plain":
         return self

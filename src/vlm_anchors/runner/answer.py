@@ -16,7 +16,7 @@ from ..types import Answer
 
 def can_reuse(run: Run) -> bool:
     """Exact only where the family's prefix is causal and every method leaves it alone."""
-    return reusable(run.vlm.model, run.vlm.family) and not any("prepare" in method.doors for method in run.methods)
+    return reusable(run.vlm.model, run.vlm.family) and all(method.leaves_prefix_alone for method in run.methods)
 
 
 def answer_batch(run: Run, samples: Sequence[Sample], reuse: bool) -> list[Answer]:
