@@ -30,7 +30,7 @@ def vlm(request, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers' own processors
-@pytest.mark.filterwarnings("error::vlm_anchors.AnchorsWarning")
+@pytest.mark.filterwarnings("error:.*chat template:vlm_anchors.AnchorsWarning")
 @pytest.mark.parametrize("vlm", PROCESSORS, indirect=True)
 def test_the_user_s_words_and_a_batch_is_its_samples(vlm):
     pairs = [

@@ -290,6 +290,21 @@ def test_a_warm_cache_is_refused(tiny, inputs, method):
         tiny.model(**{**inputs, "past_key_values": cache, "attention_mask": None})
 
 
+@pytest.mark.parametrize("method", [va.AttAnchor(tau=0.9999), va.AttAnchorI2T(tau=0.9999)], ids=str)
+def test_nothing_inserted_is_told_to_users_and_not_at_each_training_step(tiny, inputs, method):
+    with pytest.warns(
+        AnchorsWarning, match=r"inserted nothing: .*best cosine 0\.\d\d\)\. Lower tau; va\.calibrate finds one"
+    ):
+        method.prepare(tiny, inputs)
+    with attach(tiny, method), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        tiny.model(**inputs)
+    ids = inputs["input_ids"]
+    early = (ids != tiny.model.config.image_token_id).int().cumsum(1) < 8
+    with pytest.warns(AnchorsWarning, match="every word of these prompts stands before the image"):
+        method.prepare(tiny, inputs, anchorable=early & (ids > 6))
+
+
 def test_a_prompt_that_is_all_template(tiny, red):
     inputs = conversation(tiny, red, [" "])
     with pytest.raises(CannotAct, match="Prompt 1 holds no word of a user"):

@@ -3,6 +3,7 @@
 Shapes: b samples, t tokens, n words, m patches (n and m of the longest sample), d width of the embeddings.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..errors import BadImage, BadModel, CannotAct
+from ..errors import AnchorsWarning, BadImage, BadModel, CannotAct
 from ..families import family_of
 from ..types import Vlm
 from .anchored import ENCODED, Anchored, Encoded, Woven, woven_of
@@ -63,6 +64,7 @@ class Prompts:
     patches: Listed
     features: Float[Tensor, "rows d"]
     row: Int[Tensor, "b t"]
+    strict: bool = True
 
     @property
     def ids(self) -> Int[Tensor, "b t"]:
@@ -101,6 +103,7 @@ class Prompts:
             return tell(places, copies, of_patch)
 
         if not copies.chosen.any():
+            self._say_nothing_found(copies)
             return self._riding(self.tensors, kept(self.tensors[ENCODED]), self.marks, say)
         plan = weave(self.ids.shape[1], copies, _pads_left(self.tensors.get("attention_mask")))
         tensors = weave_tokens(plan, self.tensors, _pad_id(self.model.config, self.site.visual_ids))
@@ -109,6 +112,16 @@ class Prompts:
         rest = {name: value for name, value in self.tensors.items() if name not in _BY_TOKEN}
         encoded = self._repeated(plan) if of_patch else kept(self.tensors[ENCODED])
         return self._riding({**rest, **tensors}, encoded, _woven_marks(self.marks, plan), say)
+
+    def _say_nothing_found(self, copies: Copies) -> None:
+        """Where the cosine is low throughout, nothing is inserted: a user must hear of it, a training run not each step."""
+        if not self.strict:
+            return
+        best = float(copies.cosine.max()) if copies.cosine.numel() else -torch.inf
+        why = f"no word of these prompts resembles a patch enough (best cosine {best:.2f}). Lower tau; va.calibrate finds one"
+        if best == -torch.inf:
+            why = "every word of these prompts stands before the image. Put the image first"
+        warnings.warn(f"{self.method} inserted nothing: {why}.", AnchorsWarning, stacklevel=5)
 
     def _places(self) -> Places:
         sides = {
@@ -192,8 +205,9 @@ def read_prompts(
     elif not words.any():
         return None
     return Prompts(
-        method, site, base, tokenizer, tensors, marks, real, Listed.of(words), patch, Listed.of(patch), features, row
-    )
+        method, site, base, tokenizer, tensors, marks, real, Listed.of(words), patch, Listed.of(patch), features, row,
+        strict,
+    )  # fmt: skip
 
 
 def unprepared(method: str, inputs: Mapping[str, Any], labels: Tensor | None) -> Anchored:
