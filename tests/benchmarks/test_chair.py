@@ -57,8 +57,17 @@ def test_mentions_by_names_alone(caption, found):
 
 
 def test_the_official_slips_stay_under_pattern_and_go_under_fixed():
-    assert Chair().mentions("a bus, two ties, scissors and skis")[0] == ["scissors"]
+    assert Chair().mentions("a bus, two ties, scissors and skis")[0] == ["scissors", "skis"]
     assert Chair(lemma="fixed").mentions("a bus, two ties, scissors and buses")[0] == ["bus", "tie", "scissors", "bus"]
+
+
+@pytest.mark.parametrize("name", COCO)
+def test_fixed_finds_every_object_by_its_name_and_its_plural(name):
+    odd = {"mouse": "mice", "person": "people", "bus": "buses", "knife": "knives"}
+    odd |= {same: same for same in ("sheep", "scissors", "skis", "broccoli")}
+    plural = odd.get(name, name + ("es" if name.endswith(("ch", "sh", "ss")) else "s"))
+    found = Chair(lemma="fixed").mentions(f"There is a {name}. Some {plural}, too!")[0]
+    assert found == [name, name]
 
 
 @pytest.mark.parametrize(

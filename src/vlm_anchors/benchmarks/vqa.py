@@ -123,7 +123,7 @@ class Vqav2(_ShortAnswers):
         """A folder with the official *Questions*.json and *mscoco*annotations.json; groups are the answer types."""
         asked, noted = _two(data, "questions", ("question",)), _two(data, "annotations", ("annotation",))
         notes = {note["question_id"]: note for note in noted[1]}
-        subtype = "val2014"
+        subtype = "train2014" if "train2014" in asked[0].stem else "val2014"
         found = []
         for place, row in enumerate(asked[1], 1):
             need(row, ("question_id", "image_id", "question"), asked[0], place)
