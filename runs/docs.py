@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent.parent / "docs"
-COMMANDS = ["", "ask", "compare", "methods", "families", "benchmarks", "scenes", "scenes render", "scenes train"]
+COMMANDS = ["", "ask", "compare", "methods", "families", "benchmarks", "bench", "eval", "report", "calibrate", "scenes", "scenes render", "scenes train"]
 NOTE = "<!-- Written by `make docs`; edit the code, not this page. -->\n"
 
 
@@ -81,6 +81,10 @@ is a run. Decoders with layers that are not self-attention are refused, as are k
 
 A timestamp before a video's first frame counts as text if another image stands before it. A window that slides past an
 image leaves its tokens in the z-score with weight 0, whether the cache keeps their keys or not.
+
+A prompt may come in pieces (`prefill_chunk_size`) up to its first text. An image cut by a piece stays one image where it is
+an unbroken run; tiles, rows and video frames in several pieces are refused, and images that touch count as one, with a
+warning, where the encoder would have told them apart.
 
 Processors: tests run the real ones around a small tokenizer, except those of SmolVLM and Mistral 3, which cannot be built
 without torchvision (and, for SmolVLM, num2words); the video half of the others needs torchvision too.

@@ -21,6 +21,12 @@ def test_generated_pages_are_fresh():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_readme_table_comes_from_results():
+    check = [sys.executable, "runs/readme_table.py", "--check"]
+    done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8")):

@@ -1,5 +1,6 @@
 """`vlm-anchors eval` and `report`: answers to a benchmark's questions, and tables of them."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,8 +88,13 @@ def report(
     from ..errors import UnknownName
     from ..registry import did_you_mean
 
+    def with_runs(made: Any) -> str:
+        """The tables and the birth certificates of the runs they come from."""
+        runs_told = [dict(tables.read_run(run).info) for run in runs]
+        return json.dumps({"runs": runs_told, "tables": json.loads(tables.as_json(made))}, indent=1) + "\n"
+
     forms: dict[str, Any] = {
-        "table": report_text.terminal, "md": report_text.markdown, "json": tables.as_json, "html": report_page.page,
+        "table": report_text.terminal, "md": report_text.markdown, "json": with_runs, "html": report_page.page,
     }  # fmt: skip
     if format not in forms:
         raise UnknownName(f"No format {format!r}.{did_you_mean(format, forms)}")
