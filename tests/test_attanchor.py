@@ -120,6 +120,20 @@ def test_a_ragged_batch_equals_its_samples(name, method):
         assert (together[:, sample] - alone[:, 0]).abs().max() < BOUND
 
 
+@pytest.mark.parametrize("method", [WORDS_IN, PAUSED], ids=["words in", "patches out"])
+@pytest.mark.parametrize("name", [name for name, family in tiny.FAMILIES.items() if family.video])
+def test_videos_as_images(name, method):
+    model, (batch, prompts) = model_of(name), batch_of(name, [".v.", "v..."])
+    anchored = prepared(name, method, batch)
+    assert sum(inserted(anchored)) > 2 * getattr(method, "pause_tokens", 0)
+    together, tokens = steps_of(model, anchored)
+    for sample, prompt in enumerate(prompts):
+        single = prepared(name, method, tiny.batch(tiny.FAMILIES[name], [prompt]))
+        alone, _ = steps_of(model, single, tokens[sample : sample + 1])
+        assert (together[:, sample] - alone[:, 0]).abs().max() < BOUND
+    assert prepared(name, method, batch).acted[0]
+
+
 @pytest.mark.parametrize("method", [WORDS_IN, PAUSED, AttAnchor(tau=0.2, mrope="text")], ids=str)
 @pytest.mark.parametrize("name", MROPE)
 def test_positions_go_on_after_the_prompt(name, method):

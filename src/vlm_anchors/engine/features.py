@@ -22,9 +22,9 @@ def newlines(inner: nn.Module, features: Float[Tensor, "rows d"]) -> Bool[Tensor
 
 
 def kept(encoded: Mapping[str, Any]) -> dict[str, Any]:
-    """Encoded images in new containers, with nothing but what models read of them."""
+    """Encoded images in new containers, without the hidden states of every layer of the tower."""
     return {
-        modality: type(output)(**{name: output[name] for name in _READ if output.get(name) is not None})
+        modality: type(output)(**{name: output[name] for name in _KEPT if output.get(name) is not None})
         for modality, output in encoded.items()
         if output is not None
     }
@@ -52,6 +52,7 @@ def repeated(
 
 
 _READ = ("pooler_output", "deepstack_features")
+_KEPT = ("last_hidden_state", *_READ)
 
 
 def _flat(features: Any) -> Float[Tensor, "rows d"]:

@@ -150,7 +150,7 @@ class Prompts:
     def _repeated(self, plan: Plan) -> dict[str, Any]:
         """The encoded images with a row more for every copied patch."""
         rows, counts = {}, {}
-        for one, modality in zip(self.site.visual_ids, self.site.modalities, strict=True):
+        for one, modality in _encoded_by(self.site, self.tensors[ENCODED]):
             mine = self.ids == one
             number = (mine.flatten().cumsum(0) - 1).view_as(mine)
             slots = plan.take(mine.long(), plan.source).bool() & ~plan.fill & (plan.source >= 0)
@@ -270,12 +270,19 @@ def _checked(method: str, tensors: dict[str, Any], labels: Tensor | None) -> dic
     return tensors
 
 
+def _encoded_by(site: Site, encoded: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Placeholder id -> modality whose features its tokens show. GLM-4V's videos come under the images' placeholder."""
+    if len(site.visual_ids) == len(encoded) == 1:
+        return [(site.visual_ids[0], next(iter(encoded)))]
+    return list(zip(site.visual_ids, site.modalities, strict=True))
+
+
 def _features(
     site: Site, ids: Int[Tensor, "b t"], encoded: Mapping[str, Any]
 ) -> tuple[Float[Tensor, "rows d"], Int[Tensor, "b t"]]:
     """Projected visual tokens of all modalities, and which of them each token shows (-1: none)."""
     tables, row, count = [], torch.full_like(ids, -1), 0
-    for one, modality in zip(site.visual_ids, site.modalities, strict=True):
+    for one, modality in _encoded_by(site, encoded):
         mine = ids == one
         table = None if encoded.get(modality) is None else flat_features(encoded[modality])
         found = 0 if table is None else len(table)
