@@ -11,6 +11,7 @@ from test_clva import BOUND, steps_of
 from transformers import DynamicCache
 
 from vlm_anchors.engine import attach
+from vlm_anchors.errors import CannotAct
 from vlm_anchors.methods.clva import CLVA
 
 FAMILIES = tuple(tiny.FAMILIES)
@@ -160,6 +161,33 @@ def test_right_padding_is_no_text(name):
         for sample, prompt in enumerate(prompts):
             alone = model(**tiny.batch(family, [prompt])).logits[0, -1]
             assert (together[sample, len(prompt.ids) - 1] - alone).abs().max() < BOUND[torch.float32]
+
+
+def in_pieces(name, kind):
+    """Logits with the prompt in two pieces, the first ending inside the image, against those in one piece."""
+    family, model = tiny.FAMILIES[name], model_of(name)
+    prompt = tiny.prompts(family, [kind], seed=11)[0]
+    prompt = tiny.Prompt([*prompt.parts, [40, 41, 42, 43, 44, 45]])
+    batch = tiny.batch(family, [prompt])
+    with steered(name, model):
+        whole, tokens = steps_of(model, batch)
+        pieces, _ = steps_of(model, {**batch, "prefill_chunk_size": (prompt.text[0] + 1) // 2}, tokens)
+    return (whole - pieces).abs().max()
+
+
+@pytest.mark.filterwarnings("ignore:In a prompt fed in pieces")
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name.startswith(("llava", "qwen", "glm", "intern"))])
+def test_an_image_cut_by_a_piece_of_the_prompt_stays_one_image(name):
+    """(Gemma's images and PaliGemma's prompts see forwards: there the plain model differs in pieces too.)"""
+    assert in_pieces(name, ".i") < BOUND[torch.float32]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("idefics3", ".i"), ("smolvlm", ".i"), ("mistral3", ".i"), ("qwen3-vl", ".v"), ("glm-4v", ".v")]
+)
+def test_tiles_rows_and_frames_in_pieces_are_refused(name, kind):
+    with pytest.raises(CannotAct, match="in one piece"):
+        in_pieces(name, kind)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ..errors import CannotAct
 from .encode import PIXELS
 from .facts import Facts
 from .site import Site
@@ -28,6 +29,8 @@ class Marks:
     image: Int[Tensor, "b q"]
     """Number of the image a visual token belongs to, counted from 0 in its sample; 0 elsewhere."""
     frame: Bool[Tensor, "b q"]
+    guessed: bool = False
+    """Whether the encoder should have told images apart, but its output was cut for a piece of the prompt."""
 
 
 def mark_ids(site: Site, ids: Int[Tensor, "b q"], facts: Facts) -> Marks:
@@ -41,7 +44,7 @@ def mark_ids(site: Site, ids: Int[Tensor, "b q"], facts: Facts) -> Marks:
         number = _by_closing_tile(ids, visual, site.closing_id)
     else:
         number = _count(_starts(ids, visual, _encoded_lengths(site, facts)))
-    return Marks(visual, number.where(visual, 0), frame | _between(visual, number))
+    return Marks(visual, number.where(visual, 0), frame | _between(visual, number), _is_cut(site, facts))
 
 
 def mark_found(visual: Bool[Tensor, "b q"]) -> Marks:
@@ -66,10 +69,16 @@ def is_one_of(ids: Int[Tensor, "b q"], chosen: tuple[int, ...]) -> Bool[Tensor, 
     return mask
 
 
+def _is_cut(site: Site, facts: Facts) -> bool:
+    """Chunked prefill joins all images of a piece into one entry, and drops what the tower itself returned."""
+    encoded = (facts.mm_encoder_outputs or {}).values()
+    return site.family.images == "encoder" and any(getattr(one, "last_hidden_state", 0) is None for one in encoded)
+
+
 def _encoded_lengths(site: Site, facts: Facts) -> dict[int, list[int]]:
     """Placeholder id -> visual tokens of each image in reading order, as the vision tower returned them."""
     encoded = facts.mm_encoder_outputs or {}
-    if site.family.images != "encoder":
+    if site.family.images != "encoder" or _is_cut(site, facts):
         return {}
     return {
         one: [len(features) for features in encoded[modality].pooler_output]
@@ -101,7 +110,10 @@ def _by_video_tags(
     ids: Int[Tensor, "b q"], visual: Bool[Tensor, "b q"], tags: tuple[int, int]
 ) -> tuple[Int[Tensor, "b q"], Bool[Tensor, "b q"]]:
     """Numbers where a video's frames share the images' placeholder, and which tokens stand inside a video's tags."""
-    inside = (ids == tags[0]).cumsum(1) > (ids == tags[1]).cumsum(1)
+    opened, closed = (ids == tags[0]).cumsum(1), (ids == tags[1]).cumsum(1)
+    if bool(((opened[:, -1] != closed[:, -1]) & visual.any(1)).any()):
+        raise CannotAct("A video is cut: its start and end tags are not as many. Feed the prompt in one piece.")
+    inside = opened > closed
     one_image = visual | inside
     return _count(one_image & ~_before(one_image, False)), inside
 

@@ -68,14 +68,19 @@ def join_visual(old: Visual, new: Visual) -> Visual:
     if old.index.shape[1] == 0:
         return new
     shift = old.image.masked_fill(~old.valid, -1).amax(1, keepdim=True) + 1
-    cut = old.index.amax(1, keepdim=True) + 1 == new.index[:, :1]
-    shift = shift - (cut & new.valid[:, :1]).long()
+    shift = shift - goes_on(old, new)[:, None].long()
     return Visual(
         torch.cat([old.index, new.index], 1),
         torch.cat([old.valid, new.valid], 1),
         torch.cat([old.image, new.image + shift], 1),
         old.images + new.images,
     )
+
+
+def goes_on(old: Visual, new: Visual) -> Bool[Tensor, " b"]:
+    """Samples whose new visual tokens follow the old ones directly."""
+    follows = old.index.amax(1) + 1 == new.index[:, 0]
+    return follows & old.valid.any(1) & new.valid[:, 0]
 
 
 def text_mask(
