@@ -5,7 +5,7 @@ from this table.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -49,13 +49,13 @@ class Family:
     note: str = ""
 
 
-_QWEN = {
+_QWEN: dict[str, Any] = {
     "visual": ("image_token_id", "video_token_id"),
     "frame": ("vision_start_token_id", "vision_end_token_id"),
     "mrope": True,
     "projector": "merger",
 }
-_TILE_TAGS = {
+_TILE_TAGS: dict[str, Any] = {
     "frame_tokens": (
         "<fake_token_around_image>",
         "<global-img>",
