@@ -81,7 +81,7 @@ def _decoder_site(model: nn.Module, base: nn.Module, family: Family, tokenizer: 
     stack = base.get_decoder() if hasattr(base, "get_decoder") else None
     layers = {} if stack is None else decoder_layers(stack)
     visual = {name: one for name in family.visual if (one := config_id(base.config, name)) is not None}
-    if not layers or not visual or not _by_interface(stack):
+    if stack is None or not layers or not visual or not _by_interface(stack):
         raise BadModel(
             f"{type(base).__name__} has no decoder attention layers with visual placeholders that the engine can "
             f"reach. Families that work: {_names()} (vlm-anchors families)."
