@@ -81,7 +81,9 @@ def compare(model, batch, method, bound, **dials):
 
 
 @pytest.mark.parametrize("kv_heads", [None, 2])
-@pytest.mark.parametrize("dials", [{}, {"alpha": 5.0, "beta": 0.0}, {"alpha": 0.0}, {"normalise": "visual"}, {"tau": 1.0}])
+@pytest.mark.parametrize(
+    "dials", [{}, {"alpha": 5.0, "beta": 0.0}, {"alpha": 0.0}, {"normalise": "visual"}, {"tau": 1.0}]
+)
 def test_equals_the_literal_reference(kv_heads, dials):
     model = tiny.llava(kv_heads=kv_heads)
     left_out = compare(model, tiny.llava_batch(), CLVA(**dials), BOUND[torch.float32], **dials)

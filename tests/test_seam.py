@@ -152,7 +152,10 @@ def losses(model, checkpointing=None):
     labels = batch["input_ids"].clone()
     labels[:, :-4] = -100
     if checkpointing is not None:
-        model.activation_checkpointing_enable({"use_reentrant": checkpointing})
+        # transformers 5.18 has the older name only; a later one warns of it.
+        newer = hasattr(model, "activation_checkpointing_enable")
+        enable = model.activation_checkpointing_enable if newer else model.gradient_checkpointing_enable
+        enable({"use_reentrant": checkpointing})
     model.train()
     model.zero_grad()
     with attach(model, CLVA()):
@@ -225,5 +228,8 @@ def test_a_prompt_without_an_image_is_left_alone_with_a_warning(model):
 def test_too_few_visual_tokens_warn():
     model = tiny.llava()
     batch = split(tiny.llava_batch(), 0)
-    with attach(model, CLVA(tau=9.0)), pytest.warns(AnchorsWarning, match="64 visual tokens can have no anchor.*lower tau"):
+    with (
+        attach(model, CLVA(tau=9.0)),
+        pytest.warns(AnchorsWarning, match="64 visual tokens can have no anchor.*lower tau"),
+    ):
         model.generate(**batch, max_new_tokens=1)
