@@ -72,11 +72,11 @@ def test_amber_score_joins_both_halves(monkeypatch, tmp_path):
     (tmp_path / "safe_words.txt").write_text("orange\n")
     records = [record(1, "sky dog dog cat", group="generative", truth=["sky"], hallu=["dog"])]
     records += [record(2, "No", group="relation", label="no")]
-    bench = Amber(words=str(tmp_path), nouns="plain", similarity="none")
+    bench = Amber(words=str(tmp_path), nouns="plain", similarity="exact")
     score = bench.score(records)
     assert score.metrics["chair"] == 75.0
     assert score.metrics["amber"] == (100 - 75.0 + score.metrics["f1"]) / 2
-    assert "nouns plain, similarity none" in score.note
+    assert "nouns plain, similarity exact" in score.note
     assert Amber().at(tmp_path).words == str(tmp_path)
 
 
@@ -108,7 +108,7 @@ def test_missing_nltk_data_is_a_sentence():
 
 @pytest.mark.parametrize("dial", [{"dialect": "vcd"}, {"nouns": "nltkk"}, {"similarity": "spcy"}])
 def test_unknown_dials(dial):
-    with pytest.raises(UnknownName, match=r"No dialect|AMBER has no .*Did you mean"):
+    with pytest.raises(UnknownName, match=r"amber has no (dialect|nouns|similarity) .*Known"):
         Amber(**dial)
 
 
@@ -139,7 +139,7 @@ def test_official_files_give_the_official_scores(official, monkeypatch):
     monkeypatch.setattr(amber, "nltk_nouns", str.split)
     asked = Amber().questions(folder)
     assert len(asked) == 1004 + 14216
-    score = Amber(words=str(folder), similarity="none").score([q.record(answer(q)) for q in asked])
+    score = Amber(words=str(folder), similarity="exact").score([q.record(answer(q)) for q in asked])
     m = score.metrics
     assert (m["chair"], m["cover"], m["hal"], m["cog"]) == (45.1, 33.3, 96.3, 30.4)
     assert (m["accuracy"], m["precision"], m["recall"], m["f1"]) == (40.1, 66.4, 40.1, 50.0)

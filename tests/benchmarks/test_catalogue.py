@@ -80,6 +80,28 @@ def test_dials_by_spec():
     assert BENCHMARKS.build("mmbench:circular=true").circular is True
 
 
+@pytest.mark.parametrize(
+    "spec", ["pope", "chair:lemma=fixed", "mmbench:circular=true", "amber:words=/some/where,similarity=exact"]
+)
+def test_a_spec_builds_the_same_again(spec):
+    bench = BENCHMARKS.build(spec)
+    assert BENCHMARKS.build(bench.spec()) == bench
+    assert bench.spec() == spec
+
+
+def test_dials_that_are_refused():
+    with pytest.raises(BadDial, match="circular of mmbench must be true or false; found 5"):
+        BENCHMARKS.build("mmbench:circular=5")
+    with pytest.raises(BadDial, match="images_only of hallusion must be true or false; found 'maybe'"):
+        BENCHMARKS.build("hallusion:images_only=maybe")
+    with pytest.raises(UnknownName, match="pope has no dialect 5. Known: pope"):
+        BENCHMARKS.build("pope:dialect=5")
+    with pytest.raises(UnknownName, match="amber has no similarity None. Known: spacy, exact"):
+        BENCHMARKS.build("amber:similarity=none")
+    with pytest.raises(BadDial, match="cannot be written in a SPEC, where commas divide dials"):
+        BENCHMARKS.get("chair").load()(synonyms="a,b").spec()
+
+
 def test_importing_them_all_is_light():
     code = (
         "import sys; from vlm_anchors.benchmarks import BENCHMARKS; [e.load() for e in BENCHMARKS];"

@@ -134,9 +134,9 @@ def test_double_words_leave_dining_table_to_the_synonym():
 
 
 def test_dials_are_checked():
-    with pytest.raises(UnknownName, match="CHAIR has no lemma 'patern'. Did you mean 'pattern'"):
+    with pytest.raises(UnknownName, match="chair has no lemma 'patern'. Did you mean 'pattern'"):
         Chair(lemma="patern")
-    with pytest.raises(UnknownName, match="CHAIR has no tokenizer 'x'. Known: plain, nltk"):
+    with pytest.raises(UnknownName, match="chair has no tokenizer 'x'. Known: plain, nltk"):
         Chair(tokenizer="x")
 
 

@@ -56,7 +56,7 @@ def test_a_set_is_drawn_as_one():
 
 
 def test_dialect_is_checked():
-    with pytest.raises(UnknownName, match="No dialect 'vcd' for HallusionBench"):
+    with pytest.raises(UnknownName, match="hallusion has no dialect 'vcd'"):
         Hallusion("vcd")
 
 

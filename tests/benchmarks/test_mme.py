@@ -50,7 +50,7 @@ def test_half_a_pair_cannot_be_scored():
 
 
 def test_vcd_reads_no_mme():
-    with pytest.raises(UnknownName, match="No dialect 'vcd' for MME"):
+    with pytest.raises(UnknownName, match="mme has no dialect 'vcd'"):
         Mme("vcd")
 
 

@@ -100,7 +100,7 @@ def test_records_that_cannot_be_scored(records, words):
 
 
 def test_unknown_dialect():
-    with pytest.raises(UnknownName, match="No dialect 'poppe'. Did you mean 'pope'"):
+    with pytest.raises(UnknownName, match="pope has no dialect 'poppe'. Did you mean 'pope'"):
         Pope("poppe")
 
 

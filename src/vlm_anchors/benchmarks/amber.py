@@ -6,7 +6,7 @@
     AMBER score = (100 - CHAIR + F1) / 2
 
 Script: junyangwang0410/AMBER inference.py; percents rounded to one place as it prints them. It takes nouns from NLTK and
-likeness from spaCy's en_core_web_lg; both can be given (`nouns`, `similar` of `generative_counts`), and `similarity="none"`
+likeness from spaCy's en_core_web_lg; both can be given (`nouns`, `similar` of `generative_counts`), and `similarity="exact"`
 counts exact words and listed associations only. Every existence question has the answer "no", so its precision is idle.
 """
 
@@ -15,12 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import UnknownName
-from ..registry import did_you_mean
-from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled
+from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled
 from .files import need, of_split, read_json, read_text, rows, unique, word
 from .language import nltk_nouns, spacy_similar
-from .reading import YES_NO_DIALECTS, parse_yes_no
+from .reading import WITHOUT_LABEL, parse_yes_no
 
 GROUPS = {
     "generative": "generative",
@@ -68,13 +66,9 @@ class Amber(Benchmark):
     protocols = ("amber-official", "vlmevalkit", "llava")
 
     def __post_init__(self):
-        if self.dialect not in YES_NO_DIALECTS or self.dialect == "vcd":
-            raise UnknownName(f"No dialect {self.dialect!r} for AMBER.{did_you_mean(self.dialect, YES_NO_DIALECTS)}")
-        for dial, known in (("nouns", ("nltk", "plain")), ("similarity", ("spacy", "none"))):
-            if getattr(self, dial) not in known:
-                raise UnknownName(
-                    f"AMBER has no {dial}={getattr(self, dial)!r}.{did_you_mean(getattr(self, dial), known)}"
-                )
+        one_of(self, "dialect", WITHOUT_LABEL)
+        one_of(self, "nouns", ("nltk", "plain"))
+        one_of(self, "similarity", ("spacy", "exact"))
 
     def remark(self) -> str:
         return f"dialect {self.dialect}, nouns {self.nouns}, similarity {self.similarity}"

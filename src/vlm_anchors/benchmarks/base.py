@@ -4,6 +4,7 @@ A scorer turns every record into a few counts; a score is a formula over the sum
 the published number (sum over all), the bootstrap (sum over resampled images) and the paired test (one count a record).
 """
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from ..errors import UserError
+from ..errors import BadDial, UnknownName, UserError
+from ..registry import did_you_mean
 
 Record: TypeAlias = Mapping[str, Any]
 Counts: TypeAlias = dict[str, float]
@@ -115,6 +117,12 @@ class Benchmark(ABC):
         """The benchmark with word lists that lie beside the data taken as its dials; itself where it needs none."""
         return self
 
+    def spec(self) -> str:
+        """The SPEC that builds it again, dials that differ from their defaults: for run.json, after `at`."""
+        fields = [field for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]  # type: ignore[arg-type]
+        dials = [f"{field.name}={_written(getattr(self, field.name))}" for field in fields]
+        return self.name + (":" + ",".join(dials) if dials else "")
+
     def cluster(self, record: Record) -> str:
         """What is resampled as one by the bootstrap: the image, or the question where there is none."""
         return str(record["image"] or record["id"])
@@ -126,6 +134,28 @@ class Benchmark(ABC):
     def score(self, records: Iterable[Record]) -> Score:
         """A pure function of the records: nothing is read, sampled or remembered."""
         return score(self, list(records))
+
+
+def _written(value: Any) -> str:
+    """A dial's value as a SPEC has it."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if "," in text:
+        raise BadDial(f"{text!r} cannot be written in a SPEC, where commas divide dials. Use a path without a comma.")
+    return text
+
+
+def one_of(benchmark: Benchmark, dial: str, known: Iterable[str]) -> None:
+    """Refuses a dial that is none of the words there are."""
+    value, names = getattr(benchmark, dial), list(known)
+    if value not in names:
+        raise UnknownName(f"{benchmark.name} has no {dial} {value!r}.{did_you_mean(str(value), names)}")
+
+
+def switch(benchmark: Benchmark, dial: str) -> None:
+    """Refuses a dial that is neither true nor false."""
+    value = getattr(benchmark, dial)
+    if not isinstance(value, bool):
+        raise BadDial(f"{dial} of {benchmark.name} must be true or false; found {value!r}.")
 
 
 def score(benchmark: Benchmark, records: Sequence[Record], counts: Sequence[Counts] | None = None) -> Score:

@@ -17,15 +17,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import UnknownName
-from ..registry import did_you_mean
-from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled, ratio
+from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio
 from .files import need, of_split, read_json, read_text, rows, unique
 from .language import nltk_tokens, wordnet_lemmas
 from .protocols import DESCRIBE
 from .words import COCO, double_words, fixed, pattern, tokens
-
-LEMMAS = ("pattern", "wordnet", "fixed")
 
 
 @dataclass(frozen=True)
@@ -50,10 +46,8 @@ class Chair(Benchmark):
     protocols = ("opera", "greedy", "short", "pai", "memvr", "imccd", "clva")
 
     def __post_init__(self):
-        if self.lemma not in LEMMAS:
-            raise UnknownName(f"CHAIR has no lemma {self.lemma!r}.{did_you_mean(self.lemma, LEMMAS)}")
-        if self.tokenizer not in ("plain", "nltk"):
-            raise UnknownName(f"CHAIR has no tokenizer {self.tokenizer!r}. Known: plain, nltk.")
+        one_of(self, "lemma", ("pattern", "wordnet", "fixed"))
+        one_of(self, "tokenizer", ("plain", "nltk"))
 
     def remark(self) -> str:
         words = "official synonyms" if self.synonyms else "80 COCO names, no synonyms"
@@ -67,7 +61,7 @@ class Chair(Benchmark):
     def nodes(self) -> dict[str, str]:
         """Word -> object."""
         if self.synonyms:
-            return read_synonyms(Path(self.synonyms))
+            return read_synonyms(Path(str(self.synonyms)))
         return {name: name for name in COCO} | {"ski": "skis"}  # the one name whose singular is another word
 
     @cached_property

@@ -15,9 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UnknownName
-from ..registry import did_you_mean
-from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled, ratio
+from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio, switch
 from .files import need, of_split, question_files, read_json, read_text, unique
 from .reading import LETTER_DIALECTS, parse_letter
 
@@ -31,10 +29,7 @@ class _Choice(Benchmark):
     dialect: str
 
     def __post_init__(self):
-        if self.dialect not in LETTER_DIALECTS:
-            raise UnknownName(
-                f"{self.name} has no dialect {self.dialect!r}.{did_you_mean(self.dialect, LETTER_DIALECTS)}"
-            )
+        one_of(self, "dialect", LETTER_DIALECTS)
 
     def remark(self) -> str:
         return f"dialect {self.dialect}"
@@ -119,6 +114,10 @@ class MmBench(_Choice):
     note = "The official reading may ask GPT what an answer means; this one does not. The test split is scored by the server."
     metrics_of = (Metric("accuracy", "higher"), Metric("circular", "higher"))
     protocols = ("llava",)
+
+    def __post_init__(self):
+        super().__post_init__()
+        switch(self, "circular")
 
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
         """A TSV with index, question, hint, A to D, answer, category, and the image in base64."""

@@ -15,11 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UnknownName
-from ..registry import did_you_mean
-from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled
+from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, switch
 from .files import need, of_split, question_files, rows, unique, word
-from .reading import YES_NO_DIALECTS, parse_yes_no
+from .reading import WITHOUT_LABEL, parse_yes_no
 
 FIELDS = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
 
@@ -50,10 +48,8 @@ class Hallusion(Benchmark):
     yes_no = True
 
     def __post_init__(self):
-        if self.dialect not in YES_NO_DIALECTS or self.dialect == "vcd":
-            raise UnknownName(
-                f"No dialect {self.dialect!r} for HallusionBench.{did_you_mean(self.dialect, YES_NO_DIALECTS)}"
-            )
+        one_of(self, "dialect", WITHOUT_LABEL)
+        switch(self, "images_only")
 
     def remark(self) -> str:
         return f"offline reading, dialect {self.dialect}"

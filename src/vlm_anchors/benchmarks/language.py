@@ -51,14 +51,14 @@ def spacy_similar(threshold: float) -> Callable[[str, str], bool]:
     except ImportError:
         raise MissingPackage(
             "AMBER's word likeness needs spaCy and its large model. Run: pip install spacy && python -m spacy download "
-            "en_core_web_lg; or choose similarity=none, which is not the official number."
+            "en_core_web_lg; or choose similarity=exact, which is not the official number."
         ) from None
     try:
         model = spacy.load("en_core_web_lg")
     except OSError:
         raise MissingPackage(
             "AMBER's word likeness needs spaCy's large model. Run: python -m spacy download en_core_web_lg; "
-            "or choose similarity=none, which is not the official number."
+            "or choose similarity=exact, which is not the official number."
         ) from None
     vector = functools.cache(model)
     return functools.cache(lambda one, other: vector(one).similarity(vector(other)) > threshold)

@@ -14,11 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UnknownName
-from ..registry import did_you_mean
-from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, ratio
+from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, ratio
 from .files import of_split, question_files, read_text, unique
-from .reading import YES_NO_DIALECTS, parse_yes_no
+from .reading import WITHOUT_LABEL, parse_yes_no
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
@@ -48,8 +46,7 @@ class Mme(Benchmark):
     yes_no = True
 
     def __post_init__(self):
-        if self.dialect not in YES_NO_DIALECTS or self.dialect == "vcd":
-            raise UnknownName(f"No dialect {self.dialect!r} for MME.{did_you_mean(self.dialect, YES_NO_DIALECTS)}")
+        one_of(self, "dialect", WITHOUT_LABEL)
 
     def remark(self) -> str:
         return f"dialect {self.dialect}"

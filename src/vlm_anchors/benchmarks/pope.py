@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UnknownName
-from ..registry import did_you_mean
-from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled, ratio
+from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio
 from .files import need, question_files, rows, unique, word
 from .reading import YES_NO_DIALECTS, parse_yes_no
 
@@ -47,8 +45,7 @@ class Pope(Benchmark):
     yes_no = True
 
     def __post_init__(self):
-        if self.dialect not in YES_NO_DIALECTS:
-            raise UnknownName(f"No dialect {self.dialect!r}.{did_you_mean(self.dialect, YES_NO_DIALECTS)}")
+        one_of(self, "dialect", YES_NO_DIALECTS)
 
     def remark(self) -> str:
         return f"dialect {self.dialect}"

@@ -21,6 +21,7 @@ YES_NO_DIALECTS = {
     "amber": "AMBER inference.py: exactly 'Yes' or 'No'",
     "strict": "ours: starts with the word yes or no, and the other word does not follow in the same sentence",
 }
+WITHOUT_LABEL = [name for name in YES_NO_DIALECTS if name != "vcd"]
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UnknownName
-from ..registry import did_you_mean
-from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled
+from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled
 from .files import need, of_split, question_files, read_json, rows, unique
 from .reading import strip_punctuation
 
@@ -114,7 +112,7 @@ class Vqav2(_ShortAnswers):
     protocols = ("llava", "bare")
 
     def __post_init__(self):
-        _known(self.dialect, ("official", "evalai"), self.name)
+        one_of(self, "dialect", ("official", "evalai"))
 
     def remark(self) -> str:
         return f"dialect {self.dialect}"
@@ -160,7 +158,7 @@ class Vizwiz(_ShortAnswers):
     protocols = ("llava", "bare")
 
     def __post_init__(self):
-        _known(self.dialect, ("official", "evalai"), self.name)
+        one_of(self, "dialect", ("official", "evalai"))
 
     def remark(self) -> str:
         return f"dialect {self.dialect}"
@@ -201,7 +199,7 @@ class Gqa(_ShortAnswers):
     protocols = ("llava", "bare")
 
     def __post_init__(self):
-        _known(self.dialect, ("llava", "exact"), self.name)
+        one_of(self, "dialect", ("llava", "exact"))
 
     def remark(self) -> str:
         return f"dialect {self.dialect}"
@@ -235,11 +233,6 @@ class Gqa(_ShortAnswers):
 
 def _count(right: float, record: Record) -> Counts:
     return {"n": 1, "right": right, "unread": int(not record["answer"].strip())}
-
-
-def _known(dialect: str, known: Sequence[str], name: str) -> None:
-    if dialect not in known:
-        raise UnknownName(f"{name} has no dialect {dialect!r}.{did_you_mean(dialect, known)}")
 
 
 def _two(data: Path, key: str, words: Sequence[str]) -> tuple[Path, list[dict[str, Any]]]:
