@@ -30,5 +30,41 @@ METHODS = Catalogue(
             "Scales the scores of middle layers: up on the image, down on the system prompt",
             "arXiv 2503.13107",
         ),
+        Entry(
+            "deco",
+            "vlm_anchors.methods.deco:DeCo",
+            "Adds the logits of the middle layer that is surest",
+            "arXiv 2410.11779",
+        ),
+        Entry(
+            "icd",
+            "vlm_anchors.methods.icd:ICD",
+            "Takes off what a confusing instruction makes the model say",
+            "arXiv 2403.18715",
+        ),
+        Entry(
+            "memvr",
+            "vlm_anchors.methods.memvr:MemVR",
+            "Looks at the image again in an MLP, when a middle layer is unsure",
+            "arXiv 2410.03577",
+        ),
+        Entry(
+            "pai",
+            "vlm_anchors.methods.pai:PAI",
+            "Boosts the newest row's attention to the image, against a reading without it",
+            "arXiv 2407.21771",
+        ),
+        Entry(
+            "vcd",
+            "vlm_anchors.methods.vcd:VCD",
+            "Takes off what the model says of a noised image",
+            "arXiv 2311.16922",
+        ),
+        Entry(
+            "vista",
+            "vlm_anchors.methods.vista:VISTA",
+            "Steers every layer towards what the image adds; mixes in the logits of late layers",
+            "arXiv 2502.03628",
+        ),
     ],
 )

@@ -1,0 +1,123 @@
+"""DeCo: dynamic correction decoding.                                       arXiv 2410.11779, ICLR 2025
+
+Middle layers often know better what is in the image than the last one says. Among the tokens the last layer finds
+likely, the one that a middle layer is surest of marks that layer, and its logits are added:
+
+    C          = smallest set of the most probable tokens of the last layer that reaches top_p, at most top_k
+    z_l        = lm_head(norm(h_l)),  l in layers 20-28 of 32
+    l*, c*     = arg max over l and c in C of softmax(z_l)(c)
+    z(c)      <- z(c) + alpha softmax(z_l*)(c*) z_l*(c)   for c in C,   -inf elsewhere
+
+Where code and paper differ. The official scripts use alpha 0.6, the README's table 0.5. Indices 20..28 of the code
+point into a list that begins with the embeddings, so they are layers counted from 1. The code takes one layer for a whole
+batch; ours each sample's own. Outside C the code forbids a token, and so do we: alpha = 0 alone is not the plain
+model; `outside="kept"` leaves those tokens their logits. Official code exists for LLaVA-1.5 only.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .base import Method, choice, number
+from .parts import check_range, count, layer_range, warn_untested
+
+if TYPE_CHECKING:
+    from ..engine.doors import PassView
+    from ..engine.passing import Generation
+    from ..engine.site import Site
+
+LAYERS = (20, 28)
+PRESETS = {
+    ("llava-1.5-7b", "any"): ("official-code", {"alpha": 0.6, "top_p": 0.9, "top_k": 20, "layers": (20, 28)}),
+    ("llava-1.5-7b", "README's table"): ("official-code", {"alpha": 0.5, "layers": (20, 28)}),
+}
+"""(model, task) -> (where the values come from, dials)."""
+
+
+@dataclass(frozen=True)
+class DeCo(Method):
+    """Dynamic correction decoding (arXiv 2410.11779).
+
+    alpha: weight of the chosen layer's logits. layers: (first, last) layer to choose from, from 1; None = 20-28 of 32,
+    scaled to the model's depth. top_p, top_k: how candidates are taken from the last layer. outside: tokens that are no
+    candidates are "cut" or "kept".
+    """
+
+    doors: ClassVar[frozenset[str]] = frozenset({"hidden", "logits"})
+    site: ClassVar[str] = "decoder"
+
+    alpha: float = 0.6
+    layers: tuple[int, int] | None = None
+    top_p: float = 0.9
+    top_k: int = 20
+    outside: str = "cut"
+
+    def __post_init__(self):
+        number(self, "alpha", 0)
+        check_range(self, "layers")
+        number(self, "top_p", 0, 1)
+        number(self, "top_k", 1, whole=True)
+        choice(self, "outside", "cut", "kept")
+
+    @property
+    def off(self) -> bool:
+        return self.alpha == 0 and self.outside == "kept"
+
+    def opened(self) -> frozenset[str]:
+        return frozenset() if self.off else self.doors
+
+    def neutral(self) -> "DeCo":
+        return replace(self, alpha=0.0, outside="kept")
+
+    def check(self, site: "Site") -> None:
+        warn_untested(self, site)
+        layer_range(self.layers, LAYERS, site)
+
+    def read_layers(self, site: "Site") -> frozenset[int]:
+        return frozenset() if self.off else frozenset(layer_range(self.layers, LAYERS, site))
+
+    def hidden(self, view: "PassView", layer: int, output: Tensor) -> None:
+        view.kept.setdefault("early", {})[layer] = output[:, -1]
+
+    def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
+        count(view.memory, "steps")
+        early = view.kept["early"]
+        layers = sorted(early)
+        tokens, member = candidates(first, self.top_p, self.top_k)
+        middle = view.early_logits(torch.stack([early[layer] for layer in layers], 1)).float()
+        chosen, sure = surest(middle, tokens, member)
+        if view.prompt:
+            view.memory["layer"] = chosen + layers[0]
+        own = middle.gather(1, chosen[:, None, None].expand(-1, 1, middle.shape[-1]))[:, 0]
+        corrected = first + self.alpha * sure[:, None] * own
+        inside = torch.zeros_like(first, dtype=torch.bool).scatter(1, tokens, member)
+        return torch.where(inside, corrected, first if self.outside == "kept" else -torch.inf)
+
+    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+        steps, layer = generation.memory.get("steps", 0), generation.memory.get("layer")
+        rows = [None] * len(generation.visual.valid) if layer is None else layer.tolist()
+        return [{"corrected": steps, "first_layer_chosen": row} for row in rows]
+
+
+def candidates(
+    logits: Float[Tensor, "b n"], top_p: float, top_k: int
+) -> tuple[Int[Tensor, "b c"], Bool[Tensor, "b c"]]:
+    """The top_k most probable tokens, and which of them are needed to reach top_p."""
+    shares, tokens = logits.softmax(-1).topk(min(top_k, logits.shape[-1]), dim=-1)
+    before = shares.cumsum(-1) - shares
+    member = before < top_p
+    member[:, 0] = True
+    return tokens, member
+
+
+def surest(
+    middle: Float[Tensor, "b l n"], tokens: Int[Tensor, "b c"], member: Bool[Tensor, "b c"]
+) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
+    """Which of the layers gives a candidate the highest probability, and that probability."""
+    shares = middle.softmax(-1).gather(-1, tokens[:, None].expand(-1, middle.shape[1], -1))
+    best = shares.masked_fill(~member[:, None], -1.0).amax(-1)
+    sure, layer = best.max(-1)
+    return layer, sure

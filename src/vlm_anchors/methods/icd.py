@@ -1,0 +1,127 @@
+"""ICD: instruction contrastive decoding.                                  arXiv 2403.18715, ACL 2024 Findings
+
+An instruction that confuses the model makes it say more of what is not in the image; that part is taken off:
+
+    z = (1 + alpha) z(v, q) - alpha z(v, d + q),    tokens with p(v, q) < beta max p(v, q) are left out
+
+d is a disturbing role, such as "You are a confused objects detector ...". In Q-Former models it goes to the Q-Former, alone
+(where="role") or before the question ("question"), and the language model's prompt stays. Elsewhere it takes the place of
+the system prompt: of `system` if that text stands before the image, else of a default one we know, else it is put first.
+
+Where code and paper differ. The official program runs through five roles and marks no default; ours is the first. Its script
+for LLaVA on POPE cannot start as shipped (a misspelt import), so its setting there is read from its sampler. Other papers'
+"ICD" uses "You are a confused object detector." as the system prompt: role=... A third term of the code, added when
+image noise is on as well, is left out.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from ..errors import BadDial, CannotAct
+from .base import Method, choice, number
+from .parts import TESTED, contrast, count, refuse_untested
+
+if TYPE_CHECKING:
+    from ..engine.branch import Branch
+    from ..engine.doors import PassView
+    from ..engine.passing import Generation
+    from ..engine.reading import Prompt
+    from ..engine.site import Site
+
+ROLE = "You are a confused objects detector to provide a fuzzy overview or impression of the image."
+SYSTEMS = (
+    "You are a helpful assistant.",
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the human's questions.",
+)
+"""System prompts of Qwen2-VL's and Vicuna's templates."""
+PRESETS = {
+    ("llava-1.5-7b", "any"): ("official-code", {"alpha": 1.0, "beta": 0.1}),
+    ("instructblip-7b", "any"): ("official-code", {"alpha": 1.0, "beta": 0.1, "where": "role"}),
+}
+"""(model, task) -> (where the values come from, dials). Which of its five roles was used is not marked."""
+
+
+@dataclass(frozen=True)
+class ICD(Method):
+    """Instruction contrastive decoding (arXiv 2403.18715). Attach it to what `va.load` returns, or to (model, processor).
+
+    alpha: how much of the disturbed reading's logits is taken off; 0 = no second branch. beta: tokens less probable than
+    this share of the most probable one are left out; 0 = none. role: the disturbing instruction. where: in Q-Former models
+    the "role" replaces the question or stands before it ("question"). system: the system prompt to be replaced, where it
+    is none of those we know.
+    """
+
+    doors: ClassVar[frozenset[str]] = frozenset({"logits"})
+    site: ClassVar[str] = "decoder"
+
+    alpha: float = 1.0
+    beta: float = 0.1
+    role: str = ROLE
+    where: str = "role"
+    system: str = ""
+
+    def __post_init__(self):
+        number(self, "alpha", 0)
+        number(self, "beta", 0, 1)
+        choice(self, "where", "role", "question")
+        if not isinstance(self.role, str) or not self.role.strip():
+            raise BadDial(f"ICD.role must be an instruction in words; found {self.role!r}.")
+        if not isinstance(self.system, str):
+            raise BadDial(f"ICD.system must be text; found {self.system!r}.")
+
+    def opened(self) -> frozenset[str]:
+        return self.doors if self.alpha or self.beta else frozenset()
+
+    def neutral(self) -> "ICD":
+        return replace(self, alpha=0.0, beta=0.0)
+
+    def check(self, site: "Site") -> None:
+        refuse_untested(self, site, TESTED, "its prompt is put together in another way.")
+
+    def needs_pixels(self, site: "Site") -> bool:
+        return self.alpha != 0 and site.visual_features is not None
+
+    def second(self, prompt: "Prompt") -> "Branch | None":
+        if not self.alpha:
+            return None
+        if prompt.processor is None:
+            raise CannotAct("icd writes another instruction and needs the tokenizer: attach to (model, processor).")
+        if prompt.site.visual_features is not None:
+            return self._disturbed_question(prompt)
+        tokenizer = prompt.processor.tokenizer
+        return prompt.with_fronts([self._disturbed(tokenizer, front) for front in prompt.fronts()])
+
+    def _disturbed(self, tokenizer: Any, front: list[int]) -> list[int]:
+        """The tokens before the image with the role in the system prompt's place, or first."""
+        text = tokenizer.decode(front, skip_special_tokens=False)
+        for system in (self.system, *SYSTEMS):
+            if system and system in text:
+                return tokenizer.encode(text.replace(system, self.role, 1), add_special_tokens=False)
+        begins = front[:1] if front and front[0] == tokenizer.bos_token_id else []
+        return [*begins, *tokenizer.encode(self.role, add_special_tokens=False), *front[len(begins) :]]
+
+    def _disturbed_question(self, prompt: "Prompt") -> "Branch":
+        """The Q-Former reads the role; the language model's own prompt stays."""
+        given = prompt.pixels().given
+        tokenizer = getattr(prompt.processor, "qformer_tokenizer", None)
+        if tokenizer is None or "qformer_input_ids" not in given:
+            raise CannotAct("icd disturbs the Q-Former's instruction, and this model's Q-Former reads none. Use vcd.")
+        asked = tokenizer.batch_decode(given["qformer_input_ids"], skip_special_tokens=True)
+        texts = [self.role if self.where == "role" else f"{self.role} {question}" for question in asked]
+        read = tokenizer(texts, padding=True, return_tensors="pt").to(given["pixel_values"].device)
+        changed = {"qformer_input_ids": read["input_ids"], "qformer_attention_mask": read["attention_mask"]}
+        return prompt.with_images(prompt.encode({**given, **changed}))
+
+    def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
+        if second is not None:
+            count(view.memory, "branch_passes")
+        count(view.memory, "steps")
+        return contrast(first, second, self.alpha, self.beta)
+
+    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+        memory = generation.memory
+        told = {"steps": memory.get("steps", 0), "branch_passes": memory.get("branch_passes", 0)}
+        return [dict(told) for _ in generation.visual.valid]

@@ -1,0 +1,130 @@
+"""MemVR: memory-space visual retracing.                                       arXiv 2410.03577, ICML 2025
+
+When a middle layer is unsure of the next token, the next layer's MLP looks at the image again: the projected image V
+(n x d) serves as keys and values of an extra memory. Once a pass at most, for every row of the pass:
+
+    u_l  = entropy of the softmax over the 10 largest of lm_head(norm(h_l)), last row, divided by ln 10
+    if u_l > gamma, l in layers 7-16 of 32, and not yet in this pass, then in layer l + 1 (8-17), x the MLP's input,
+    MLP(x) <- (1 - alpha) MLP(x) + alpha a mean|MLP(x)| / mean|a|,      a = (x V^T) V
+
+Where code and paper differ. The paper's memory has an activation between the products; the official LLaVA path has none,
+and no more has ours. The code also scales V by the mean size of the MLP's weights, which the normalisation cancels.
+Its entropy is summed over a batch and one image serves all samples; ours decides per sample, with that sample's images
+(all of them), means taken over its real rows. Its Qwen-VL and GLM-4V paths never inject as shipped, so nothing official
+is known there. There is no official alpha for POPE; alpha was 0.12 in the code's captioning script whatever its shell
+script asked for. The papers' choice of logits processor before the entropy is left out: ours sees the raw logits.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .base import Method, number
+from .parts import check_range, layer_range, warn_untested
+
+if TYPE_CHECKING:
+    from ..engine.doors import PassView
+    from ..engine.passing import Generation
+    from ..engine.reading import Prompt
+    from ..engine.site import Site
+
+LAYERS = (7, 16)
+TOP = 10
+PRESETS = {
+    ("llava-1.5-7b", "mme"): ("official-code", {"alpha": 0.12, "gamma": 0.75, "layers": (7, 16)}),
+    ("llava-1.5-7b", "chair"): ("official-code", {"alpha": 0.12, "gamma": 0.75, "layers": (7, 16)}),
+    ("llava-1.5-7b", "llava-bench"): ("official-code", {"alpha": 0.32, "gamma": 0.75, "layers": (7, 16)}),
+    ("llava-1.5-7b", "mm-vet"): ("official-code", {"alpha": 0.12, "gamma": 0.75, "layers": (7, 16)}),
+    ("llava-1.5-7b", "vizwiz"): ("official-code", {"alpha": 0.28, "gamma": 0.75, "layers": (7, 16)}),
+}
+"""(model, task) -> (where the values come from, dials)."""
+
+
+@dataclass(frozen=True)
+class MemVR(Method):
+    """Memory-space visual retracing (arXiv 2410.03577).
+
+    alpha: share of the image memory in the MLP's output; 0 = off. gamma: normalised entropy above which a layer counts as
+    unsure; 1 or more never triggers. layers: (first, last) layer that is tested, from 1; the one after it is changed. None
+    = 7-16 of 32, scaled to the model's depth.
+    """
+
+    doors: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp"})
+    site: ClassVar[str] = "decoder"
+
+    alpha: float = 0.12
+    gamma: float = 0.75
+    layers: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        number(self, "alpha", 0, 1)
+        number(self, "gamma", 0)
+        check_range(self, "layers")
+
+    @property
+    def off(self) -> bool:
+        return self.alpha == 0 or self.gamma >= 1
+
+    def opened(self) -> frozenset[str]:
+        return frozenset() if self.off else self.doors
+
+    def neutral(self) -> "MemVR":
+        return replace(self, alpha=0.0)
+
+    def check(self, site: "Site") -> None:
+        warn_untested(self, site)
+        layer_range(self.layers, LAYERS, site)
+
+    def read_layers(self, site: "Site") -> frozenset[int]:
+        """A last layer that is tested would have no MLP after it."""
+        return frozenset(layer for layer in layer_range(self.layers, LAYERS, site) if layer < site.depth)
+
+    def fed_layers(self, site: "Site") -> frozenset[int]:
+        return frozenset(layer + 1 for layer in self.read_layers(site))
+
+    def begin(self, prompt: "Prompt") -> None:
+        view = prompt.view
+        index = view.visual.index[..., None].expand(-1, -1, view.embeds.shape[-1])
+        image = view.embeds.gather(1, index) * view.visual.valid[..., None]
+        view.memory["image"] = image.float()
+        view.memory["triggers"] = torch.zeros(len(image), dtype=torch.long, device=image.device)
+
+    def hidden(self, view: "PassView", layer: int, output: Tensor) -> None:
+        unsure = uncertainty(view.early_logits(output[:, -1])) > self.gamma
+        done = view.kept.get("done")
+        fired = unsure if done is None else unsure & ~done
+        view.kept["done"] = unsure if done is None else unsure | done
+        view.kept[("fired", layer + 1)] = fired
+
+    def mlp(self, view: "PassView", layer: int, given: Tensor, output: Tensor) -> Tensor | None:
+        fired: Bool[Tensor, " b"] = view.kept[("fired", layer)]
+        view.memory["triggers"] = view.memory["triggers"] + fired
+        image = view.memory["image"]
+        recalled = (given.float() @ image.transpose(1, 2)) @ image
+        size, own = mean_size(output, view.real), mean_size(recalled, view.real)
+        mixed = (1 - self.alpha) * output + self.alpha * recalled * (size / own.clamp(min=1e-30))
+        return torch.where(fired[:, None, None], mixed.to(output.dtype), output)
+
+    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+        triggers = generation.memory.get("triggers")
+        counts = [0] * len(generation.visual.valid) if triggers is None else triggers.tolist()
+        return [{"triggers": one, "passes": generation.steps + 1} for one in counts]
+
+
+def uncertainty(logits: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    """Entropy of the 10 largest logits, 0 to 1."""
+    shares = logits.float().topk(min(TOP, logits.shape[-1]), dim=-1).values.softmax(-1)
+    return torch.special.entr(shares).sum(-1) / math.log(TOP)
+
+
+def mean_size(values: Float[Tensor, "b q d"], real: Bool[Tensor, "b q"] | None) -> Float[Tensor, "b 1 1"]:
+    """Mean of |values| over each sample's real rows."""
+    size = values.float().abs().mean(-1)
+    if real is None:
+        return size.mean(-1)[:, None, None]
+    rows = real.to(size.dtype)
+    return ((size * rows).sum(-1) / rows.sum(-1))[:, None, None]

@@ -1,0 +1,113 @@
+"""PAI: pay attention to image.                                       arXiv 2407.21771, ECCV 2024
+
+The row that chooses the next token attends more to the image, and what a reading without the image would say anyway is
+taken off:
+
+    z(last, j)  <-  z(last, j) + alpha |z(last, j)|           j a visual token, layers 3-32 of 32, before the softmax
+    log p       <-  gamma (log p - log p_u) + log p_u         p_u: the same prompt without its image
+    tokens with p < cut max p are left out
+
+The size of the boost depends on the score itself, so it is added to that one row's scores; no other row changes.
+
+Where code and paper differ. In the official code the boost is missing in the prompt's pass whenever the image-free branch
+is on; ours acts there too, `boost_prompt=False` is the code's way. The "layer prior" of the paper is a first layer of
+3 (2 counted from 0). The cut belongs to the branch, in code and here: with gamma = 1 there is neither.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..engine.view import AttentionView, Edit
+from .base import Method, number
+from .parts import TESTED, check_range, count, layer_range, plausible, refuse_untested, warn_untested
+
+if TYPE_CHECKING:
+    from ..engine.branch import Branch
+    from ..engine.doors import PassView
+    from ..engine.passing import Generation
+    from ..engine.reading import Prompt
+    from ..engine.site import Site
+
+LAYERS = (3, 32)
+PRESETS = {
+    ("llava-1.5-7b", "any"): ("official-code", {"alpha": 0.2, "gamma": 1.1, "boost_prompt": False, "layers": (3, 32)}),
+    ("llava-1.5-7b", "paper's setting"): ("paper", {"alpha": 0.5, "gamma": 1.1, "layers": (3, 32)}),
+}
+"""(model, task) -> (where the values come from, dials). The second as a user quotes it in the official repository."""
+
+
+@dataclass(frozen=True)
+class PAI(Method):
+    """Pay attention to image (arXiv 2407.21771).
+
+    alpha: share of its own size that is added to a score of the newest row on the image; 0 = off. gamma: weight of the
+    image against a reading without it; 1 = no second branch. cut: with a branch, tokens less probable than this share of
+    the most probable one are left out; 0 = none. layers: (first, last), from 1; None = 3-32 of 32, scaled to the model's
+    depth. boost_prompt: whether the prompt's last row is boosted as well, or only the rows after it.
+    """
+
+    doors: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})
+    site: ClassVar[str] = "decoder"
+
+    alpha: float = 0.2
+    gamma: float = 1.1
+    cut: float = 0.1
+    layers: tuple[int, int] | None = None
+    boost_prompt: bool = True
+
+    def __post_init__(self):
+        number(self, "alpha", 0)
+        number(self, "gamma", 0)
+        number(self, "cut", 0, 1)
+        check_range(self, "layers")
+
+    def opened(self) -> frozenset[str]:
+        opened = {"attention"} if self.alpha else set()
+        return frozenset(opened | ({"logits"} if self.gamma != 1 else set()))
+
+    def neutral(self) -> "PAI":
+        return replace(self, alpha=0.0, gamma=1.0)
+
+    def check(self, site: "Site") -> None:
+        if self.gamma != 1:
+            refuse_untested(self, site, TESTED, "not tested. Set gamma=1 to run without the image-free branch.")
+        warn_untested(self, site)
+        layer_range(self.layers, LAYERS, site)
+
+    def watched(self, site: "Site") -> frozenset[int]:
+        return frozenset(layer_range(self.layers, LAYERS, site)) if self.alpha else frozenset()
+
+    def attention(self, view: AttentionView) -> Edit | None:
+        rows = view.last_rows()
+        if rows is not None and not self.boost_prompt:
+            return None
+        shift = view.plain_scores().abs_() * self._boost(view)
+        if rows is not None:
+            shift = shift * view.keep("last rows", lambda: rows[:, None, :, None].to(shift.dtype))
+        return Edit(shift=shift)
+
+    def _boost(self, view: AttentionView) -> Tensor:
+        """alpha at visual keys, 0 elsewhere, (b, 1, 1, k)."""
+        visual = view.visual_keys()
+        return view.keep(("boost", id(visual)), lambda: self.alpha * visual[:, None, None].to(view.dtype))
+
+    def second(self, prompt: "Prompt") -> "Branch | None":
+        return prompt.without_image() if self.gamma != 1 else None
+
+    def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
+        if second is None:
+            return first
+        count(view.memory, "branch_passes")
+        with_image, without = first.log_softmax(-1), second.log_softmax(-1)
+        mixed = self.gamma * (with_image - without) + without
+        return mixed.masked_fill(~plausible(with_image, self.cut), -torch.inf)
+
+    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+        rows = generation.steps + int(self.boost_prompt) if self.alpha else 0
+        told: dict[str, Any] = {"rows_edited": rows, "visual_tokens": 0}
+        if self.gamma != 1:
+            told["branch_passes"] = generation.memory.get("branch_passes", 0)
+        return [{**told, "visual_tokens": sum(counts)} for counts in generation.visual.per_image()]

@@ -1,0 +1,114 @@
+"""VCD: visual contrastive decoding.                                       arXiv 2311.16922, CVPR 2024
+
+What the model says whatever it sees, it also says when the image is noise; that part is taken off:
+
+    z        = (1 + alpha) z(v) - alpha z(v'),    tokens with p(v) < beta max p(v) are left out
+    v'       = sqrt(abar_t) v + sqrt(1 - abar_t) eps                     the normalised pixels after t diffusion steps
+    beta_t   = sigmoid(linspace(-6, 6, 1000)) (0.005 - 1e-5) + 1e-5,     abar_t = prod (1 - beta)
+
+Where code and paper differ. beta is 0.1 in the official program and 0.2 in its shell script, which is what ran. The code
+replaces sampling only and does nothing when decoding greedily; ours acts in every mode. Noise is drawn once an image; ours
+comes from `seed` alone, the same for every image of a size, so that an answer does not depend on its batch. Models whose
+processor cuts the image into flat patches (Qwen) are noised on those patches. The library's fallback alpha is 0.5.
+"""
+
+import functools
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Method, number
+from .parts import TESTED, contrast, count, refuse_untested
+
+if TYPE_CHECKING:
+    from ..engine.branch import Branch
+    from ..engine.doors import PassView
+    from ..engine.passing import Generation
+    from ..engine.reading import Prompt
+    from ..engine.site import Site
+
+DIFFUSION_STEPS = 1000
+PRESETS = {
+    ("llava-1.5-7b", "pope"): ("official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
+    ("instructblip-7b", "pope"): ("official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
+    ("qwen-vl", "pope"): ("official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
+}
+"""(model, task) -> (where the values come from, dials)."""
+
+
+@dataclass(frozen=True)
+class VCD(Method):
+    """Visual contrastive decoding (arXiv 2311.16922).
+
+    alpha: how much of the noised image's logits is taken off; 0 = no second branch. beta: tokens less probable than this
+    share of the most probable one are left out; 0 = none. step: diffusion steps of noise, 0 to 999. seed: of the noise.
+    """
+
+    doors: ClassVar[frozenset[str]] = frozenset({"logits"})
+    site: ClassVar[str] = "decoder"
+
+    alpha: float = 1.0
+    beta: float = 0.1
+    step: int = 500
+    seed: int = 0
+
+    def __post_init__(self):
+        number(self, "alpha", 0)
+        number(self, "beta", 0, 1)
+        number(self, "step", 0, DIFFUSION_STEPS - 1, whole=True)
+        number(self, "seed", 0, 2**63 - 1, whole=True)
+
+    def opened(self) -> frozenset[str]:
+        return self.doors if self.alpha or self.beta else frozenset()
+
+    def neutral(self) -> "VCD":
+        return replace(self, alpha=0.0, beta=0.0)
+
+    def check(self, site: "Site") -> None:
+        refuse_untested(self, site, TESTED, "its images take another way to the decoder.")
+
+    def needs_pixels(self, site: "Site") -> bool:
+        return self.alpha != 0
+
+    def second(self, prompt: "Prompt") -> "Branch | None":
+        if not self.alpha:
+            return None
+        given = prompt.pixels().given
+        grid = given.get("image_grid_thw")
+        sizes = None if grid is None else grid.prod(-1).tolist()
+        noise = noised(given["pixel_values"], self.step, self.seed, sizes)
+        return prompt.with_images(prompt.encode({**given, "pixel_values": noise}))
+
+    def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
+        if second is not None:
+            count(view.memory, "branch_passes")
+        count(view.memory, "steps")
+        return contrast(first, second, self.alpha, self.beta)
+
+    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+        memory = generation.memory
+        told = {"steps": memory.get("steps", 0), "branch_passes": memory.get("branch_passes", 0)}
+        return [dict(told) for _ in generation.visual.valid]
+
+
+@functools.cache
+def kept_signal() -> Tensor:
+    """abar of every diffusion step, double precision."""
+    ramp = torch.linspace(-6, 6, DIFFUSION_STEPS, dtype=torch.float64)
+    return (1 - (ramp.sigmoid() * (0.5e-2 - 1e-5) + 1e-5)).cumprod(0)
+
+
+def noised(pixels: Tensor, step: int, seed: int, sizes: list[int] | None = None) -> Tensor:
+    """Pixels with diffusion noise. sizes: how many rows of `pixels` each image has; None = one.
+
+    Every image draws from a fresh generator on the host, so its noise depends on neither its place nor the device.
+    """
+    pieces = pixels.split(1 if sizes is None else sizes)
+    drawn = [
+        torch.randn(piece.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32) for piece in pieces
+    ]
+    signal = float(kept_signal()[step])
+    noise = torch.cat(drawn).to(pixels.device)
+    return (signal**0.5 * pixels.float() + (1 - signal) ** 0.5 * noise).to(pixels.dtype)

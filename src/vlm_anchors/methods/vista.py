@@ -1,0 +1,116 @@
+"""VISTA: visual information steering with token-logit augmentation.                      arXiv 2502.03628, ICML 2025
+
+What the image adds to the last token's state is measured once a prompt, and every layer's MLP is steered towards it; the
+logits of late middle layers are mixed into the last one's:
+
+    v_l   = h_l(prompt) - h_l(prompt without its image)                        last token, after layer l
+    x    <- |x| normalise( x / |x| + lam (1 + max(0, cos(x, -v_l))) v_l / |v_l| )    x: output of layer l's MLP, all rows
+    z    <- (1 - mix) z + mix mean over layers 26-31 of 32 of lm_head(h_l)
+
+Where code and paper differ. The official code finds v_l by a "principal component" of the one difference there is, which
+adds an arbitrary unit vector to it; ours is the plain difference. Its early logits skip the final norm and so do ours
+(`norm=True` applies it, as DeCo does). Its lam differs from task to task: 0.17 for captions, 0.01 for POPE, 0.1 for MMHal.
+After the last layer, v_l is taken before the final norm. Costs two more prefills a prompt.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .base import Method, number
+from .parts import TESTED, check_range, count, layer_range, refuse_untested
+
+if TYPE_CHECKING:
+    from ..engine.doors import PassView
+    from ..engine.passing import Generation
+    from ..engine.reading import Prompt
+    from ..engine.site import Site
+
+LAYERS = (26, 31)
+PRESETS = {
+    ("llava-1.5-7b", "chair"): ("official-code", {"lam": 0.17, "mix": 0.3, "layers": (26, 31)}),
+    ("llava-1.5-7b", "pope"): ("official-code", {"lam": 0.01, "mix": 0.3, "layers": (26, 31)}),
+    ("llava-1.5-7b", "mmhal"): ("official-code", {"lam": 0.1, "mix": 0.3, "layers": (26, 31)}),
+}
+"""(model, task) -> (where the values come from, dials)."""
+
+
+@dataclass(frozen=True)
+class VISTA(Method):
+    """Visual information steering (arXiv 2502.03628).
+
+    lam: strength of steering; 0 = off. mix: weight of the late layers' logits; 0 = off. layers: (first, last) layer whose
+    logits are mixed in, from 1; None = 26-31 of 32, scaled to the model's depth. norm: whether those pass the final norm.
+    """
+
+    doors: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp", "logits"})
+    site: ClassVar[str] = "decoder"
+
+    lam: float = 0.1
+    mix: float = 0.3
+    layers: tuple[int, int] | None = None
+    norm: bool = False
+
+    def __post_init__(self):
+        number(self, "lam", 0)
+        number(self, "mix", 0, 1)
+        check_range(self, "layers")
+
+    def opened(self) -> frozenset[str]:
+        return self.doors if self.lam or self.mix else frozenset()
+
+    def neutral(self) -> "VISTA":
+        return replace(self, lam=0.0, mix=0.0)
+
+    def check(self, site: "Site") -> None:
+        refuse_untested(self, site, TESTED, "not tested.")
+        layer_range(self.layers, LAYERS, site)
+
+    def read_layers(self, site: "Site") -> frozenset[int]:
+        return frozenset(layer_range(self.layers, LAYERS, site)) if self.mix else frozenset()
+
+    def fed_layers(self, site: "Site") -> frozenset[int]:
+        return frozenset(range(1, site.depth + 1)) if self.lam else frozenset()
+
+    def begin(self, prompt: "Prompt") -> None:
+        if not self.lam:
+            return
+        seen = prompt.last_outputs(prompt.as_given())
+        blind = prompt.last_outputs(prompt.without_image())
+        change = (seen - blind).float()
+        length = change.norm(dim=-1)
+        prompt.memory["directions"] = torch.nn.functional.normalize(change, dim=-1)
+        prompt.memory["length"] = length.mean(-1)
+
+    def mlp(self, view: "PassView", layer: int, given: Tensor, output: Tensor) -> Tensor | None:
+        return steered(output, view.memory["directions"][:, layer - 1], self.lam)
+
+    def hidden(self, view: "PassView", layer: int, output: Tensor) -> None:
+        view.kept.setdefault("late", []).append(output[:, -1])
+
+    def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
+        count(view.memory, "steps")
+        if not self.mix:
+            return first
+        late = torch.stack(view.kept["late"], 1)
+        # Without the norm the head is linear, so the mean may be taken before it: one product instead of six.
+        early = view.early_logits(late).mean(1) if self.norm else view.early_logits(late.mean(1), norm=False)
+        return (1 - self.mix) * first + self.mix * early.float()
+
+    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+        steps, length = generation.memory.get("steps", 0), generation.memory.get("length")
+        rows = [0.0] * len(generation.visual.valid) if length is None else length.tolist()
+        return [{"steered": steps, "steering_vector": round(row, 4)} for row in rows]
+
+
+def steered(x: Float[Tensor, "b q d"], direction: Float[Tensor, "b d"], lam: float) -> Float[Tensor, "b q d"]:
+    """x turned towards a unit direction, its length kept; more where it points away."""
+    wide, along = x.float(), direction[:, None]
+    length = wide.norm(dim=-1, keepdim=True)
+    # Everything is multiplied by |x|, which the normalisation takes off again.
+    weight = length - (wide * along).sum(-1, keepdim=True).clamp(max=0)
+    turned = torch.addcmul(wide, weight, along, value=lam)
+    return (turned * (length / turned.norm(dim=-1, keepdim=True).clamp(min=1e-30))).to(x.dtype)

@@ -1,0 +1,87 @@
+"""MemVR against its equations: each pass's entropy test, and the image memory in the next layer's MLP."""
+
+import math
+
+import pytest
+import torch
+from cases import CASES, STEPS
+from reference_logits import compare, early, hooked, whole
+
+from vlm_anchors.errors import BadDial
+from vlm_anchors.methods.memvr import MemVR
+
+
+class Passes:
+    """The prompt's rows are one pass, each answer row one of its own; hooks replay what each pass decided."""
+
+    def __init__(self, case, model, method, layout, prompt, total):
+        self.case, self.model, self.method, self.layout = case, model, method, layout
+        self.groups = [list(range(prompt)), *([row] for row in range(prompt, total))]
+        self.done, self.fire, self.image, self.near = set(), {}, None, 0
+
+    def hooks(self):
+        stack = self.case.stack(self.model)
+        yield stack.register_forward_pre_hook(self.see_image, with_kwargs=True)
+        first, last = self.method.layers
+        for layer in range(first, last + 1):
+            yield stack.layers[layer - 1].register_forward_hook(self.test(layer))
+            yield stack.layers[layer].mlp.register_forward_hook(self.inject(layer + 1))
+
+    def see_image(self, module, args, kwargs):
+        self.image = kwargs["inputs_embeds"][0, self.layout.visual]
+
+    def test(self, layer):
+        def hook(module, args, output):
+            for number, rows in enumerate(self.groups):
+                top = early(self.case, self.model, output[0, rows[-1]]).topk(10).values.softmax(-1)
+                unsure = -sum(float(p) * math.log(p) for p in top) / math.log(10)
+                self.near += abs(unsure - self.method.gamma) < 1e-5
+                if unsure > self.method.gamma and number not in self.done:
+                    self.done.add(number)
+                    self.fire[number] = layer + 1
+
+        return hook
+
+    def inject(self, layer):
+        def hook(module, args, output):
+            output = output.clone()
+            for number, rows in enumerate(self.groups):
+                if self.fire.get(number) != layer:
+                    continue
+                x, own = args[0][0, rows], output[0, rows]
+                recalled = (x @ self.image.T) @ self.image
+                scale = own.abs().mean() / recalled.abs().mean()
+                output[0, rows] = (1 - self.method.alpha) * own + self.method.alpha * recalled * scale
+            return output
+
+        return hook
+
+
+def reference(case, method, fired):
+    def logits(double, single, tokens):
+        prompt = single["input_ids"].shape[1]
+        passes = Passes(case, double, method, case.layout(single), prompt, prompt + STEPS)
+        with hooked(*passes.hooks()), torch.no_grad():
+            out = double(**whole(case, single, tokens)).logits[0][-STEPS - 1 :]
+        assert not passes.near
+        fired.append(dict(passes.fire))
+        return out
+
+    return logits
+
+
+@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("gamma", [0.5, 0.998])
+def test_equals_the_literal_reference(name, gamma):
+    method = MemVR(alpha=0.4, gamma=gamma, layers=(2, 6))
+    fired = []
+    acted = compare(CASES[name], method, reference(CASES[name], method, fired), moved=0)
+    assert [told["memvr"]["triggers"] for told in acted] == [len(one) for one in fired]
+    if gamma == 0.5:
+        assert all(len(one) == STEPS + 1 for one in fired)
+
+
+@pytest.mark.parametrize("dials", [{"alpha": 1.5}, {"gamma": -1}, {"layers": (3, 1)}])
+def test_wrong_dials_are_refused(dials):
+    with pytest.raises(BadDial):
+        MemVR(**dials)

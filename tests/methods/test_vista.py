@@ -1,0 +1,54 @@
+"""VISTA against its equations: the steering vector, every row of every MLP, and the late layers' logits."""
+
+import pytest
+import torch
+from cases import CASES, STEPS
+from reference_logits import compare, early, hooked, read, whole, without_image
+
+from vlm_anchors.errors import BadDial
+from vlm_anchors.methods.vista import VISTA
+
+
+def turn(x, v, lam):
+    """One row of one MLP's output."""
+    cosine = float(torch.nn.functional.cosine_similarity(x, -v, dim=0))
+    y = x / x.norm() + lam * (1 + max(0.0, cosine)) * v / v.norm()
+    return y / y.norm() * x.norm()
+
+
+def reference(case, method):
+    def logits(double, single, tokens):
+        none = tokens[:, :0]
+        _, seen = read(case, double, whole(case, single, none), 1)
+        _, blind = without_image(case, double, single, none, 1)
+        change = [a[-1] - b[-1] for a, b in zip(seen, blind, strict=True)]
+
+        def steering(layer):
+            return lambda module, args, out: torch.stack([turn(x, change[layer], method.lam) for x in out[0]])[None]
+
+        layers = case.stack(double).layers
+        hooks = [layer.mlp.register_forward_hook(steering(n)) for n, layer in enumerate(layers)] if method.lam else []
+        with hooked(*hooks):
+            final, states = read(case, double, whole(case, single, tokens), STEPS + 1)
+        first, last = method.layers
+        late = torch.stack(
+            [early(case, double, states[n - 1][-STEPS - 1 :], method.norm) for n in range(first, last + 1)]
+        )
+        return (1 - method.mix) * final + method.mix * late.mean(0)
+
+    return logits
+
+
+@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("dials", [{}, {"lam": 0.0}, {"mix": 0.0}, {"norm": True}])
+def test_equals_the_literal_reference(name, dials):
+    method = VISTA(**{"lam": 0.3, "mix": 0.4, "layers": (5, 7), **dials})
+    for told in compare(CASES[name], method, reference(CASES[name], method)):
+        assert told["vista"]["steered"] == STEPS + 1
+        assert (told["vista"]["steering_vector"] > 0) == (method.lam > 0)
+
+
+@pytest.mark.parametrize("dials", [{"lam": -1}, {"mix": 1.5}, {"layers": (3, 1)}])
+def test_wrong_dials_are_refused(dials):
+    with pytest.raises(BadDial):
+        VISTA(**dials)

@@ -1,0 +1,143 @@
+"""The promises of every registered method: off equals plain, no trace is left, order and batch do not matter.
+
+A new method joins by its line in the catalogue. Where its defaults say nothing on tiny models, `SHARP` has stronger ones.
+"""
+
+import warnings
+
+import pytest
+import torch
+from cases import CASES, model_of, run, tokens_of
+from stand_ins import Processor
+
+from vlm_anchors.engine import attach
+from vlm_anchors.errors import AnchorsWarning
+from vlm_anchors.methods import METHODS
+
+SHARP = {
+    "clva": {"tau": 1.0},
+    "clearsight": {"enhance": 1.5, "suppress": 0.5},
+    "pai": {"alpha": 0.5, "gamma": 1.5},
+    "memvr": {"gamma": 0.5},
+    "deco": {"alpha": 20.0},
+}
+BOUND = 1e-5
+IN_MODEL = [entry.name for entry in METHODS if entry.load().doors - {"prepare"}]
+"""Methods that only prepare inputs have tests of their own."""
+
+
+def method_of(name):
+    return METHODS.get(name).load()(**SHARP.get(name, {}))
+
+
+def steered(name, case, method=None):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AnchorsWarning)
+        return attach((model_of(case), Processor()), method or method_of(name))
+
+
+def hooks_of(model):
+    return [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules()]
+
+
+everywhere = pytest.mark.parametrize("case", list(CASES))
+every_method = pytest.mark.parametrize("name", IN_MODEL)
+
+
+@everywhere
+@every_method
+def test_off_equals_plain(name, case):
+    model, batch = model_of(case), CASES[case].batch()
+    plain, tokens = run(model, batch)
+    method = method_of(name)
+    assert method.neutral().neutral() == method.neutral()
+    with steered(name, case, method.neutral()):
+        again, same = run(model, batch)
+    assert torch.equal(plain, again) and torch.equal(tokens, same)
+
+
+@everywhere
+@every_method
+def test_acts_and_leaves_no_trace(name, case):
+    model, batch = model_of(case), CASES[case].batch()
+    before, tokens = run(model, batch)
+    config, hooks, held = str(model.config), hooks_of(model), set(vars(model))
+    with steered(name, case) as handle:
+        during, _ = run(model, batch, tokens)
+        assert len(handle.acted) == 3 and all(name in told for told in handle.acted)
+    after, _ = run(model, batch)
+    assert not torch.equal(before, during)
+    assert torch.equal(before, after)
+    assert (str(model.config), hooks_of(model), set(vars(model))) == (config, hooks, held)
+
+
+@everywhere
+@every_method
+def test_leaves_no_trace_after_an_exception(name, case):
+    model, batch = model_of(case), CASES[case].batch()
+    before, _ = run(model, batch)
+    hooks = hooks_of(model)
+    with pytest.raises(RuntimeError, match="stop"), steered(name, case):
+        run(model, batch)
+        raise RuntimeError("stop")
+    after, _ = run(model, batch)
+    assert torch.equal(before, after) and hooks_of(model) == hooks
+
+
+@everywhere
+@every_method
+def test_order_does_not_matter(name, case):
+    model, first, second = model_of(case), CASES[case].batch(1), CASES[case].batch(2)
+    with steered(name, case):
+        alone, _ = run(model, second)
+    with steered(name, case):
+        run(model, first)
+        after, _ = run(model, second)
+    assert torch.equal(alone, after)
+
+
+@everywhere
+@every_method
+def test_batch_equals_one_by_one(name, case):
+    model, batch = model_of(case), CASES[case].batch()
+    with steered(name, case):
+        together, tokens = run(model, batch)
+        for sample in range(3):
+            alone, _ = run(model, CASES[case].split(batch, sample), tokens[sample : sample + 1])
+            seen = torch.isfinite(alone[:, 0])
+            assert torch.equal(torch.isfinite(together[:, sample]), seen)
+            assert (together[:, sample] - alone[:, 0])[seen].abs().max() < BOUND
+
+
+@everywhere
+@every_method
+def test_beams_equal_one_by_one(name, case):
+    model, batch = model_of(case), CASES[case].batch()
+    with steered(name, case) as handle:
+        together = tokens_of(model, batch, num_beams=3)
+        assert len(handle.acted) in (3, 9), "a Q-Former reads each image once, a decoder once a beam"
+        for sample in range(3):
+            alone = tokens_of(model, CASES[case].split(batch, sample), num_beams=3)
+            assert torch.equal(alone[0], together[sample])
+
+
+@everywhere
+@every_method
+def test_nucleus_repeats_with_its_seed(name, case):
+    model, batch = model_of(case), CASES[case].batch()
+    found = []
+    with steered(name, case):
+        for _ in range(2):
+            torch.manual_seed(3)
+            found.append(tokens_of(model, batch, do_sample=True, top_p=0.9, top_k=0))
+    assert torch.equal(*found)
+
+
+@every_method
+def test_says_what_it_is(name):
+    entry = METHODS.get(name)
+    cls = entry.load()
+    assert cls.__module__.endswith(name.replace("-", "_"))
+    assert METHODS.build(cls().spec()) == cls()
+    assert METHODS.build(method_of(name).spec()) == method_of(name)
+    assert cls.__doc__ and entry.source.startswith("arXiv")
