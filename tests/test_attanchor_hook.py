@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from transformers import DynamicCache, StaticCache, Trainer, TrainingArguments
 
 from vlm_anchors.engine import attach
-from vlm_anchors.errors import CannotAct
+from vlm_anchors.errors import AnchorsWarning, CannotAct
 from vlm_anchors.methods.attanchor import AttAnchor
 from vlm_anchors.methods.attanchor_i2t import AttAnchorI2T
 from vlm_anchors.methods.clva import CLVA
@@ -97,6 +97,8 @@ def test_a_batch_without_images_or_words_passes_through():
         assert model(input_ids=words, labels=words).logits.shape[1] == 5
         assert [told["attanchor"]["tokens_inserted"] for told in handle.acted] == [0, 0]
         all_answer = {**batch, "labels": batch["input_ids"]}
+        with pytest.warns(AnchorsWarning, match="what is to be predicted is never copied"):
+            model(**all_answer)
         assert model(**all_answer).logits.shape[1] == batch["input_ids"].shape[1]
 
 

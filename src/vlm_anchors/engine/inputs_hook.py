@@ -5,19 +5,20 @@ inputs must be prepared before. In training and scoring nothing is fixed, and la
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import CannotAct
+from ..errors import AnchorsWarning, CannotAct
 from ..methods.base import Method, name_of
 from .anchored import ENCODED, Woven, woven_of
 from .encode import PIXELS
+from .given import anchor_site
 from .layout import is_one_of
 from .places import nothing
-from .prompts import anchor_site
 from .site import plain_model
 
 
@@ -32,6 +33,7 @@ class InputsHook:
         self._active = active
         self._latest: Woven | None = None
         self._rows = 0
+        self._told = False
         # Before the engine's own hook on this model, which notes token ids and labels.
         self._hook = plain_model(network).register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)
 
@@ -74,7 +76,21 @@ class InputsHook:
             )
         anchored = self.method.prepare(self._vlm, given, strict=False, site=self.site)
         self._latest = woven_of(anchored.get(ENCODED))
+        if self._latest is None:
+            self._say_no_words(given)
         return (), dict(anchored)
+
+    def _say_no_words(self, given: Mapping[str, Any]) -> None:
+        """Training on whole conversations, prompts included, leaves no word that is not an answer: told once."""
+        if given.get("labels") is not None and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{self.name} inserted nothing: in this batch every word of the user has a label, or stands behind one that "
+                "has, and what is to be predicted is never copied. Take the loss of answers only (prompt-completion data, "
+                "or assistant_only_loss=True).",
+                AnchorsWarning,
+                stacklevel=3,
+            )
 
 
 def _brings_images(given: Mapping[str, Any]) -> bool:

@@ -12,19 +12,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..errors import AnchorsWarning, BadImage, BadModel, CannotAct
-from ..families import family_of
-from ..types import Vlm
-from .anchored import ENCODED, Anchored, Encoded, Woven, woven_of
+from ..errors import AnchorsWarning, BadImage, CannotAct
+from .anchored import ENCODED, Anchored, Encoded, Woven
 from .encode import PIXELS, encode_images
 from .facts import Facts
 from .features import flat_features, kept, newlines, repeated
+from .given import anchor_site, checked, parts_of
 from .layout import Marks, mark_ids
 from .mrope import GRIDS, has_mrope, original_positions, woven_positions
 from .places import Places, nothing, tell
-from .site import Site, find_site, plain_model
+from .site import Site, plain_model
 from .tokens import allowed_words, before_answer, require_words
-from .weave import IGNORED, Copies, Plan, weave, weave_positions, weave_tokens
+from .weave import Copies, Plan, weave, weave_positions, weave_tokens
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def read_prompts(
     base = plain_model(network)
     tokenizer = None if processor is None else processor.tokenizer
     site = site or anchor_site(method, vlm)
-    tensors = _checked(method, dict(inputs), labels)
+    tensors = checked(method, dict(inputs), labels)
     has_images = any(tensors.get(pixels) is not None for pixels in PIXELS.values()) or tensors.get(ENCODED)
     if not has_images or not any((tensors["input_ids"] == one).any() for one in site.visual_ids):
         if not strict:
@@ -214,60 +213,6 @@ def unprepared(method: str, inputs: Mapping[str, Any], labels: Tensor | None) ->
     """The inputs exactly as they are, for a method that is off or has nothing to work on."""
     tensors = dict(inputs) if labels is None else {**inputs, "labels": labels}
     return Anchored(tensors, lambda: [{method: told} for told in nothing(len(tensors["input_ids"]))])
-
-
-def anchor_site(method: str, vlm: Any) -> Site:
-    """The site of a model whose visual tokens stand for places in the image; a sentence for one whose do not."""
-    network, processor = parts_of(vlm)
-    config = plain_model(network).config
-    if family_of(config).site == "qformer":
-        raise CannotAct(
-            f"{method} places words beside the patches they resemble, but {family_of(config).title} hands its language "
-            "model learned queries, which stand for no place in the image. Use another family, or clva."
-        )
-    return find_site(network, None if processor is None else processor.tokenizer)
-
-
-def parts_of(vlm: Any) -> tuple[nn.Module, Any]:
-    """Model and processor of what `prepare` takes; the processor is None with a bare model."""
-    if isinstance(vlm, Vlm):
-        return vlm.model, vlm.processor
-    if isinstance(vlm, tuple) and len(vlm) == 2:
-        return vlm
-    if isinstance(vlm, nn.Module):
-        return vlm, None
-    raise BadModel(f"Expected a model, a (model, processor) pair or what va.load returns; found {type(vlm).__name__}.")
-
-
-def _checked(method: str, tensors: dict[str, Any], labels: Tensor | None) -> dict[str, Any]:
-    ids, mask, cache = tensors.get("input_ids"), tensors.get("attention_mask"), tensors.get("past_key_values")
-    if labels is not None:
-        tensors["labels"] = labels
-    labels = tensors.get("labels")
-    if not isinstance(ids, Tensor) or ids.dim() != 2:
-        raise CannotAct(
-            f"{method} rewrites input_ids, a tensor of (batch, tokens); found none. Embeddings cannot be rewritten."
-        )
-    if cache is not None and cache.get_seq_length():
-        raise CannotAct(
-            f"{method} works on a whole prompt, but the cache already holds {int(cache.get_seq_length())} tokens. "
-            "Prepare the prompt first and start with an empty cache."
-        )
-    if woven_of(tensors.get(ENCODED)) is not None:
-        raise CannotAct(
-            f"These inputs were prepared before; {method} would copy the copies. Pass what the processor returned."
-        )
-    if mask is not None and mask.shape != ids.shape:
-        raise CannotAct(
-            f"Expected an attention_mask of {tuple(ids.shape)}, one value a token; found {tuple(mask.shape)}. "
-            "Pass the processor's own."
-        )
-    if labels is not None and labels.shape != ids.shape:
-        raise CannotAct(
-            f"Expected labels of {tuple(ids.shape)}, one for each token of input_ids, with {IGNORED} where no loss is taken; "
-            f"found {tuple(labels.shape)}."
-        )
-    return tensors
 
 
 def _encoded_by(site: Site, encoded: Mapping[str, Any]) -> list[tuple[int, str]]:
