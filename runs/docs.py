@@ -13,7 +13,22 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent.parent / "docs"
-COMMANDS = ["", "ask", "compare", "methods", "families", "benchmarks", "bench", "eval", "report", "calibrate", "scenes", "scenes render", "scenes train"]
+COMMANDS = [
+    "",
+    "ask",
+    "compare",
+    "methods",
+    "families",
+    "benchmarks",
+    "bench",
+    "eval",
+    "report",
+    "calibrate",
+    "look",
+    "scenes",
+    "scenes render",
+    "scenes train",
+]
 NOTE = "<!-- Written by `make docs`; edit the code, not this page. -->\n"
 
 

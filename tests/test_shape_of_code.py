@@ -29,6 +29,7 @@ ARROW = [
     ["sampling"],
     ["generate"],
     ["calibration"],
+    ["look"],
     ["bench", "runner"],
     ["__init__", "__main__", "cli", "demo"],
 ]

@@ -10,6 +10,7 @@ from .calibrating import calibrate
 from .catalogues import benchmarks, families, methods
 from .drawing import scenes
 from .evaluating import evaluate, report
+from .looking import look
 
 app = typer.Typer(
     help="Vision-language models that keep looking at the image: ask, compare methods, see what they did.",
@@ -38,6 +39,7 @@ def _root(
 
 app.command()(ask)
 app.command()(compare)
+app.command()(look)
 app.command()(methods)
 app.command()(families)
 app.command()(benchmarks)

@@ -1,6 +1,5 @@
 """The demo's drawings: where the attention went, layer by layer; and the picture of the whole for the README."""
 
-import io
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,6 @@ if TYPE_CHECKING:
 
 COLOURS = {"none": "#0072b2", "clva": "#d55e00"}  # told apart by everyone, also in grey print
 NAMES = {"none": "plain", "clva": "CLVA"}
-INK = "#123456"
-"""Stands for the page's own text colour until `svg` replaces it."""
 
 
 def draw_shares(axes: Any, asked: tuple[Asked, ...], ink: str = "black") -> None:
@@ -48,17 +45,6 @@ def figure_of_shares(case: Case, ink: str = "black") -> "Figure":
     ]
     axes.legend(handles=handles, fontsize=8, frameon=False, labelcolor=ink, ncols=2, loc="lower left")
     return figure
-
-
-def svg(figure: "Figure") -> str:
-    """The figure as SVG for a page: text stays text, and takes the page's colour in light and dark."""
-    import matplotlib
-
-    file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vlm-anchors"}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
 def overview(cases: list[Case]) -> "Figure":

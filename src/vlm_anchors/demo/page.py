@@ -1,32 +1,21 @@
 """The demo's page: one HTML file with everything inside, for light and dark, without a network."""
 
-import base64
 import html
-import io
 
+from ..look.document import INK, document, png, svg
 from .cases import METHODS, Asked, Case, Reply
-from .figures import COLOURS, INK, NAMES, figure_of_shares, svg
+from .figures import COLOURS, NAMES, figure_of_shares
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #5d5d5d; --paper: #ffffff; --card: #f5f5f3; --line: #dcdcd8;
-  --good: #0b7a3b; --bad: #b3261e; --plain: %(none)s; --clva: %(clva)s; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ececec; --soft: #a9a9a9; --paper: #161616; --card: #212121;
-  --line: #3a3a3a; --good: #5fd38d; --bad: #ff8a80; --plain: #4cb1ea; --clva: #ff8b3d; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 68rem; padding: 2rem 1.2rem 4rem; font: 1rem/1.55 system-ui, sans-serif;
-  color: var(--ink); background: var(--paper); }
-h1 { font-size: 1.9rem; margin: 0 0 .4rem; } h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; }
-p { max-width: 46rem; } .lead { font-size: 1.1rem; } .soft { color: var(--soft); font-size: .9rem; }
+:root { --plain: %(none)s; --clva: %(clva)s; }
+@media (prefers-color-scheme: dark) { :root { --plain: #4cb1ea; --clva: #ff8b3d; } }
 .card { display: grid; grid-template-columns: 13rem 1fr; gap: 1.4rem; background: var(--card); border: 1px solid var(--line);
   border-radius: .8rem; padding: 1.2rem; margin: 1.2rem 0; }
 .card > div { min-width: 0; }
 .card img { width: 100%%; image-rendering: pixelated; border-radius: .4rem; }
 .card svg { width: 100%%; height: auto; max-width: 34rem; }
 .question { font-weight: 600; margin: 0; } .question + p { margin: 0 0 .3rem; }
-table { border-collapse: collapse; width: 100%%; max-width: 44rem; margin: 0 0 1rem; }
-th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-top: 1px solid var(--line); vertical-align: baseline; }
-th { font-weight: 500; color: var(--soft); font-size: .85rem; border-top: 0; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+table { width: 100%%; max-width: 44rem; margin: 0 0 1rem; }
 .none { color: var(--plain); font-weight: 600; } .clva { color: var(--clva); font-weight: 600; }
 .right { color: var(--good); } .wrong { color: var(--bad); } .right, .wrong { white-space: nowrap; }
 .bar { display: inline-block; width: 7rem; height: .7rem; position: relative; margin-right: .5rem;
@@ -44,16 +33,7 @@ def write_page(cases: list[Case], verdict: list[str], commands: list[str], model
     cards = "\n".join(_card(case, widest) for case in cases)
     told = "\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in verdict)
     typed = html.escape("\n".join(commands))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>vlm-anchors: a first look</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>Does the model look, or does it guess?</h1>
+    body = f"""<h1>Does the model look, or does it guess?</h1>
 <p class="lead">A vision-language model answers questions about an image. Sometimes it answers from habit instead: where
 there is a fork there is usually a table, so it says that it sees one.</p>
 <p>Below are three drawn scenes that the model <b>{html.escape(model)}</b> has not seen in training. About each we ask for
@@ -71,10 +51,8 @@ the middle it leans to yes, left of it to no; the further, the surer.</p>
 that lands on the image; the rest goes to other words. CLVA acts on the layers after the middle one; where the
 lines lie on each other it changed nothing.</p>
 <h2>What to type next</h2>
-<pre>{typed}</pre>
-</body>
-</html>
-"""
+<pre>{typed}</pre>"""
+    return document("vlm-anchors: a first look", body, style)
 
 
 def _card(case: Case, widest: float) -> str:
@@ -84,7 +62,7 @@ def _card(case: Case, widest: float) -> str:
     for method, colour in COLOURS.items():
         chart = chart.replace(colour, f"var(--{'plain' if method == 'none' else method})")
     return f"""<section class="card">
-<div><img alt="{html.escape(case.name)}: {html.escape(there)}" src="data:image/png;base64,{_png(case)}">
+<div><img alt="{html.escape(case.name)}: {html.escape(there)}" src="{png(case.image)}">
 <p class="soft">In it: {html.escape(there)}.</p></div>
 <div>{questions}
 <p class="soft">Share of the attention that lands on the image, layer by layer:</p>
@@ -117,9 +95,3 @@ def _bar(margin: float | None, widest: float) -> str:
     width = 50 * abs(margin) / widest
     left = 50 if margin >= 0 else 50 - width
     return f'<span class="bar"><i style="left:{left:.1f}%;width:{width:.1f}%"></i></span>{margin:+.2f}'
-
-
-def _png(case: Case) -> str:
-    file = io.BytesIO()
-    case.image.save(file, format="PNG")
-    return base64.b64encode(file.getvalue()).decode()

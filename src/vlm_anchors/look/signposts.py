@@ -1,0 +1,77 @@
+"""AttAnchor's signposts: which word of the prompt resembles which patch, and how far apart they stand before and after.
+
+arXiv 2509.23109, Algorithm 1. Rotary attention weakens with the distance of two tokens in the sequence; a copy of the word
+right behind its patch brings that distance to 1 (methods/attanchor.py).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+
+from ..engine.places import tell
+from ..engine.prompts import read_prompts
+from ..engine.weave import weave
+from ..methods.attanchor import AttAnchor
+
+if TYPE_CHECKING:
+    from ..engine.prompts import Prompts
+    from ..types import Vlm
+    from .measures import Table
+
+
+def cosine_map(
+    vlm: "Vlm", inputs: dict[str, Any], tokens: str = "user"
+) -> "tuple[list[str], Float[torch.Tensor, 'n m']]":
+    """The words of the first prompt, and cos(T_n, I_m) of each with each patch before it (-inf behind it).
+
+    inputs: what the processor returned, for one prompt.
+    """
+    prompts = _prompts(vlm, inputs, tokens)
+    with torch.no_grad():
+        cosine = prompts.cosine()[0].cpu()
+    words, patches = (listed.valid[0].cpu() for listed in (prompts.words, prompts.patches))
+    ids = prompts.ids[0][prompts.words.place[0]][prompts.words.valid[0]].tolist()
+    return [prompts.tokenizer.decode([id]).strip() for id in ids], cosine[words][:, patches]
+
+
+def signposts(vlm: "Vlm", inputs: dict[str, Any], method: AttAnchor | None = None) -> "Table":
+    """One row for each word that AttAnchor copies beside a patch, strongest first.
+
+    Columns: word, image, tile, row, column (of the patch, from 0), cosine, and the distance in tokens, which is what 1-D
+    rotary embeddings turn by: `before`, from the patch to the word in the prompt; `after`, from the patch to its copy.
+    Where positions have three parts (M-RoPE) a copy takes its patch's own and these count the sequence only.
+    """
+    method = method or AttAnchor()
+    if method.off:
+        return []
+    prompts = _prompts(vlm, inputs, method.tokens)
+    with torch.no_grad():
+        cosine, patch = method.best(prompts.cosine(), prompts.image_of_patches())
+        word = prompts.words.place[:, :, None].expand_as(patch)
+        host = prompts.patches.place.gather(1, patch.flatten(1)).view_as(patch)
+        copies = method.copies(word, host, cosine)
+    plan = weave(prompts.ids.shape[1], copies, pad_left=True)
+    slot = {int(at): i for i, at in enumerate(plan.source[0]) if not plan.copy[0, i] and not plan.fill[0, i]}
+    copied = {int(column): i for i, column in enumerate(plan.column[0]) if column >= 0}
+    told = iter(tell(prompts._places(), copies, of_patch=False)[0]["anchors"])
+    found = sorted(
+        (int(copies.source[0, column]), int(copies.host[0, column]), float(copies.cosine[0, column]), column)
+        for column in copies.chosen[0].nonzero()[:, 0].tolist()
+    )
+    rows = [
+        {**_told(next(told)), "before": source - host_at, "after": copied[column] - slot[host_at]}
+        for source, host_at, _, column in found
+    ]
+    return sorted(rows, key=lambda row: -row["cosine"])
+
+
+def _told(anchor: dict[str, Any]) -> dict[str, Any]:
+    return {name: anchor[name] for name in ("word", "image", "tile", "row", "column", "cosine")}
+
+
+def _prompts(vlm: "Vlm", inputs: dict[str, Any], tokens: str) -> "Prompts":
+    with torch.no_grad():
+        prompts = read_prompts("attanchor", vlm, inputs, tokens)
+    assert prompts is not None, "a strict reading refuses with a sentence instead"
+    return prompts

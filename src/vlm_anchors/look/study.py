@@ -1,0 +1,132 @@
+"""One question asked with several methods, and everything that was seen while they answered."""
+
+import dataclasses
+import itertools
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..choice import MethodLike, spec_of_all
+from ..decoding import Beam
+from ..engine import attach
+from ..errors import AnchorsWarning, CannotAct
+from ..generate import Run, answer_prepared, read_sample
+from ..methods.attanchor import AttAnchor
+from ..prepare import prepare
+from ..types import Answer, Vlm
+from .capture import Capture, Trace
+from .frame import Frame, frame_of
+from .signposts import signposts
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..prepare import Sample
+    from .measures import Table
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One method's answer. Traces: the prompt's, then one for each later token; `after` has the method's edit in it.
+
+    words: the answer's tokens as text, one for each trace: the prompt's last row chose the first of them.
+    """
+
+    answer: Answer
+    words: tuple[str, ...]
+    before: tuple[Trace, ...]
+    after: tuple[Trace, ...]
+    left_out: int = 0
+    """Tokens at the end of the answer of which nothing was kept."""
+
+    @property
+    def name(self) -> str:
+        plain = self.answer.decoding == "greedy"
+        return self.answer.method if plain else f"{self.answer.method}, {self.answer.decoding}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything about one image and question. asked: the prompt's text rows as text."""
+
+    model: str
+    question: str
+    frame: Frame
+    asked: tuple[str, ...]
+    seen: tuple[Seen, ...]
+    signposts: "dict[str, Table]"
+
+    @property
+    def plain(self) -> Seen:
+        """The answer without a method, or the first one where all had one."""
+        return next((one for one in self.seen if one.answer.method == "none"), self.seen[0])
+
+
+def study(
+    vlm: Vlm,
+    image: "Image.Image | Any",
+    question: str,
+    methods: Sequence[MethodLike] = ("none", "clva"),
+    *,
+    decoding: Any = None,
+    max_new_tokens: int = 64,
+    norms: bool = False,
+) -> Study:
+    """Ask with each method in turn, watching all layers and heads.
+
+    Raises what `va.ask` raises, and `CannotAct` for beam search, whose beams change places while they are watched.
+    """
+    runs = [Run.of(vlm, method, decoding, max_new_tokens) for method in methods]
+    if any(isinstance(run.decoding, Beam) for run in runs):
+        raise CannotAct("Beam search moves answers from row to row, so nobody can say what a word saw. Use greedy.")
+    sample = read_sample(image, question)
+    inputs = prepare(vlm, [sample], max_new_tokens)
+    seen = tuple(_seen(run, sample, norms) for run in runs)
+    rows = next((one.before[0].positions for one in seen), None)
+    ids = [] if rows is None else inputs.tensors["input_ids"][0].cpu()[rows].tolist()
+    return Study(
+        model=vlm.name,
+        question=question,
+        frame=frame_of(vlm, inputs.tensors, sample.images[0], len(seen[0].before[0].image)),
+        asked=pieces(vlm.processor.tokenizer, ids),
+        seen=seen,
+        signposts={
+            spec_of_all(run.methods): signposts(vlm, inputs.tensors, method)
+            for run in runs
+            for method in run.methods
+            if isinstance(method, AttAnchor)
+        },
+    )
+
+
+def _seen(run: Run, sample: "Sample", norms: bool) -> Seen:
+    watch = Capture(norms=norms)
+    began = time.perf_counter()
+    inputs = prepare(run.vlm, [sample], run.max_new_tokens)
+    with attach(run.vlm, list(run.methods), watch=watch) as handle:
+        answer = answer_prepared(run, [sample], inputs, handle, began)[0]
+    # Watching a plain model attaches "none", which has nothing to tell.
+    answer = dataclasses.replace(answer, acted={name: did for name, did in answer.acted.items() if name != "none"})
+    before, after = watch.of(0), watch.of(0, edited=True)
+    if not before:
+        raise CannotAct(
+            f"{run.vlm.name} showed no attention from words to an image: the prompt holds no visual tokens. "
+            "Ask about an image, with a model of `vlm-anchors families`."
+        )
+    special = set(run.vlm.processor.tokenizer.all_special_ids)
+    tokens = [token for token in answer.tokens if token not in special]
+    words = pieces(run.vlm.processor.tokenizer, tokens)
+    kept = min(len(words), len(before))
+    if watch.left_out:
+        warnings.warn(
+            f"The answer is long: of its last {watch.left_out} tokens nothing was kept.", AnchorsWarning, stacklevel=3
+        )
+    return Seen(answer, words[:kept], tuple(before[: max(kept, 1)]), tuple(after[: max(kept, 1)]), watch.left_out)
+
+
+def pieces(tokenizer: Any, ids: list[int]) -> tuple[str, ...]:
+    """Each token's text with the spaces it has in the whole: what decoding one more token adds."""
+    whole = [tokenizer.decode(ids[:end]) for end in range(len(ids) + 1)]
+    return tuple(longer[len(shorter) :] for shorter, longer in itertools.pairwise(whole))

@@ -1,0 +1,70 @@
+"""Every figure draws what it is given, labels its axes, and nothing sticks out; bad input is a sentence."""
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from vlm_anchors.errors import BadSetting
+from vlm_anchors.look import plots
+
+LAYERS = range(1, 33)
+HEADS = [{"layer": layer, "head": head, "visual": 0.5} for layer in LAYERS for head in range(1, 33)]
+SHARES = [{"layer": layer, "visual": 0.4, "counting": 0.6} for layer in LAYERS]
+DRIFT = [
+    {"layer": layer, "to_negative": 0.5, "to_positive": -0.2, "to_negative_se": 0.1, "to_positive_se": 0.1}
+    for layer in LAYERS
+]
+SCORES = {"none": {"POPE": 86.0, "MME": 60.0, "AMBER": 81.0}, "clva": {"POPE": 87.0, "MME": 59.0, "AMBER": 81.0}}
+SWEEP = [{"alpha": alpha, "F1": 80.0, "F1_low": 79.0, "F1_high": 81.0} for alpha in (0, 5, 14)]
+LOSS = [{"step": step, "loss": 2.0, "validation": 2.1 if step % 2 else None} for step in range(6)]
+POSTS = [{"word": "dog", "row": 0, "column": 7, "cosine": 0.3}, {"word": "cat", "row": 0, "column": 7, "cosine": 0.2}]
+IMAGE, MAP = Image.new("RGB", (90, 60), "teal"), torch.rand(8, 8)
+FIGURES = {
+    "intensity": lambda: plots.intensity_matrix(HEADS),
+    "strip": lambda: plots.heat_strip(IMAGE, dict.fromkeys(range(1, 9), MAP), "where layers look"),
+    "before and after": lambda: plots.before_after(IMAGE, MAP, 0 * MAP, ("plain", "CLVA"), "layer 3"),
+    "drift": lambda: plots.drift_curves(DRIFT, 14),
+    "shares": lambda: plots.share_curves({"none": SHARES, "clva": SHARES}),
+    "signposts": lambda: plots.signposts(IMAGE, POSTS, 8, 8),
+    "radar": lambda: plots.radar(SCORES),
+    "sweep": lambda: plots.sweep(SWEEP, "alpha", ["F1"], baseline={"F1": 79.5}),
+    "losses": lambda: plots.losses({"tau = 1": LOSS, "tau = 0.12": LOSS}, {"tau = 1": 3}),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_drawn_within_their_frame(name, tmp_path):
+    figure = FIGURES[name]()
+    assert isinstance(figure, Figure)
+    figure.savefig(tmp_path / "figure.png", dpi=50)
+    inside = figure.bbox
+    for axes in figure.axes:
+        box = axes.get_tightbbox()
+        if box is not None:
+            assert box.x0 >= inside.x0 - 2 and box.x1 <= inside.x1 + 2, name
+            assert box.y0 >= inside.y0 - 2 and box.y1 <= inside.y1 + 2, name
+
+
+@pytest.mark.parametrize("name", ["intensity", "drift", "shares", "sweep", "losses"])
+def test_axes_are_labelled(name):
+    for axes in FIGURES[name]().axes[:1]:
+        assert axes.get_xlabel() and axes.get_ylabel()
+
+
+def test_a_radar_of_two_is_refused():
+    with pytest.raises(BadSetting, match="A radar needs three metrics or more; found 2"):
+        plots.radar({"none": {"a": 1.0, "b": 2.0}, "clva": {"a": 1.0, "b": 2.0}})
+
+
+def test_without_matplotlib(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(BadSetting, match=r"Figures need matplotlib: pip install 'vlm-anchors\[figures\]'"):
+        plots.share_curves({"none": SHARES})
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(4, [1, 2, 3, 4]), (32, [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 32])]
+)
+def test_ticks_end_with_the_last_layer(count, expected):
+    assert plots._ticks(range(1, count + 1)) == expected
