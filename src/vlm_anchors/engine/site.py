@@ -1,5 +1,6 @@
 """Where a model attends to its image: the stack of attention layers that a method watches and edits."""
 
+import inspect
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -114,9 +115,15 @@ def _names() -> str:
 
 
 def _by_interface(stack: nn.Module) -> bool:
-    """Whether the attention classes look their kernel up in transformers' registry, where ours is registered."""
+    """Whether attention looks its kernel up in transformers' registry, where ours is, and keywords get that far."""
     classes = {type(module) for module in stack.modules() if _is_self_attention(module)}
-    return all(hasattr(sys.modules[one.__module__], "ALL_ATTENTION_FUNCTIONS") for one in classes)
+    listed = all(hasattr(sys.modules[one.__module__], "ALL_ATTENTION_FUNCTIONS") for one in classes)
+    return listed and all(_takes_keywords(one) for one in (type(stack), *classes))
+
+
+def _takes_keywords(module_class: type[nn.Module]) -> bool:
+    parameters = inspect.signature(module_class.forward).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _say_what_is_assumed(
