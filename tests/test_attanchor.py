@@ -134,13 +134,17 @@ def test_videos_as_images(name, method):
     assert prepared(name, method, batch).acted[0]
 
 
-@pytest.mark.parametrize("method", [WORDS_IN, PAUSED, AttAnchor(tau=0.2, mrope="text")], ids=str)
+OTHER_PLACES = [AttAnchor(tau=0.2, mrope="text"), AttAnchorI2T(tau=0.2, mrope="patch")]
+
+
+@pytest.mark.parametrize("method", [WORDS_IN, PAUSED, *OTHER_PLACES], ids=str)
 @pytest.mark.parametrize("name", MROPE)
 def test_positions_go_on_after_the_prompt(name, method):
     """`generate`, and a loop by hand that lets the model make its own positions, see the same steps."""
     model, (batch, _) = model_of(name), batch_of(name)
     anchored = prepared(name, method, batch)
     steps, tokens = steps_of(model, anchored)
+    assert sum(inserted(anchored)) > 3 * getattr(method, "pause_tokens", 0)
     prepared(name, method, batch)  # sets the model's rope_deltas again
     with torch.no_grad():
         out = model(**anchored, use_cache=True)

@@ -142,6 +142,17 @@ def test_the_innermost_block_acts_and_other_threads_run_the_plain_model():
     assert lengths[0] == lengths[3] > 0 and lengths[1] > lengths[0] and lengths[2] == lengths[4] == 0
 
 
+def test_a_method_that_only_other_threads_could_have_used_is_told():
+    model, batch = ready("llava")
+    handle = attach(paired("llava", model), METHODS[0])
+    thread = threading.Thread(target=lambda: model(**batch))
+    thread.start()
+    thread.join()
+    with pytest.warns(AnchorsWarning, match="ran only in threads that had not attached attanchor"):
+        handle.detach()
+    handle.detach()
+
+
 def test_with_clva_the_labels_grow_for_both():
     model, batch = ready("llava", labelled=True)
     pair = paired("llava", model)

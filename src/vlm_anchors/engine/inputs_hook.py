@@ -5,6 +5,7 @@ inputs must be prepared before. In training and scoring nothing is fixed, and la
 """
 
 import inspect
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,11 +35,20 @@ class InputsHook:
         self._latest: Woven | None = None
         self._rows = 0
         self._told = False
+        self._thread, self._ran_elsewhere = threading.get_ident(), False
         # Before the engine's own hook on this model, which notes token ids and labels.
         self._hook = plain_model(network).register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)
 
     def remove(self) -> None:
         self._hook.remove()
+        if self._ran_elsewhere and not self._rows:
+            self._ran_elsewhere = False
+            warnings.warn(
+                f"The model ran only in threads that had not attached {self.name}, so nothing was inserted: attach inside the "
+                "thread that runs the model (several cards: one process each, as torchrun starts them).",
+                AnchorsWarning,
+                stacklevel=3,
+            )
 
     @property
     def acted(self) -> list[dict[str, Any]]:
@@ -55,7 +65,10 @@ class InputsHook:
         return copy
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if torch.compiler.is_compiling() or not self._active():
+        if torch.compiler.is_compiling():
+            return None
+        if not self._active():
+            self._ran_elsewhere |= threading.get_ident() != self._thread
             return None
         given = {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
         ids = given.get("input_ids")

@@ -103,11 +103,13 @@ class AttAnchorI2T(Method):
             falling = cosine.argsort(dim=1, descending=True, stable=True)
             patch, host, cosine = (each.gather(1, falling) for each in (patch, host, cosine))
         chosen = (cosine >= self.tau) & (self.tau < 1)
+        # Generation counts positions on from the prompt's last token, so behind it a copy counts as text in any case.
+        advances = (host == end) | (self.mrope == "text")
         pause = torch.ones(len(end), self.pause_tokens, dtype=torch.bool, device=end.device)
         return Copies(
             source=torch.cat([patch, torch.full_like(pause, PAUSE, dtype=patch.dtype)], 1),
             host=torch.cat([host, end.expand(-1, self.pause_tokens)], 1),
             chosen=torch.cat([chosen, pause], 1),
-            advances=torch.cat([torch.full_like(chosen, self.mrope == "text"), pause], 1),
+            advances=torch.cat([advances, pause], 1),
             cosine=torch.cat([cosine, torch.zeros_like(pause, dtype=cosine.dtype)], 1),
         )
