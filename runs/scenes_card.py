@@ -113,6 +113,7 @@ def card() -> None:
         f"({made['answers_steps']:,} steps of 32 images in the second stage), {made['hard']:.0%} of the absent objects "
         f"frequent ones or usual company, torch {made['torch']}."
     )
+    training += " " + made["notes"] if "notes" in made else ""
     words = len(json.loads((FOLDER / "tokenizer.json").read_text())["model"]["vocab"])
     values = {"millions": f"{len(weights) / 2e6:.1f}", "mebibytes": f"{len(weights) / 2**20:.0f}", "words": words}
     (FOLDER / "README.md").write_text(CARD.format(figures=figures(result), training=training, **values))
