@@ -95,7 +95,7 @@ def _settings(vlm: Vlm, bench: Benchmark, data: Path, chosen: Protocol) -> dict[
     return {
         "model": vlm.name,
         "revision": vlm.revision,
-        "benchmark": _spec(bench),
+        "benchmark": bench.spec(),
         "version": bench.version,
         "data": str(data),
         "data_sha256": sha256(data),
@@ -106,12 +106,6 @@ def _settings(vlm: Vlm, bench: Benchmark, data: Path, chosen: Protocol) -> dict[
         "attention": config.get_text_config()._attn_implementation,
         **provenance(vlm.device),
     }
-
-
-def _spec(bench: Benchmark) -> str:
-    from ..methods.base import spec_of
-
-    return spec_of(bench, bench.name)
 
 
 def _answer_missing(
