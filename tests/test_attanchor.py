@@ -11,6 +11,7 @@ from test_clva import steps_of
 from tiny_models import IMAGE, PAD, WORD
 
 from vlm_anchors.engine import attach
+from vlm_anchors.engine.prompts import read_prompts
 from vlm_anchors.methods.attanchor import AttAnchor
 from vlm_anchors.methods.attanchor_i2t import AttAnchorI2T
 from vlm_anchors.methods.clva import CLVA
@@ -190,18 +191,55 @@ def test_newlines_are_nobody_s_patch():
     assert inserted(everywhere) == [0, 0, 0]
 
 
-def test_where_an_anchor_is_told():
+SHAPES = {
+    "llava": {0: (6, 6)},
+    "llava-next": {0: (4, 4), 1: (8, 5)},
+    "qwen2.5-vl": {0: (4, 6)},
+    "internvl": {0: (4, 4), 1: (4, 4)},
+    "idefics3": {0: (4, 4), 1: (4, 4), 2: (4, 4)},
+    "gemma3": {0: (4, 4)},
+    "mistral3": {0: (6, 4)},
+}
+"""Tile -> rows and columns, at most: these random pictures come in two sizes."""
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_where_patches_are_is_told_from_each_family_s_layout(name):
+    batch, prompts = batch_of(name, [".i.i."])
+    pair = (model_of(name), tiny_processors.stand_in(name))
+    places = read_prompts("test", pair, batch, anchorable=batch["input_ids"] >= WORD)._places()
+    (where,) = places.of_samples()
+    patches = places.patch[0].nonzero()[:, 0].tolist()
+    assert sorted(where) == sorted(place for image in prompts[0].images for place in image)
+    told = [where[place] for place in patches]
+    assert len(set(told)) == len(told) and told == sorted(told), "one place each, in reading order"
+    for image in (0, 1):
+        tiles = {place[0] for number, place in told if number == image}
+        assert tiles <= set(SHAPES[name])
+        for tile in tiles:
+            grid = {place[1:] for number, place in told if number == image and place[0] == tile}
+            rows, columns = (max(side) + 1 for side in zip(*grid, strict=True))
+            assert len(grid) == rows * columns, "a full rectangle"
+            assert rows <= max(SHAPES[name][tile]) and columns <= max(9, *SHAPES[name][tile])
+
+
+def test_what_is_told_of_an_anchor():
     batch, _ = batch_of("llava-next", ["i."])
     anchor = prepared("llava-next", WORDS_IN, batch).acted[0]["attanchor"]["anchors"][0]
     assert set(anchor) == {"word", "token", "image", "tile", "row", "column", "cosine"}
     assert anchor["word"] == f"w{anchor['token']}" and WORDS_IN.tau <= anchor["cosine"] <= 1
-    rows = [
-        (one["tile"], one["row"], one["column"])
-        for one in prepared("llava-next", AttAnchor(tau=0.0), batch_of("llava-next", ["i" + "." * 9])[0]).acted[0][
-            "attanchor"
-        ]["anchors"]
-    ]
-    assert {tile for tile, _, _ in rows} <= {0, 1} and max(column for _, _, column in rows) <= 7
+
+
+@pytest.mark.parametrize("method", [WORDS_IN, PAUSED], ids=["words in", "patches out"])
+def test_images_are_encoded_once(method):
+    model, (batch, _) = model_of("llava"), batch_of("llava")
+    calls = []
+    hook = model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    anchored = prepared("llava", method, batch)
+    model.generate(**anchored, max_new_tokens=3, pad_token_id=PAD)
+    hook.remove()
+    assert len(calls) == 1
+    assert not anchored["mm_encoder_outputs"]["image"].pooler_output[0].requires_grad, "answers need no graph"
 
 
 MODES = {
