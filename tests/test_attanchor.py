@@ -16,6 +16,7 @@ from vlm_anchors.methods.attanchor import AttAnchor
 from vlm_anchors.methods.attanchor_i2t import AttAnchorI2T
 from vlm_anchors.methods.clva import CLVA
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*inserted nothing:vlm_anchors.AnchorsWarning")
 FAMILIES = tuple(tiny.FAMILIES)
 MROPE = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "glm-4v")
 UNK = 99
