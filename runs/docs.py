@@ -25,6 +25,7 @@ COMMANDS = [
     "report",
     "calibrate",
     "look",
+    "diagnose",
     "scenes",
     "scenes render",
     "scenes train",

@@ -8,6 +8,7 @@ from .asking import ask, compare
 from .benching import bench
 from .calibrating import calibrate
 from .catalogues import benchmarks, families, methods
+from .diagnosing import diagnose
 from .drawing import scenes
 from .evaluating import evaluate, report
 from .looking import look
@@ -40,6 +41,7 @@ def _root(
 app.command()(ask)
 app.command()(compare)
 app.command()(look)
+app.command()(diagnose)
 app.command()(methods)
 app.command()(families)
 app.command()(benchmarks)

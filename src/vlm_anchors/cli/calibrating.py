@@ -34,7 +34,7 @@ def calibrate(
     debug: given.Debug = False,
 ) -> None:
     """Find the tau for AttAnchor: the one at which a share of the words resemble a patch."""
-    paths, asked = _images(images)[:limit], _questions(questions)
+    paths, asked = sample_images(images)[:limit], read_questions(questions)
     vlm = given.load_model(
         model,
         device=device,
@@ -55,7 +55,7 @@ def calibrate(
         _show(found, len(paths))
 
 
-def _images(folder: Path) -> list[Path]:
+def sample_images(folder: Path) -> list[Path]:
     from ..errors import BadImage
 
     if not folder.is_dir():
@@ -66,7 +66,7 @@ def _images(folder: Path) -> list[Path]:
     return paths
 
 
-def _questions(file: Path | None) -> list[str]:
+def read_questions(file: Path | None) -> list[str]:
     from ..errors import BadQuestion
 
     if file is None:

@@ -1,6 +1,8 @@
 """Draws a scene: ground, texture, clutter, objects, then blur and noise. Same scene, same pixels (at one Pillow and
 NumPy; other versions may resample a little differently)."""
 
+import json
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps, PngImagePlugin
 
@@ -8,6 +10,7 @@ from . import sprites
 from .scene import SIZE, Scene, SceneObject
 
 KEY = "vlm-anchors-scene"  # in a scene's image.info, and as a text chunk in its PNG file
+OBJECTS = "vlm-anchors-objects"  # in a scene's PNG file: JSON, [[name, box, visibility], ...]
 TINTS = {  # dark, middle and light end of a tinted object
     "red": ("#4a0508", "#d81f26", "#ffa59c"),
     "yellow": ("#6b5200", "#f2cb05", "#fff6b0"),
@@ -86,7 +89,15 @@ def render(scene: Scene) -> Image.Image:
 
 
 def save(scene: Scene, path) -> None:
-    """Writes the scene as a PNG file that still knows it is a scene."""
+    """Writes the scene as a PNG file that still knows it is a scene, and what is where in it (`objects_in`)."""
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text(KEY, str(scene.seed))
+    chunks.add_text(OBJECTS, json.dumps([[thing.name, thing.box, thing.visibility] for thing in scene.objects]))
     render(scene).save(path, format="PNG", pnginfo=chunks)
+
+
+def objects_in(path) -> list[tuple[str, tuple[int, int, int, int], float]] | None:
+    """Name, box in pixels and visibility of what a scene's PNG file says is in it; None for any other image."""
+    with Image.open(path) as image:
+        told = image.info.get(OBJECTS)
+    return None if told is None else [(name, tuple(box), seen) for name, box, seen in json.loads(told)]

@@ -1,0 +1,113 @@
+"""`vlm-anchors diagnose`: whether a model meets the methods' premises."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options as given
+
+
+def diagnose(
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", metavar="DIR", help="A folder of images. Without it: drawn scenes, objects known."),
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option("--questions", metavar="FILE", help="One question a line, each asked of every image."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=2, help="At most so many images.")] = 100,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the drift curves, .png, .svg or .pdf.")
+    ] = None,
+    model: given.Model = "scenes",
+    json: given.Json = False,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+    attn: given.Attention = None,
+    revision: given.Revision = None,
+    trust_remote_code: given.TrustRemoteCode = False,
+    debug: given.Debug = False,
+) -> None:
+    """Does this model meet the methods' premises? A verdict for each, with its number."""
+    from .calibrating import read_questions, sample_images
+
+    paths = None if images is None else sample_images(images)[:limit]
+    asked = read_questions(questions) if questions is not None else []
+    vlm = given.load_model(
+        model,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attn,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    from ..look import premises, samples, verdicts
+
+    probes = samples.from_scenes(limit, asked) if paths is None else samples.from_folder(paths, asked)
+    seen = premises.observe(vlm, probes, _progress(len(probes)))
+    tau, concern = premises.suggested_tau(vlm, probes)
+    told = {"model": vlm.name, "revision": vlm.revision, "images": str(images) if images else "drawn scenes"}
+    told |= verdicts.as_dict(seen, tau, concern)
+    if out is not None:
+        _draw(seen, out)
+    if json:
+        given.print_json(told)
+    else:
+        _show(told)
+
+
+def _progress(total: int) -> Any:
+    import sys
+
+    def say(done: int) -> None:
+        ended = done == total
+        if sys.stderr.isatty():
+            print(f"\r{done} of {total} questions", end="\n" if ended else "", file=sys.stderr, flush=True)
+        elif ended or done % 40 == 0:
+            print(f"{done} of {total} questions", file=sys.stderr)
+
+    return say
+
+
+def _draw(seen: Any, out: Path) -> None:
+    from ..errors import BadSetting
+    from ..look import measures, plots
+
+    figure = plots.drift_curves(measures.average(seen.drift), seen.middle)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=150)
+    except (OSError, ValueError) as error:
+        raise BadSetting(f"Cannot write {out}: {error}. Expected a file ending in .png, .svg or .pdf.") from error
+
+
+def _show(told: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"{told['model']}, {told['questions']} questions about {told['images']}\n")
+    words = {True: "yes", False: "no ", None: "?  "}
+    for one in told["verdicts"]:
+        console.print(
+            f"{words[one['holds']]}  {one['premise']} ({one['method']}): {one['meaning']}", style="bold", soft_wrap=True
+        )
+        console.print(f"     {one['number']}", soft_wrap=True)
+    console.print()
+    known = "on_asked" in told["layers"][-1]
+    names = ["layer", "on image", "counting", "first token", "to negative", "to positive", "entropy"]
+    layers = Table(*names, *(["anchors on asked"] if known else []), box=None, pad_edge=False)
+    for row in told["layers"]:
+        shares = [f"{row[name]:.2f}" for name in ("visual", "counting", "first")]
+        curves = [f"{row[name]:+.2f}" for name in ("to_negative", "to_positive")]
+        last = [f"{row['on_asked']:.2f}" if "on_asked" in row else "-"] if known else []
+        layers.add_row(str(row["layer"]), *shares, *curves, f"{row['entropy_normalised']:.2f}", *last)
+    console.print(layers)
+    absent = "The drift that CLVA repairs is " + ("present" if told["drift"] else "absent") + " in this model."
+    console.print(f"\n{absent}")
+    dials = told["suggestion"]
+    console.print(f"Dials to try: {dials['clva']}\n  {dials['clva_why']}", soft_wrap=True)
+    if dials["attanchor"]:
+        console.print(f"  {dials['attanchor']} anchors a tenth of the words.")

@@ -1,0 +1,197 @@
+"""What was observed becomes verdicts: a premise, whether it holds, the number it rests on, and the dials that follow."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import measures
+from .premises import Observed, mean_and_error
+
+if TYPE_CHECKING:
+    from .measures import Table
+
+FADES = 0.8
+"""Deep layers look away if their share of the image is below this part of the highest layer's."""
+CROSSES = 0.05
+"""By how much the curve to the negative anchor must lie above the one to the positive."""
+SINK = 0.2
+"""Mean share on the first token from which it is called a sink."""
+OFTEN = 0.9
+"""A premise about single prompts holds if it holds in this part of them."""
+SIGMAS = 2.0
+"""How many standard errors a difference must be away from nothing to be called one."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One premise. holds: True, False, or None where it cannot be told. number: what it rests on."""
+
+    premise: str
+    method: str
+    holds: bool | None
+    number: str
+    meaning: str
+
+
+def layer_table(seen: Observed) -> "Table":
+    """Means over the questions, by layer: shares, correlations, entropy and, where boxes are known, anchors on the object."""
+    merged: dict[int, dict[str, Any]] = {}
+    for tables in (seen.shares, seen.drift, seen.entropy, seen.on_asked):
+        for row in measures.average(tables):
+            merged.setdefault(row["layer"], {}).update(row)
+    return [merged[layer] for layer in sorted(merged)]
+
+
+def verdicts(seen: Observed, tau: float | None, concern: str) -> list[Verdict]:
+    """All that can be said about this model."""
+    told: list[Verdict | None] = [_fades(seen), _crosses(seen), _sink(seen), _heads(seen), _anchors(seen)]
+    told += [_positive_on_object(seen), _negative_off_objects(seen), _words(seen, tau, concern)]
+    return [one for one in told if one is not None]
+
+
+def has_drift(seen: Observed) -> bool:
+    """What CLVA repairs: deep layers look away from the image, or take up the first layer's map."""
+    return bool(_fades(seen).holds or _crosses(seen).holds)
+
+
+def _deep(seen: Observed) -> range:
+    """The last third of the layers."""
+    return range(seen.depth - max(seen.depth // 3, 1) + 1, seen.depth + 1)
+
+
+def _fades(seen: Observed) -> Verdict:
+    table = measures.average(seen.shares)
+    peak = max(table, key=lambda row: row["visual"])
+    deep = sum(row["visual"] for row in table if row["layer"] in _deep(seen)) / len(_deep(seen))
+    holds = deep < FADES * peak["visual"]
+    counting = table[0]["counting"]
+    return Verdict(
+        "deep layers look away from the image", "CLVA", holds,
+        f"{deep:.0%} in layers {_deep(seen).start}-{seen.depth}, {peak['visual']:.0%} at most (layer {peak['layer']}), "
+        f"{counting:.0%} by counting tokens",
+        "attention fades with depth, as CLVA assumes" if holds else "attention does not fade: nothing to bring back",
+    )  # fmt: skip
+
+
+def _crosses(seen: Observed) -> Verdict:
+    def excess(table: "Table") -> float:
+        rows = [row for row in table if row["layer"] in _deep(seen)]
+        return sum(row["to_negative"] - row["to_positive"] for row in rows) / len(rows)
+
+    mean, error = mean_and_error([excess(table) for table in seen.drift])
+    holds = mean > max(CROSSES, SIGMAS * error)
+    return Verdict(
+        "drift curves cross (Fig. 2b)", "CLVA", holds,
+        f"negative less positive anchor: {mean:+.2f} ± {SIGMAS * error:.2f} in layers {_deep(seen).start}-{seen.depth}",
+        "deep maps have left the middle layer's for the first layer's" if holds else "deep maps do not turn to the first layer's",
+    )  # fmt: skip
+
+
+def _sink(seen: Observed) -> Verdict:
+    table = measures.average(seen.shares)
+    rows = [row["first"] for row in table if row["layer"] > seen.middle]
+    share = sum(rows) / len(rows)
+    return Verdict(
+        "the first token is a sink", "all", share > SINK, f"{share:.0%} of the attention after layer {seen.middle}",
+        "much attention rests there and is free to be moved" if share > SINK else "no attention is parked there",
+    )  # fmt: skip
+
+
+def _heads(seen: Observed) -> Verdict:
+    no_sensitive, no_insensitive = (sum(each) / len(each) for each in (seen.no_sensitive, seen.no_insensitive))
+    holds = max(no_sensitive, no_insensitive) <= 1 - OFTEN
+    return Verdict(
+        "heads stand out (Eq. 2-3)", "CLVA", holds,
+        f"no sensitive head in layer {seen.middle}: {no_sensitive:.0%} of prompts; no insensitive one in layer 1: "
+        f"{no_insensitive:.0%}",
+        "head sets are seldom empty" if holds else "the most extreme head often stands in: lower lam, or heads='all'",
+    )  # fmt: skip
+
+
+def _anchors(seen: Observed) -> Verdict:
+    both = sum(bool(p and n) for p, n in zip(seen.positive, seen.negative, strict=True)) / len(seen.positive)
+    positive, negative = (sum(each) / len(each) for each in (seen.positive, seen.negative))
+    return Verdict(
+        "anchors are found (Eq. 8-9)", "CLVA", both >= OFTEN,
+        f"{positive:.1f} positive and {negative:.1f} negative a prompt; both kinds in {both:.0%} of prompts",
+        "CLVA acts" if both >= OFTEN else "in many prompts one kind is missing: lower tau",
+    )  # fmt: skip
+
+
+def _positive_on_object(seen: Observed) -> Verdict | None:
+    rows = [row for table in seen.on_asked for row in table if row["layer"] == seen.middle]
+    if not rows:
+        return None
+    mean, error = mean_and_error([row["on_asked"] - row["chance"] for row in rows])
+    found, chance = (sum(row[name] for row in rows) / len(rows) for name in ("on_asked", "chance"))
+    holds = mean > SIGMAS * error
+    return Verdict(
+        "positive anchors lie on the asked object", "CLVA", holds,
+        f"{found:.0%} in layer {seen.middle}, {chance:.0%} by chance ({len(rows)} questions)",
+        "the middle layer points at what is asked" if holds else "they point elsewhere: try another positive_layer",
+    )  # fmt: skip
+
+
+def _negative_off_objects(seen: Observed) -> Verdict | None:
+    if not seen.negative_on_objects:
+        return None
+    mean, error = mean_and_error([found - chance for found, chance in seen.negative_on_objects])
+    found, chance = (sum(each) / len(each) for each in zip(*seen.negative_on_objects, strict=True))
+    holds = mean < SIGMAS * error
+    return Verdict(
+        "negative anchors lie off the objects", "CLVA", holds, f"{found:.0%} on objects, {chance:.0%} by chance",
+        "what is pushed away is background" if holds else "what is pushed away are objects: set beta=0",
+    )  # fmt: skip
+
+
+def _words(seen: Observed, tau: float | None, concern: str) -> Verdict:
+    number = "no word can be told from the template" if tau is None else f"tau {tau:.3g} anchors a tenth of the words"
+    holds = tau is not None and not concern
+    if seen.word_on_asked:
+        hits, chance = (sum(each) / len(each) for each in zip(*seen.word_on_asked, strict=True))
+        mean, error = mean_and_error([hit - by_chance for hit, by_chance in seen.word_on_asked])
+        number += f"; the asked word's best patch is on its object in {hits:.0%}, {chance:.0%} by chance"
+        holds = holds and mean > SIGMAS * error
+    if seen.cosines:
+        word, others = (sum(each) / len(each) for each in zip(*seen.cosines, strict=True))
+        number += f"; cosine {word:.2f}, other words {others:.2f}"
+    meaning = "words resemble their patches" if holds else concern or "words do not find their patches"
+    return Verdict("words resemble their patches", "AttAnchor", holds, number, meaning)
+
+
+def suggestion(seen: Observed, tau: float | None) -> dict[str, Any]:
+    """Layer dials for CLVA and tau for AttAnchor, as SPECs, each with its reason.
+
+    positive_layer: among layers 2 to two thirds, the one whose anchors lie on the asked object most; without boxes the one
+    that looks at the image most. layers: from the first layer after it whose share of the image is below `FADES` of the
+    highest; all after it where none is. beta: 0 where negative anchors lie on objects.
+    """
+    table = layer_table(seen)
+    early = [row for row in table if 2 <= row["layer"] <= max(2 * seen.depth // 3, 2)]
+    known = [row for row in early if "on_asked" in row]
+    best = (
+        max(known, key=lambda row: row["on_asked"] - row["chance"])
+        if known
+        else max(early, key=lambda row: row["visual"])
+    )
+    layer, peak = best["layer"], max(row["visual"] for row in table)
+    faded = [row["layer"] for row in table if row["layer"] > layer and row["visual"] < FADES * peak]
+    first = faded[0] if faded else layer + 1
+    why = "its anchors lie on the asked object most often" if known else "it looks at the image most"
+    off = _negative_off_objects(seen)
+    drift = "" if has_drift(seen) else " The drift it repairs is absent here, so expect no gain from it."
+    return {
+        "clva": f"clva:positive_layer={layer},layers={first}-{seen.depth}{'' if off is None or off.holds else ',beta=0'}",
+        "clva_why": f"layer {layer}: {why}.{drift}",
+        "attanchor": None if tau is None else f"attanchor:tau={tau:.3g}",
+    }
+
+
+def as_dict(seen: Observed, tau: float | None, concern: str) -> dict[str, Any]:
+    """Everything as plain values."""
+    return {
+        "drift": has_drift(seen),
+        "verdicts": [asdict(one) for one in verdicts(seen, tau, concern)],
+        "suggestion": suggestion(seen, tau),
+        "layers": layer_table(seen),
+        "questions": len(seen.shares),
+    }

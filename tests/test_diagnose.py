@@ -1,0 +1,227 @@
+"""`vlm-anchors diagnose`: verdicts follow from numbers either way, boxes are where scenes say, bad input is a sentence."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from vlm_anchors import scenes
+from vlm_anchors.cli import main
+from vlm_anchors.look import premises, samples, verdicts
+from vlm_anchors.look.premises import Observed
+from vlm_anchors.scenes.draw import objects_in, render, save
+
+DEPTH = 12
+
+
+def observed(fade=1.0, turn=0.0, first=0.05, empty=False, anchors=3, on_asked=0.5, negative=0.2):
+    """Two questions on a made-up model: its last third looks `fade` times as much, and turns to the negative map."""
+    seen = Observed(DEPTH, 4)
+    for _ in range(2):
+        deep = {layer: layer > 8 for layer in range(1, DEPTH + 1)}
+        plain = {"system": 0.1, "words": 0.4, "first": first, "counting": 0.8}
+        looks = {layer: 0.5 * (fade if deep[layer] else 1) for layer in deep}
+        seen.shares.append([{"layer": layer, "visual": visual, **plain} for layer, visual in looks.items()])
+        seen.drift.append(
+            [{"layer": layer, "to_negative": turn if deep[layer] else 0.0, "to_positive": 0.1} for layer in deep]
+        )
+        seen.entropy.append(
+            [{"layer": layer, "heads": "sensitive", "entropy": 1.0, "entropy_normalised": 3.0} for layer in deep]
+        )
+        seen.no_sensitive.append(empty)
+        seen.no_insensitive.append(False)
+        seen.positive.append(anchors)
+        seen.negative.append(3)
+        seen.on_asked.append(
+            [{"layer": layer, "on_asked": on_asked + 0.01 * (layer == 6), "chance": 0.1} for layer in deep]
+        )
+        seen.negative_on_objects.append((negative, 0.3))
+        seen.word_on_asked.append((1.0, 0.1))
+        seen.cosines.append((0.6, 0.05))
+    return seen
+
+
+def holds(seen, tau=0.2, concern=""):
+    return {one.premise.split(" (")[0]: one.holds for one in verdicts.verdicts(seen, tau, concern)}
+
+
+def test_a_model_that_meets_every_premise():
+    seen = observed(fade=0.5, turn=0.6, first=0.4)
+    assert all(holds(seen).values())
+    assert verdicts.has_drift(seen)
+    told = verdicts.suggestion(seen, 0.2)
+    assert told["clva"] == "clva:positive_layer=6,layers=9-12"
+    assert "absent" not in told["clva_why"]
+    assert told["attanchor"] == "attanchor:tau=0.2"
+
+
+@pytest.mark.parametrize(
+    ("change", "premise"),
+    [
+        ({"fade": 1.0}, "deep layers look away from the image"),
+        ({"turn": 0.0}, "drift curves cross"),
+        ({"first": 0.01}, "the first token is a sink"),
+        ({"empty": True}, "heads stand out"),
+        ({"anchors": 0}, "anchors are found"),
+        ({"on_asked": 0.05}, "positive anchors lie on the asked object"),
+        ({"negative": 0.9}, "negative anchors lie off the objects"),
+    ],
+)
+def test_each_premise_can_fail(change, premise):
+    told = holds(observed(**{"fade": 0.5, "turn": 0.6, "first": 0.4, **change}))
+    assert [name for name, held in told.items() if not held] == [premise]
+
+
+def test_words_that_do_not_find_their_patches():
+    assert not holds(observed(), concern="The cosine separates nothing.")["words resemble their patches"]
+    seen = observed()
+    seen.word_on_asked = [(0.0, 0.1), (0.0, 0.1)]
+    assert not holds(seen)["words resemble their patches"]
+
+
+def test_without_drift_it_says_so_and_beta_is_left_out():
+    seen = observed(negative=0.9)
+    told = verdicts.as_dict(seen, None, "")
+    assert told["drift"] is False
+    assert told["suggestion"]["clva"] == "clva:positive_layer=6,layers=7-12,beta=0"
+    assert "The drift it repairs is absent here" in told["suggestion"]["clva_why"]
+    json.dumps(told)
+
+
+def test_without_boxes_nothing_is_said_of_objects():
+    seen = observed()
+    seen.on_asked, seen.negative_on_objects, seen.word_on_asked, seen.cosines = [], [], [], []
+    assert not any("object" in name for name in holds(seen))
+    assert verdicts.suggestion(seen, None)["clva"].startswith("clva:positive_layer=2,")
+
+
+def test_cells_on_a_box():
+    """A box of 32 x 16 pixels in an image of 64, in patches of 16; and a tiny one, which has the patch it stands in."""
+    on = samples.cells_on([(16, 32, 48, 48)], (64, 64), 4, 4)
+    assert on.nonzero()[:, 0].tolist() == [9, 10]
+    assert samples.cells_on([(60, 60, 63, 63)], (64, 64), 4, 4).nonzero()[:, 0].tolist() == [15]
+    assert not samples.cells_on([], (64, 64), 4, 4).any()
+
+
+def test_a_saved_scene_knows_what_is_where(tmp_path):
+    scene = scenes.from_objects(["cup", "fork"])
+    save(scene, tmp_path / "a.png")
+    assert objects_in(tmp_path / "a.png") == [(thing.name, thing.box, thing.visibility) for thing in scene.objects]
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+    assert objects_in(tmp_path / "b.png") is None
+    cup, photo = samples.from_folder([tmp_path / "a.png", tmp_path / "b.png"])
+    assert cup.asked in ("cup", "fork") and cup.question.startswith("Is there a ")
+    assert len(cup.boxes()) == 1 and len(cup.boxes(every=True)) == 2
+    assert photo.question == samples.DEFAULT_QUESTION and photo.asked == ""
+
+
+def test_the_named_object_is_the_asked_one():
+    scene = scenes.from_objects(["dog", "hot dog"])
+    things = tuple((thing.name, thing.box, thing.visibility) for thing in scene.objects)
+    (probe,) = samples.probes_of(render(scene), things, ["Where is the hot dog?"])
+    assert probe.asked == "hot dog"
+    (probe,) = samples.probes_of(render(scene), things, ["Where is the hotdog stand?"])
+    assert probe.asked == ""
+
+
+@pytest.fixture(scope="module")
+def seen(tiny):
+    return premises.observe(tiny, samples.from_scenes(3))
+
+
+def test_observing_a_model(seen):
+    assert seen.depth == 4
+    assert len(seen.shares) == len(seen.drift) == len(seen.on_asked) == 3
+    row = verdicts.layer_table(seen)[0]
+    assert {"visual", "counting", "first", "to_negative", "entropy_normalised", "n"} <= set(row)
+    assert 0.5 < row["counting"] < 1
+
+
+def test_a_batch_is_measured_as_its_samples_alone(tiny):
+    probes = samples.from_scenes(2, ["cup?", "Is there a very small dog in the image?"])
+    together = premises.observe(tiny, probes)
+    for at, probe in enumerate(probes):
+        alone = premises.observe(tiny, [probe])
+        for name in ("visual", "counting", "first"):
+            ours = torch.tensor([row[name] for row in together.shares[at]])
+            assert torch.allclose(ours, torch.tensor([row[name] for row in alone.shares[0]]), atol=1e-5)
+
+
+@pytest.fixture
+def run(capsys, tiny_folder):
+    def run(*arguments):
+        code = main(["diagnose", "--model", str(tiny_folder), *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_command(run, tmp_path):
+    save(scenes.from_objects(["cup", "fork"]), tmp_path / "a.png")
+    save(scenes.from_objects(["dog"]), tmp_path / "b.png")
+    code, out, err = run("--images", tmp_path, "--out", tmp_path / "drift.png")
+    assert code == 0
+    for words in (
+        "2 questions about",
+        "deep layers look away",
+        "on image",
+        "Dials to try: clva:positive_layer=",
+        "drift that CLVA repairs is",
+    ):
+        assert words in out
+    assert (tmp_path / "drift.png").stat().st_size > 1000
+    assert "2 of 2 questions" in err
+
+
+def test_command_json_on_photographs_with_questions(run, tmp_path, red):
+    red.save(tmp_path / "red.png")
+    (tmp_path / "questions.txt").write_text("Is there a dog?\nWhat is it?\n")
+    code, out, _ = run("--images", tmp_path, "--questions", tmp_path / "questions.txt", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert told["questions"] == 2
+    assert len(told["layers"]) == 4
+    assert all("object" not in one["premise"] for one in told["verdicts"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--images", "nowhere"], "Expected a folder of images; nowhere is none"),
+        (["--images", "EMPTY"], "No images in "),
+        (["--questions", "nowhere.txt"], "The questions in nowhere.txt cannot be read"),
+        (["--limit", "1"], "Invalid value for '--limit'"),
+        (["--limit", "2", "--out", "EMPTY/a.xyz"], "Expected a file ending in .png, .svg or .pdf"),
+    ],
+)
+def test_bad_input(run, tmp_path, arguments, sentence):
+    code, out, err = run(*[each.replace("EMPTY", str(tmp_path)) for each in arguments])
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert "Traceback" not in err
+
+
+def test_a_broken_list_of_objects(tmp_path):
+    from PIL import PngImagePlugin
+
+    from vlm_anchors.errors import BadImage
+    from vlm_anchors.scenes.draw import OBJECTS
+
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text(OBJECTS, "[[")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=chunks)
+    with pytest.raises(BadImage, match=r"The list of objects in .*a.png is broken. Render the scene again"):
+        samples.from_folder([tmp_path / "a.png"])
+
+
+def test_a_model_too_shallow_is_refused(tmp_path_factory):
+    from types import SimpleNamespace
+
+    import tiny as built
+
+    from vlm_anchors.errors import CannotAct
+
+    vlm = SimpleNamespace(model=built.llava(layers=3), processor=SimpleNamespace(tokenizer=None), name="small")
+    with pytest.raises(CannotAct, match="small has 3 decoder layers; diagnose reads decoders of 4 layers or more"):
+        premises.observe(vlm, [])
