@@ -202,13 +202,25 @@ def test_the_eager_kernel_gives_the_same(name):
     assert (fused - literal_kernel).abs().max() < BOUND[torch.float32]
 
 
+TALLY: dict[str, tuple[int, int]] = {}
+"""Family -> prompts left out of the grid below, and prompts in it."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_equals_the_literal_reference_on_many_prompts(name):
-    """Decisions within 1e-4 sigma of their threshold are left out; they must be rare."""
     groups = [[".i.", ".ii.", "i.i."]]
     groups += [[".v.", "v.v."]] if name in WITH_VIDEO else []
     groups += [[".iv.", "vi.i."]] if name in BOTH_AT_ONCE else []
     runs = [(kinds, kv_heads, seed) for kinds in groups for kv_heads in (1, 4) for seed in range(30, 38)]
     left_out = sum(compare(name, *run, must_find=False) for run in runs)
-    assert left_out <= 0.05 * sum(len(kinds) for kinds, *_ in runs)
+    TALLY[name] = left_out, sum(len(kinds) for kinds, *_ in runs)
+
+
+@pytest.mark.slow
+def test_few_prompts_are_left_out_of_the_grid():
+    """Decisions within 1e-4 sigma of their threshold are left out; over all families they must be rare."""
+    if not TALLY:
+        pytest.skip("the grid did not run in this process")
+    left_out, prompts = (sum(column) for column in zip(*TALLY.values(), strict=True))
+    assert left_out <= 0.05 * prompts, TALLY
