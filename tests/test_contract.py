@@ -20,20 +20,21 @@ SHARP = {
     "pai": {"alpha": 0.5, "gamma": 1.5},
     "memvr": {"gamma": 0.5},
     "deco": {"alpha": 20.0},
+    ("imccd", "qwen2.5-vl"): {"rate": 1.0},
 }
 BOUND = 1e-5
 IN_MODEL = [entry.name for entry in METHODS if entry.load().doors - {"prepare"}]
 """Methods that only prepare inputs have tests of their own."""
 
 
-def method_of(name):
-    return METHODS.get(name).load()(**SHARP.get(name, {}))
+def method_of(name, case="llava"):
+    return METHODS.get(name).load()(**{**SHARP.get(name, {}), **SHARP.get((name, case), {})})
 
 
 def steered(name, case, method=None):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AnchorsWarning)
-        return attach((model_of(case), Processor()), method or method_of(name))
+        return attach((model_of(case), Processor()), method or method_of(name, case))
 
 
 def hooks_of(model):

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from cases import CASES, STEPS
+from cases import CASES, STEPS, model_of
 from reference_logits import compare, early, hooked, whole
 
-from vlm_anchors.errors import BadDial
+from vlm_anchors.engine import attach
+from vlm_anchors.errors import BadDial, CannotAct
 from vlm_anchors.methods.memvr import MemVR
 
 
@@ -85,3 +86,8 @@ def test_equals_the_literal_reference(name, gamma):
 def test_wrong_dials_are_refused(dials):
     with pytest.raises(BadDial):
         MemVR(**dials)
+
+
+def test_a_layer_with_none_after_it_is_refused():
+    with pytest.raises(CannotAct, match="layer 8 is the last"):
+        attach(model_of("llava"), MemVR(layers=(8, 8)))

@@ -22,8 +22,6 @@ from .rowwise import edited_rows, put_rows
 from .view import AttentionView, Edit, spread_bias, take_rows
 
 PREFIX = "vlm_anchors_"
-KEYWORD = "steering"
-"""The one keyword that carries a pass from the decoder to its attention layers."""
 
 _BASES = ("sdpa", "eager")
 

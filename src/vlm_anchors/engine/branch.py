@@ -15,8 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from .passing import RIDER
+from .passing import RIDER, Pass
+from .rows import TextRows
 
+KEYWORD = "steering"
+"""The one keyword that carries a pass from the decoder to its attention layers."""
 TWIN = "twin"
 """The name under which a generation's memory holds its second branch."""
 
@@ -28,6 +31,8 @@ class Branch:
     embeds: Float[Tensor, "b q d"]
     real: Bool[Tensor, "b q"]
     positions: Int[Tensor, "*n q"] | None
+    steering: Pass | None = None
+    """The branch's own edit of attention, where it has one; no other door acts on a branch."""
 
 
 class Twin:
@@ -37,10 +42,11 @@ class Twin:
         self.cache = DynamicCache(config=config)
         self.mask = None if bool(branch.real.all()) else branch.real.long()
         self.next = None if branch.positions is None else branch.positions[..., -1:] + 1
+        self.generation = None if branch.steering is None else branch.steering.generation
 
     def prefill(self, stack: nn.Module, branch: Branch) -> Float[Tensor, "b d"]:
         """The last token's final hidden state."""
-        return self._run(stack, branch.embeds, branch.positions)
+        return self._run(stack, branch.embeds, branch.positions, branch.steering)
 
     def step(self, stack: nn.Module, embeds: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b d"]:
         positions = self.next
@@ -48,12 +54,15 @@ class Twin:
             self.mask = nn.functional.pad(self.mask, (0, 1), value=1)
         if positions is not None:
             self.next = positions + 1
-        return self._run(stack, embeds, positions)
+        own = self.generation
+        steering = None if own is None else Pass(own, TextRows(None, None, None, None), {})
+        return self._run(stack, embeds, positions, steering)
 
-    def _run(self, stack: nn.Module, embeds: Tensor, positions: Tensor | None) -> Tensor:
+    def _run(self, stack: nn.Module, embeds: Tensor, positions: Tensor | None, steering: Pass | None) -> Tensor:
+        given = {} if steering is None else {KEYWORD: steering}
         out = stack(
             inputs_embeds=embeds, attention_mask=self.mask, position_ids=positions, past_key_values=self.cache,
-            use_cache=True,
+            use_cache=True, **given,
         )  # fmt: skip
         return out.last_hidden_state[:, -1]
 

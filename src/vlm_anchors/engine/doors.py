@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import CannotAct
 from ..methods.base import Method, name_of
-from .branch import TWIN, Branch, Twin, lead
+from .branch import KEYWORD, TWIN, Branch, Twin, lead
 from .passing import Pass
 from .prompt import real_rows
 from .reading import Prompt, Tower, find_tower
@@ -140,7 +140,7 @@ class Doors:
         return copy
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        steering = None if self._inert else kwargs.get("steering")
+        steering = None if self._inert else kwargs.get(KEYWORD)
         if steering is None or steering.memory.get(NUMBER) != self.number:
             return
         _now.set(None)
@@ -199,7 +199,7 @@ class Doors:
         if view is None:
             return None
         _now.set(None)
-        if "logits" not in self.method.doors or output is None:
+        if "logits" not in self.method.opened() or output is None:
             return None
         if isinstance(output, tuple):
             raise CannotAct(f"{name_of(self.method)} needs the model's output by name. Call it with return_dict=True.")

@@ -13,10 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import CannotAct
-from ..methods.base import name_of
+from ..methods.base import Method, name_of
 from .branch import Branch, left_padded
 from .facts import Facts
 from .layout import Marks
+from .passing import Pass
 from .prompt import _marks
 from .site import Site
 
@@ -61,6 +62,13 @@ class Prompt:
             )
         assert self.view.real is not None
         return Branch(self.view.embeds, self.view.real, self._kwargs.get("position_ids"))
+
+    def edited(self, method: Method) -> Branch:
+        """The same prompt again, its attention edited by `method` in the layers that it watches."""
+        main = self.view.steering
+        own = replace(main.generation, method=method, watched=method.watched(self.site), watcher=None)
+        own = replace(own, memory=dict(self.memory), kept={}, literal=False)
+        return replace(self.as_given(), steering=Pass(own, main.rows, own.kept))
 
     def without_image(self) -> Branch:
         """The same words, no visual token and no tag around one."""

@@ -24,8 +24,9 @@ from ..methods.none import Plain
 from ..registry import split_composition
 from ..types import Vlm
 from . import prompt as decoder_pass
-from .attention import KEYWORD, PREFIX, steered_name
-from .branch import stop_leading
+from .attention import PREFIX, steered_name
+from .branch import KEYWORD, stop_leading
+from .compose import Composed, parts_of
 from .doors import BEYOND, NUMBER, Doors
 from .encode import PIXELS, encode_images
 from .facts import Facts
@@ -113,7 +114,7 @@ def _chosen(method: Any) -> tuple[Method, Method | None]:
             raise CannotAct(f"Expected a method such as va.CLVA() or a SPEC such as 'clva'; found {m!r}.")
     doors: dict[str, Method] = {}
     for m in methods:
-        for door in m.doors:
+        for door in m.opened():
             if door in doors:
                 raise CannotAct(
                     f"{name_of(doors[door])} and {name_of(m)} cannot run together: both change the model's {door}. "
@@ -122,7 +123,8 @@ def _chosen(method: Any) -> tuple[Method, Method | None]:
             doors[door] = m
     in_model = [m for m in methods if m.doors != {"prepare"}]
     prepares = [m for m in methods if m.doors == {"prepare"}]
-    return in_model[0] if in_model else Plain(), prepares[0] if prepares else None
+    inside = Composed(tuple(in_model)) if len(in_model) > 1 else in_model[0] if in_model else Plain()
+    return inside, prepares[0] if prepares else None
 
 
 class Handle:
@@ -187,14 +189,14 @@ class Handle:
         generation = self._latest
         if generation is None or generation.prompt is None:
             return []
-        name = name_of(self.method)
         assert generation.prompt.valid is not None
         edited = generation.prompt.valid.sum(1).tolist()
-        told = self.method.acted(generation)
-        return [
-            {name: {"rows_edited": (rows + generation.steps) if self.watched else 0, **what}}
-            for rows, what in zip(edited, told, strict=True)
-        ]
+        told: list[dict[str, Any]] = [{} for _ in edited]
+        for part in parts_of(self.method):
+            edits = self.watched and "attention" in part.opened()
+            for one, rows, what in zip(told, edited, part.acted(generation), strict=True):
+                one[name_of(part)] = {"rows_edited": (rows + generation.steps) if edits else 0, **what}
+        return told
 
     def began(self, generation: Generation, cache: Any) -> None:
         self._latest = generation

@@ -144,6 +144,30 @@ class AttentionView:
         """Scores of the text rows before the softmax, masks added, float32."""
         return self._masked(take_rows(self._query, self.rows.index).float(), self._key.float())
 
+    def scores_of(self, key: Float[Tensor, "b g k d"]) -> Float[Tensor, "b h r k"]:
+        """The same with other keys."""
+        return self._masked(take_rows(self._query, self.rows.index).float(), key.float())
+
+    def at_visual(self, values: Float[Tensor, "b h r k"]) -> Float[Tensor, "b h r v"]:
+        """Columns of the visual keys; 0 where a key is filling."""
+        return self._take_visual(values)
+
+    def visual_of(self, keys: Float[Tensor, "b g k d"]) -> Float[Tensor, "b g v d"]:
+        """Rows of the layer's keys (or values) that are visual tokens; filling repeats some other key."""
+        index, _ = self._columns
+        b, g, _, d = keys.shape
+        return keys.gather(2, index[:, None, :, None].expand(b, g, -1, d))
+
+    def with_visual(self, keys: Float[Tensor, "b g k d"], visual: Float[Tensor, "b g v d"]) -> Float[Tensor, "b g k d"]:
+        """Keys (or values) with those of the visual tokens replaced; the given ones are not written to."""
+        index, valid = self._columns
+        place = index[:, None, :, None].expand_as(visual)
+        if self.full:
+            return keys.scatter(2, place, visual)
+        # Filling points at key 0, which must not be overwritten with a stale copy of itself when it is visual too.
+        spread = torch.zeros_like(keys).scatter_add_(2, place, visual * valid[:, None, :, None])
+        return torch.where(self.visual_keys()[:, None, :, None], spread, keys)
+
     def _masked(self, query: Float[Tensor, "b h r d"], key: Float[Tensor, "b g k d"]) -> Float[Tensor, "b h r k"]:
         scores = self._scores(query, key)
         return scores if self._row_mask is None else scores + self._row_mask

@@ -43,6 +43,12 @@ METHODS = Catalogue(
             "arXiv 2403.18715",
         ),
         Entry(
+            "imccd",
+            "vlm_anchors.methods.imccd:IMCCD",
+            "Takes off what the model says when its looks at the image are blurred; closes up image positions",
+            "arXiv 2501.01926",
+        ),
+        Entry(
             "memvr",
             "vlm_anchors.methods.memvr:MemVR",
             "Looks at the image again in an MLP, when a middle layer is unsure",

@@ -114,6 +114,8 @@ def name_of(thing: Any) -> str:
     from ..decoding import DECODINGS
     from . import METHODS
 
+    if hasattr(thing, "parts"):
+        return "+".join(name_of(part) for part in thing.parts)
     target = f"{type(thing).__module__}:{type(thing).__name__}"
     for entry in [*METHODS, *DECODINGS]:
         if entry.target == target:

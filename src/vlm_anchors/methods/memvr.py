@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..errors import CannotAct
 from .base import Method, number
 from .parts import check_range, layer_range, warn_untested
 
@@ -77,7 +78,10 @@ class MemVR(Method):
 
     def check(self, site: "Site") -> None:
         warn_untested(self, site)
-        layer_range(self.layers, LAYERS, site)
+        if not self.off and not self.read_layers(site):
+            raise CannotAct(
+                f"memvr changes the MLP after a tested layer, and layer {site.depth} is the last. Choose earlier ones."
+            )
 
     def read_layers(self, site: "Site") -> frozenset[int]:
         """A last layer that is tested would have no MLP after it."""

@@ -1,0 +1,106 @@
+"""Several methods inside one model: each door is opened by one of them."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CannotAct
+from ..methods.base import Method, name_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .branch import Branch
+    from .doors import PassView
+    from .passing import Generation
+    from .reading import Prompt
+    from .rows import Visual
+    from .site import Site
+    from .view import AttentionView, Edit
+
+
+@dataclass(frozen=True)
+class Composed(Method):
+    """What the engine sees of methods that were given in a list and work inside the model; their doors do not overlap.
+
+    A second branch runs without any of them: what it reads is the plain model's.
+    """
+
+    parts: tuple[Method, ...] = ()
+
+    def opened(self) -> frozenset[str]:
+        return frozenset().union(*(part.opened() for part in self.parts))
+
+    @property
+    def site(self) -> str:
+        """Where all of them act; "auto" unless one must be at the language model."""
+        return "decoder" if any(getattr(part, "site", "auto") == "decoder" for part in self.parts) else "auto"
+
+    def at(self, door: str) -> Method | None:
+        return next((part for part in self.parts if door in part.opened()), None)
+
+    def neutral(self) -> "Composed":
+        return Composed(tuple(part.neutral() for part in self.parts))
+
+    def check(self, site: "Site") -> None:
+        kinds = {getattr(part, "site", "auto") for part in self.parts}
+        if len(kinds) > 1 and site.family.site == "qformer":
+            names = " and ".join(name_of(part) for part in self.parts)
+            raise CannotAct(
+                f"{names} act in different places of {site.family.title}: its Q-Former and its language model. Use one "
+                "of them, or give clva site='decoder'."
+            )
+        for part in self.parts:
+            part.check(site)
+
+    def check_prompt(self, visual: "Visual") -> None:
+        for part in self.parts:
+            if part.opened():
+                part.check_prompt(visual)
+
+    def watched(self, site: "Site") -> frozenset[int]:
+        part = self.at("attention")
+        return frozenset() if part is None else part.watched(site)
+
+    def attention(self, view: "AttentionView") -> "Edit | None":
+        part = self.at("attention")
+        return None if part is None else part.attention(view)
+
+    def needs_pixels(self, site: "Site") -> bool:
+        return any(part.needs_pixels(site) for part in self.parts)
+
+    def read_layers(self, site: "Site") -> frozenset[int]:
+        part = self.at("hidden")
+        return frozenset() if part is None else part.read_layers(site)
+
+    def fed_layers(self, site: "Site") -> frozenset[int]:
+        part = self.at("mlp")
+        return frozenset() if part is None else part.fed_layers(site)
+
+    def begin(self, prompt: "Prompt") -> None:
+        for part in self.parts:
+            if part.opened():
+                part.begin(prompt)
+
+    def second(self, prompt: "Prompt") -> "Branch | None":
+        part = self.at("logits")
+        return None if part is None else part.second(prompt)
+
+    def hidden(self, view: "PassView", layer: int, output: "Tensor") -> None:
+        part = self.at("hidden")
+        if part is not None:
+            part.hidden(view, layer, output)
+
+    def mlp(self, view: "PassView", layer: int, given: "Tensor", output: "Tensor") -> "Tensor | None":
+        part = self.at("mlp")
+        return None if part is None else part.mlp(view, layer, given, output)
+
+    def logits(self, view: "PassView", first: "Tensor", second: "Tensor | None") -> "Tensor":
+        part = self.at("logits")
+        return first if part is None else part.logits(view, first, second)
+
+    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+        return [{} for _ in generation.visual.valid]
+
+
+def parts_of(method: Method) -> tuple[Method, ...]:
+    return method.parts if isinstance(method, Composed) else (method,)

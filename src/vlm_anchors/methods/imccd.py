@@ -1,0 +1,194 @@
+"""IMCCD (later CMAC): image positions closed up, and a second branch whose looks at the image are blurred.
+
+                                                                                                   arXiv 2501.01926
+Positions, in both branches: for text rows, an image of N tokens from position s is as long as r N tokens. Text keeps its
+positions, token i of the image is seen from s + (1 - r) N + r i. r = 1/3 for LLaVA, 2/3 for InstructBLIP.
+
+Second branch, text rows of every layer, z scores and A weights on image keys, V values:
+
+    m    = mean of z over heads, text rows of the pass and image keys;      M = [z > m];      v_h = mean of V_h (one number)
+    O_h  = sum_j A_j (1 - M_j) V_j + (sum_j A_j M_j) v_h                    (rows are not normalised again)
+
+    z    = (1 + alpha) z1 - alpha z2,    tokens with p1 < beta max p1 are left out
+
+Both modules have exact forms: an image key is turned by the difference of its two positions, once a prompt and layer; and
+the branch's output is the unchanged one minus sum_j A_j M_j (V_j - v_h), which needs the text rows' weights only.
+
+Where code and paper differ. The paper's first version calls the second module attention refinement; the official code
+closes up positions, which is the later version's CMPC, and so do we. Its gamma is read by nothing and is left out here.
+m is one number for a batch of one there; ours is one a sample, over its real rows. InstructBLIP's decoding steps lose the
+closed-up positions in the code's first branch; ours keep them. Qwen-VL's two constants disagree, and for M-RoPE models there
+is no definition at all: there `rate` must be 1, which leaves the second branch only. The caption gate of its CHAIR script
+is not built.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..engine.view import AttentionView, Edit
+from ..errors import BadDial, CannotAct
+from .base import Method, number
+from .parts import TESTED, contrast, count, refuse_untested
+
+if TYPE_CHECKING:
+    from ..engine.branch import Branch
+    from ..engine.doors import PassView
+    from ..engine.passing import Generation
+    from ..engine.reading import Prompt
+    from ..engine.rows import Visual
+    from ..engine.site import Site
+
+RATES = {"llava": 1 / 3, "instructblip": 2 / 3}
+PRESETS = {
+    ("llava-1.5-7b", "pope"): ("official-code", {"alpha": 3.0, "beta": 0.2, "rate": 1 / 3}),
+    ("llava-1.5-7b", "chair"): ("official-code", {"alpha": 1.0, "beta": 0.2, "rate": 1 / 3}),
+    ("llava-1.5-7b", "mme"): ("official-code", {"alpha": 1.0, "beta": 0.5, "rate": 1 / 3}),
+    ("instructblip-7b", "pope"): ("official-code", {"alpha": 3.0, "beta": 0.3, "rate": 2 / 3}),
+    ("instructblip-7b", "chair"): ("official-code", {"alpha": 1.0, "beta": 0.3, "rate": 2 / 3}),
+    ("instructblip-7b", "mme"): ("official-code", {"alpha": 0.5, "beta": 0.5, "rate": 2 / 3}),
+}
+"""(model, task) -> (where the values come from, dials). The code's CHAIR values go with its caption gate."""
+
+
+@dataclass(frozen=True)
+class IMCCD(Method):
+    """IMCCD, later CMAC (arXiv 2501.01926).
+
+    alpha: how much of the blurred branch's logits is taken off; 0 = no second branch. beta: tokens less probable than
+    this share of the most probable one are left out; 0 = none. rate: how far an image token advances the position, text
+    being 1; None = the official one of the family, 1 = as the model has it.
+    """
+
+    doors: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})
+    site: ClassVar[str] = "decoder"
+
+    alpha: float = 1.0
+    beta: float = 0.2
+    rate: float | None = None
+
+    def __post_init__(self):
+        number(self, "alpha", 0)
+        number(self, "beta", 0, 1)
+        if self.rate is not None:
+            number(self, "rate", 0, 1)
+            if self.rate == 0:
+                raise BadDial("IMCCD.rate must be above 0: at 0 all image tokens would stand in one place.")
+
+    @property
+    def off(self) -> bool:
+        return not self.alpha and not self.beta and self.rate == 1
+
+    def opened(self) -> frozenset[str]:
+        return frozenset() if self.off else self.doors
+
+    def neutral(self) -> "IMCCD":
+        return replace(self, alpha=0.0, beta=0.0, rate=1.0)
+
+    def rate_on(self, site: "Site") -> float:
+        if self.rate is not None:
+            return self.rate
+        if site.family.name not in RATES:
+            raise CannotAct(
+                f"imccd has no official position rate for {site.family.title}. Set rate=1 for its second branch alone"
+                f"{'.' if site.family.mrope else ', or a number below 1 to try.'}"
+            )
+        return RATES[site.family.name]
+
+    def check(self, site: "Site") -> None:
+        refuse_untested(self, site, TESTED, "not tested.")
+        if self.rate_on(site) != 1 and (site.family.mrope or inverse_frequencies(site) is None):
+            raise CannotAct(
+                "imccd's closed-up positions are defined for plain rotary positions only, and this model has others. "
+                "Set rate=1 for its second branch alone."
+            )
+
+    def watched(self, site: "Site") -> frozenset[int]:
+        return frozenset() if self.off or self.rate_on(site) == 1 else frozenset(range(1, site.depth + 1))
+
+    def begin(self, prompt: "Prompt") -> None:
+        rate, frequencies = self.rate_on(prompt.site), inverse_frequencies(prompt.site)
+        if rate != 1 and frequencies is not None:
+            prompt.memory["turn"] = turning(prompt.view.visual, rate, frequencies)
+
+    def attention(self, view: AttentionView) -> Edit | None:
+        return Edit(key=closed_up(view))
+
+    def second(self, prompt: "Prompt") -> "Branch | None":
+        return prompt.edited(Blurred()) if self.alpha else None
+
+    def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
+        if second is not None:
+            count(view.memory, "branch_passes")
+        return contrast(first, second, self.alpha, self.beta)
+
+    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+        told = {"branch_passes": generation.memory.get("branch_passes", 0), "visual_tokens": 0}
+        return [{**told, "visual_tokens": sum(counts)} for counts in generation.visual.per_image()]
+
+
+@dataclass(frozen=True)
+class Blurred(Method):
+    """The edit of IMCCD's second branch; never attached by itself."""
+
+    doors: ClassVar[frozenset[str]] = frozenset({"attention"})
+
+    def neutral(self) -> "Blurred":
+        return self
+
+    def watched(self, site: "Site") -> frozenset[int]:
+        return frozenset(range(1, site.depth + 1))
+
+    def attention(self, view: AttentionView) -> Edit | None:
+        key = closed_up(view) if "turn" in view.memory else None
+        scores = view.scores() if key is None else view.scores_of(key)
+        weights, looks = view.at_visual(scores.softmax(-1)), view.at_visual(scores)
+        strong = above_mean(looks, looked_at(view, looks))
+        value = view.visual_of(view.value).float()
+        held = value * view.visual.valid[:, None, :, None]
+        blur = held.sum((2, 3)) / (view.visual.valid.sum(1)[:, None] * value.shape[-1]).clamp(min=1)
+        groups = weights.shape[1] // value.shape[1]
+        taken = (weights * strong) @ (value - blur[..., None, None]).repeat_interleave(groups, 1)
+        return Edit(key=key, add=-taken)
+
+
+def looked_at(view: AttentionView, looks: Float[Tensor, "b h r v"]) -> Bool[Tensor, "b h r v"]:
+    """Real text rows and the visual keys they may see."""
+    seen = view.visual.valid[:, None, None] & (looks > torch.finfo(torch.float32).min / 2)
+    return seen if view.rows.valid is None else seen & view.rows.valid[:, None, :, None]
+
+
+def above_mean(looks: Float[Tensor, "b h r v"], member: Bool[Tensor, "b h r v"]) -> Bool[Tensor, "b h r v"]:
+    """Scores above the sample's mean over heads, rows and image keys."""
+    total = looks.masked_fill(~member, 0).sum((1, 2, 3), keepdim=True)
+    return member & (looks > total / member.sum((1, 2, 3), keepdim=True).clamp(min=1))
+
+
+def inverse_frequencies(site: "Site") -> Tensor | None:
+    """Angles a position of the decoder's rotary embedding; None where it has another kind of positions."""
+    return getattr(getattr(site.stack, "rotary_emb", None), "inv_freq", None)
+
+
+def turning(visual: "Visual", rate: float, frequencies: Float[Tensor, " f"]) -> tuple[Tensor, Tensor]:
+    """cos and sin, (b, 1, v, 2 f), of the turn from a visual token's position to its closed-up one."""
+    member = torch.nn.functional.one_hot(visual.image, max(visual.images, 1)) * visual.valid[..., None]
+    place = (member.cumsum(1) * member).sum(-1) - 1
+    size = (member * member.sum(1, keepdim=True)).sum(-1)
+    steps = (1 - rate) * (size - place) * visual.valid
+    angles = steps[..., None] * frequencies.to(steps.device).float()
+    angles = torch.cat([angles, angles], -1)[:, None]
+    return angles.cos(), angles.sin()
+
+
+def closed_up(view: AttentionView) -> Float[Tensor, "b g k d"]:
+    """The layer's keys with those of the image turned; the turned ones are made with the prompt and kept."""
+    name = ("turned", view.layer)
+    if name not in view.memory:
+        cos, sin = view.memory["turn"]
+        own = view.visual_of(view.key).float()
+        first, last = own.chunk(2, -1)
+        view.memory[name] = (own * cos + torch.cat([-last, first], -1) * sin).to(view.dtype)
+    return view.with_visual(view.key, view.memory[name])

@@ -1,0 +1,98 @@
+"""IMCCD against its equations: image keys at their closed-up positions, the blurred branch with every matrix written out."""
+
+import pytest
+import torch
+from cases import CASES, STEPS, model_of
+from reference_clva import _repeat, _softmax, literal
+from reference_logits import compare, cut, whole
+
+from vlm_anchors.engine import attach
+from vlm_anchors.errors import BadDial, CannotAct
+from vlm_anchors.methods.imccd import IMCCD
+
+
+class Closed:
+    """A kernel for prompt and answer in one piece. passes: rows of each pass, whose scores share one mean."""
+
+    def __init__(self, layout, frequencies, rate, passes, blurred):
+        self.visual, self.frequencies, self.rate = layout.visual, frequencies, rate
+        self.passes, self.blurred, self.near = passes, blurred, 0
+
+    def turned(self, key):
+        """Image keys as if rotated at s + (1 - r) N + r i instead of s + i."""
+        key, count = key.clone(), len(self.visual)
+        for i, j in enumerate(self.visual):
+            shift = (1 - self.rate) * count + self.rate * i - i
+            half = key.shape[-1] // 2
+            for f in range(half):
+                angle = torch.tensor(shift * float(self.frequencies[f]), dtype=torch.float64)
+                a, b = key[0, :, j, f].clone(), key[0, :, j, f + half].clone()
+                key[0, :, j, f] = a * angle.cos() - b * angle.sin()
+                key[0, :, j, f + half] = b * angle.cos() + a * angle.sin()
+        return key
+
+    def __call__(self, module, query, key, value, attention_mask, scaling=None, softcap=None, **kwargs):
+        plain = _softmax(query, key, attention_mask, scaling)
+        values = _repeat(value, query)
+        out = plain @ values
+        moved = _softmax(query, self.turned(key), attention_mask, scaling)
+        raw = query @ _repeat(self.turned(key), query).transpose(-1, -2) * scaling
+        for rows in self.passes:
+            if not rows:
+                continue
+            looks = raw[0][:, rows][:, :, self.visual]
+            mean = float(looks.mean())
+            self.near += int(((looks - mean).abs() < 1e-7).sum())
+            for i in rows:
+                out[0, :, i] = torch.stack(
+                    [self.row(moved[0, h, i], raw[0, h, i], values[0, h], mean) for h in range(query.shape[1])]
+                )
+        return out.transpose(1, 2).contiguous(), None
+
+    def row(self, weights, scores, values, mean):
+        image = values[self.visual].mean()
+        total = torch.zeros_like(values[0])
+        for j in range(len(weights)):
+            strong = self.blurred and j in set(self.visual) and float(scores[j]) > mean
+            total = total + weights[j] * (image.expand_as(values[j]) if strong else values[j])
+        return total
+
+
+def reference(case, method, rate):
+    def logits(double, single, tokens):
+        layout = case.layout(single)
+        prompt = single["input_ids"].shape[1]
+        passes = [layout.text, *([prompt + t] for t in range(STEPS))]
+        frequencies = case.stack(double).rotary_emb.inv_freq
+        found = []
+        for blurred in (False, True):
+            kernel = Closed(layout, frequencies, rate, passes, blurred)
+            with literal(double, kernel, case.stack) as edited, torch.no_grad():
+                found.append(edited(**whole(case, single, tokens)).logits[0][-STEPS - 1 :])
+            assert not kernel.near
+        first, second = found
+        return cut((1 + method.alpha) * first - method.alpha * second, first, method.beta)
+
+    return logits
+
+
+@pytest.mark.parametrize(("name", "rate"), [("llava", 1 / 3), ("instructblip", 2 / 3), ("qwen2.5-vl", 1.0)])
+@pytest.mark.parametrize("alpha", [1.0, 0.0])
+def test_equals_the_literal_reference(name, rate, alpha):
+    method = IMCCD(alpha=alpha, beta=0.5, rate=1.0 if name == "qwen2.5-vl" else None)
+    acted = compare(CASES[name], method, reference(CASES[name], method, rate), moved=0)
+    for told in acted:
+        assert told["imccd"]["branch_passes"] == (STEPS + 1 if alpha else 0)
+
+
+def test_mrope_has_no_definition():
+    with pytest.raises(CannotAct, match="rate=1"):
+        attach(model_of("qwen2.5-vl"), IMCCD())
+    with pytest.raises(CannotAct, match="rate=1"):
+        attach(model_of("qwen2.5-vl"), IMCCD(rate=0.5))
+
+
+@pytest.mark.parametrize("dials", [{"alpha": -1}, {"beta": 1.5}, {"rate": 0}, {"rate": 2}])
+def test_wrong_dials_are_refused(dials):
+    with pytest.raises(BadDial):
+        IMCCD(**dials)
