@@ -32,12 +32,12 @@ def prefill_prefix(model: Any, tensors: dict[str, Tensor]) -> DynamicCache:
     return cache
 
 
-def branch(cache: DynamicCache, rows: Tensor) -> DynamicCache:
-    """A cache whose rows are copies of the given rows: one a question, each question's image's."""
+def continued(cache: DynamicCache, rows: Tensor) -> dict[str, DynamicCache]:
+    """What `generate` takes to go on from copies of the given rows: one a question, each question's image's."""
     twin = copy.deepcopy(cache)
     twin.batch_select_indices(rows)
     generation: Generation | None = getattr(twin, RIDER, None)
     if generation is not None:
         visual = generation.visual
         visual.index, visual.valid, visual.image = (t[rows] for t in (visual.index, visual.valid, visual.image))
-    return twin
+    return {"past_key_values": twin}

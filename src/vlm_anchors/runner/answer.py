@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..engine import attach
-from ..engine.prefix import branch, prefill_prefix, reusable
+from ..engine.prefix import continued, prefill_prefix, reusable
 from ..generate import Run, answer_prepared
 from ..prepare import Inputs, Sample, prepare, prompt_of
 from ..types import Answer
@@ -28,8 +28,13 @@ def answer_batch(run: Run, samples: Sequence[Sample], reuse: bool) -> list[Answe
             inputs = prepare(run.vlm, samples, run.max_new_tokens)
             return answer_prepared(run, samples, inputs, handle, began)
         inputs, prefix, rows = shared
-        cache = branch(prefill_prefix(run.vlm.model, prefix), rows.repeat_interleave(run.beams))
-        return answer_prepared(run, samples, inputs, handle, began, past_key_values=cache)
+        cache = prefill_prefix(run.vlm.model, prefix)
+        return answer_prepared(run, samples, inputs, handle, began, **continued(cache, _expanded(run, rows)))
+
+
+def _expanded(run: Run, rows: Tensor) -> Tensor:
+    """Beam search multiplies each question's row."""
+    return rows.repeat_interleave(run.beams)
 
 
 def _shared(run: Run, samples: Sequence[Sample]) -> tuple[Inputs, dict[str, Tensor], Tensor] | None:
