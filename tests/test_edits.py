@@ -1,0 +1,61 @@
+"""The parts of an Edit that stand for one another: values replaced, outputs added to, scores shifted by a bias's amount."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from cases import CASES, model_of, run
+
+from vlm_anchors.engine import attach
+from vlm_anchors.engine.view import Edit
+from vlm_anchors.errors import CannotAct
+from vlm_anchors.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Try(Method):
+    """An edit of layer 3 by name."""
+
+    doors: ClassVar[frozenset] = frozenset({"attention"})
+    site: ClassVar[str] = "decoder"
+    part: str = "none"
+
+    def neutral(self):
+        return Try()
+
+    def watched(self, site):
+        return frozenset() if self.part == "none" else frozenset({3})
+
+    def attention(self, view):
+        weights = view.weights()
+        visual = view.visual_of(view.value)
+        if self.part == "value":
+            return Edit(value=view.with_visual(view.value, torch.zeros_like(visual)))
+        if self.part == "add":
+            groups = weights.shape[1] // visual.shape[1]
+            return Edit(add=-weights @ visual.repeat_interleave(groups, 1))
+        if self.part == "bias":
+            return Edit(bias=torch.full_like(weights, 2.0))
+        if self.part == "shift":
+            return Edit(shift=2.0 * view.visual_keys()[:, None, None].to(view.dtype))
+        return Edit(key=view.key.clone())
+
+
+@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize(("one", "two"), [("value", "add"), ("bias", "shift"), ("key", "none")])
+def test_two_ways_of_one_edit(name, one, two):
+    model, batch = model_of(name), CASES[name].batch()
+    with attach(model, Try(one)):
+        first, tokens = run(model, batch)
+    with attach(model, Try(two)):
+        second, _ = run(model, batch, tokens)
+    plain, _ = run(model, batch, tokens)
+    assert (first - second).abs().max() < 1e-5
+    if two != "none":
+        assert (first - plain).abs().max() > 1e-4
+
+
+def test_the_literal_form_is_one_of_biases_only():
+    with attach(model_of("llava"), Try("shift"), literal=True), pytest.raises(CannotAct, match="literal=True"):
+        run(model_of("llava"), CASES["llava"].batch())
