@@ -51,7 +51,7 @@ def keys_seen(view: AttentionView) -> Int[Tensor, "b r"]:
     """How many keys each text row may attend to: what a row's attention would be shared among if it had no taste."""
     mask, (index, _) = view.row_mask, view.columns
     if mask is None:
-        return index.new_full((len(index), view.rows_in(1)), view.key.shape[2])
+        return index.new_full((len(index), view.rows_in(view._query.shape[2])), view.key.shape[2])
     return (mask[:, 0] > _FLOOR).sum(-1).expand(len(index), -1)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..choice import MethodLike, spec_of_all
 from ..decoding import Beam
 from ..engine import attach
+from ..engine.site import find_site
 from ..errors import AnchorsWarning, CannotAct
 from ..generate import Run, answer_prepared, read_sample
 from ..methods.attanchor import AttAnchor
@@ -76,11 +77,17 @@ def study(
 ) -> Study:
     """Ask with each method in turn, watching all layers and heads.
 
-    Raises what `va.ask` raises, and `CannotAct` for beam search, whose beams change places while they are watched.
+    Raises what `va.ask` raises, and `CannotAct` for beam search, whose beams change places while they are watched, and
+    for Q-Former models, whose words see no image.
     """
     runs = [Run.of(vlm, method, decoding, max_new_tokens) for method in methods]
     if any(isinstance(run.decoding, Beam) for run in runs):
         raise CannotAct("Beam search moves answers from row to row, so nobody can say what a word saw. Use greedy.")
+    if find_site(vlm.model, vlm.processor.tokenizer).kind != "decoder":
+        raise CannotAct(
+            f"{vlm.name} looks at its image in a Q-Former, once and before any word, so no word can be followed. "
+            "Watch its latent queries with look.Capture, or choose another model."
+        )
     sample = read_sample(image, question)
     inputs = prepare(vlm, [sample], max_new_tokens)
     seen = tuple(_seen(run, sample, norms) for run in runs)

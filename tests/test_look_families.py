@@ -1,0 +1,66 @@
+"""Looking through the real processor of every family: the frame is a full grid, masses add up, the page can be written."""
+
+import pytest
+import torch
+from test_ask_families import TEMPLATE, qformer
+from test_families import model_of
+from test_family_table import PROCESSORS, noise
+
+import vlm_anchors as va
+from vlm_anchors.engine import attach
+from vlm_anchors.errors import CannotAct
+from vlm_anchors.generate import read_sample
+from vlm_anchors.look import Capture
+from vlm_anchors.look.page import write_page
+from vlm_anchors.look.study import study
+from vlm_anchors.prepare import prepare
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # transformers' own processors
+    pytest.mark.filterwarnings("ignore:.*has no chat template"),
+]
+
+
+def check(vlm, told):
+    frame = told.frame
+    assert len(frame.token) == frame.rows * frame.columns
+    assert len(set(frame.token.tolist())) == len(frame.token)
+    assert int(frame.token.max()) < frame.visual
+    for one in told.seen:
+        for trace in (*one.before, *one.after):
+            total = trace.visual + trace.system + trace.words
+            assert torch.allclose(total, torch.ones_like(total))
+            assert float(trace.words.min()) > -1e-5
+            assert trace.weights.shape[-1] == frame.visual
+            torch.testing.assert_close(
+                trace.weights.sum(-1), trace.visual[:, :, -trace.weights.shape[2] :], atol=2e-3, rtol=2e-3
+            )
+    page = write_page(told, {}, ["vlm-anchors --help"])
+    assert "Where did it look?" in page
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_decoders(name):
+    make, image = PROCESSORS[name]
+    processor = make()
+    processor.chat_template = TEMPLATE.replace("IMAGE", image)
+    vlm = va.load((model_of(name), processor))
+    told = study(vlm, noise(40, 20), "w40 w41 w42", ["none", "clva:tau=1"], max_new_tokens=3)
+    check(vlm, told)
+    assert told.frame.rows > 1 and told.frame.columns > 1, "the frame is an image, not a line"
+    assert "w40w41w42" in "".join(told.asked).replace(" ", "")
+
+
+@pytest.mark.parametrize("name", ["instructblip", "blip-2"])
+def test_latents_of_a_qformer_are_captured_and_words_are_not_pretended(name):
+    vlm, seen = qformer(name), Capture(norms=True)
+    with pytest.raises(CannotAct, match="looks at its image in a Q-Former, once and before any word"):
+        study(vlm, noise(40, 20), "w40 w41 w42", ["none"])
+    inputs = prepare(vlm, [read_sample(noise(40, 20), "w40 w41 w42")]).tensors
+    with torch.no_grad(), attach(vlm, "none", watch=seen):
+        vlm.model.generate(**inputs, max_new_tokens=2)
+    (trace,) = seen.of()
+    latents = trace.visual.shape[2]
+    assert trace.keys.tolist() == [1 + len(trace.image)] * latents
+    assert torch.allclose(trace.visual + trace.system, torch.ones_like(trace.visual)), "patches and the class token"
+    assert trace.norms.shape == (2, *trace.visual.shape)
