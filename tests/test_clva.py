@@ -80,14 +80,35 @@ def compare(model, batch, method, bound, **dials):
     return left_out
 
 
+CASES = {
+    "defaults": {},
+    "positive only": {"alpha": 5.0, "beta": 0.0},
+    "negative only": {"alpha": 0.0},
+    "visual mass kept": {"normalise": "visual"},
+    "lower tau": {"tau": 1.0},
+    "signs reversed, sizes kept": {"alpha": -14.0, "beta": -0.9},
+    "signs reversed, sizes swapped": {"alpha": -0.9, "beta": -14.0},
+    "a factor below zero": {"beta": 3.0, "tau": 1.0},
+    "an empty set skipped": {"lam": 1.2, "empty": "skip"},
+    "all heads": {"heads": "all"},
+    "other layers": {"l_pos": 4, "l_neg": 2, "edited": range(6, 8)},
+}
+DIALS = {"l_pos": "positive_layer", "l_neg": "negative_layer", "edited": "layers"}
+
+
+def method_of(dials):
+    """CLVA with the reference's dials under their own names."""
+    own = {DIALS.get(name, name): value for name, value in dials.items()}
+    if "layers" in own:
+        own["layers"] = (own["layers"].start, own["layers"].stop - 1)
+    return CLVA(**own)
+
+
 @pytest.mark.parametrize("kv_heads", [None, 2])
-@pytest.mark.parametrize(
-    "dials", [{}, {"alpha": 5.0, "beta": 0.0}, {"alpha": 0.0}, {"normalise": "visual"}, {"tau": 1.0}]
-)
-def test_equals_the_literal_reference(kv_heads, dials):
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_literal_reference(kv_heads, case):
     model = tiny.llava(kv_heads=kv_heads)
-    left_out = compare(model, tiny.llava_batch(), CLVA(**dials), BOUND[torch.float32], **dials)
-    assert left_out <= 1
+    assert compare(model, tiny.llava_batch(), method_of(CASES[case]), BOUND[torch.float32], **CASES[case]) == 0
 
 
 def test_several_images_are_scored_each_by_itself():
@@ -112,8 +133,9 @@ def test_bfloat16_stays_within_its_own_noise():
         batch["pixel_values"] = batch["pixel_values"].double()
         slow = double(**batch).logits[0, -1]
     found = handle.acted[0]["clva"]["anchors"]
-    if [found["positive"][0], found["negative"][0]] == [reference.counts["+"], reference.counts["-"]]:
-        assert (fast - slow).abs().max() < BOUND[torch.bfloat16]
+    # With this seed rounding flips no anchor; where it did, the two would be different computations.
+    assert [found["positive"][0], found["negative"][0]] == [reference.counts["+"], reference.counts["-"]]
+    assert (fast - slow).abs().max() < BOUND[torch.bfloat16]
 
 
 @pytest.mark.parametrize("method", [CLVA(alpha=0.0, beta=0.0), CLVA().neutral()])

@@ -59,6 +59,8 @@ def test_specs_round_trip():
         (CLVA(layers=(5, 9)), "layers = 9"),
         (CLVA(layers=(2, 8)), "not before the first edited layer 2"),
         (CLVA(negative_layer=4), "not before the first edited layer 3"),
+        (CLVA(positive_layer=8), "positive_layer = 8 is the last layer, so none is left to edit"),
+        (CLVA(gain="average", alpha=0.0, positive_layer=5, layers=(3, 8)), "positive_layer = 5 is not before"),
     ],
 )
 def test_a_layer_that_does_not_fit_the_model(method, message):

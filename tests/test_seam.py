@@ -126,9 +126,15 @@ def test_a_generation_ends_with_its_block(model):
         cache = model(**single, use_cache=True).past_key_values
         twin = copy.deepcopy(cache)
         steered = model(input_ids=torch.tensor([[9]]), past_key_values=cache).logits
+        third = copy.deepcopy(twin)
+    step = {"input_ids": torch.tensor([[9]])}
     with torch.no_grad():
-        after = model(input_ids=torch.tensor([[9]]), past_key_values=twin).logits
-    assert not torch.equal(steered, after)
+        plain = model(**step, past_key_values=copy.deepcopy(twin)).logits
+    assert not torch.equal(steered, plain)
+    with attach(model, CLVA(alpha=3.0)), torch.no_grad(), pytest.warns(AnchorsWarning, match="No visual tokens"):
+        # What a later block finds on a copy of the cache is nobody's: it has not seen the image with its own method.
+        model(**step, past_key_values=twin)
+        assert torch.equal(model(**step, past_key_values=third).logits, plain)
 
 
 def test_copies_of_an_attached_model_are_plain(model, tmp_path):

@@ -29,6 +29,13 @@ class Watcher(Protocol):
 
 
 @dataclass
+class Life:
+    """Whether the handle a generation belongs to is still attached; shared by copies of its cache."""
+
+    on: bool = True
+
+
+@dataclass
 class Generation:
     """What outlives a forward pass: the method, where the visual keys are, and what the method remembers."""
 
@@ -37,6 +44,7 @@ class Generation:
     watched: frozenset[int]
     watcher: Watcher | None
     visual: Visual
+    life: Life = field(default_factory=Life)
     literal: bool = False
     """Edited layers compute full matrices (see `attach`)."""
     text_seen: bool = False

@@ -67,6 +67,9 @@ def prompt(
     if generation is None:
         generation = _born(handle, site, marks, past)
         handle.began(generation, cache)
+        if past:
+            generation.warned = True
+            _warn_no_image(generation)
         before = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     else:
         before = generation.visual.valid.any(1)
@@ -144,7 +147,7 @@ def _born(handle: "Handle", site: Site, marks: Marks, past: int) -> Generation:
             "Prefill the prompt with the method attached, or start from an empty cache."
         )
     visual = gather_visual(marks.visual, marks.image, past)
-    return Generation(handle.method, site.depth, handle.watched, handle.watcher, visual, handle.literal)
+    return Generation(handle.method, site.depth, handle.watched, handle.watcher, visual, handle.life, handle.literal)
 
 
 def _grow(generation: Generation, marks: Marks, past: int) -> None:

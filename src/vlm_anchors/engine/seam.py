@@ -32,7 +32,7 @@ from .encode import PIXELS, encode_images
 from .facts import Facts
 from .inputs_hook import InputsHook
 from .layout import must_encode
-from .passing import RIDER, Generation, Pass, Watcher
+from .passing import RIDER, Generation, Life, Pass, Watcher
 from .qformer import latent_pass
 from .site import Site, find_site, plain_model
 
@@ -142,6 +142,7 @@ class Handle:
         self.watcher = watcher
         self.watched = watched
         self.literal = literal
+        self.life = Life()
         self._seam = seam
         self._caches: list[weakref.ref[Any]] = []
         self._latest: Generation | None = None
@@ -226,6 +227,7 @@ class Handle:
         if self._seam is None:
             return
         seam, self._seam = self._seam, None
+        self.life.on = False
         for ref in self._caches:
             cache = ref()
             if cache is not None and hasattr(cache, RIDER):
@@ -332,7 +334,11 @@ class Seam:
 
     def _steer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         cache = kwargs.get("past_key_values")
-        generation = getattr(cache, RIDER, None)
+        generation: Generation | None = getattr(cache, RIDER, None)
+        if generation is not None and not generation.life.on:
+            # A copy made while a handle that is gone was attached: nobody's any more.
+            delattr(cache, RIDER)
+            generation = None
         tokens = kwargs.get("inputs_embeds")
         tokens = kwargs.get("input_ids") if tokens is None else tokens
         if generation is not None and tokens is not None and tokens.shape[1] == 1:
@@ -342,7 +348,8 @@ class Seam:
         else:
             steering = self._prompt(generation, cache, args, kwargs)
             if steering is not None and module.training and torch.is_grad_enabled():
-                self._replayable += 1
+                with _lock:
+                    self._replayable += 1
                 weakref.finalize(steering, self._forget).atexit = False
         return (args, {**kwargs, KEYWORD: steering}) if steering is not None else None
 

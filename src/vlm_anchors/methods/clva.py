@@ -139,10 +139,15 @@ class CLVA(Method):
         site.require_layer(self.negative_layer, "negative_layer")
         if self.layers is not None:
             site.require_layer(self.layers[1], "layers")
+        if not self.edited(site.depth):
+            raise CannotAct(
+                f"positive_layer = {self.positive(site.depth)} is the last layer, so none is left to edit. Choose an "
+                f"earlier one, or the edited ones with layers=(first, last)."
+            )
         first = self.edited(site.depth).start
         used = [
-            (self.alpha, "positive_layer", self.positive(site.depth)),
-            (self.beta, "negative_layer", self.negative_layer),
+            (self.alpha or self.gain == "average", "positive_layer", self.positive(site.depth)),
+            (self.beta and self.gain == "anchors", "negative_layer", self.negative_layer),
         ]
         for dial, name, layer in used:
             if dial and layer >= first:
@@ -154,7 +159,8 @@ class CLVA(Method):
     def check_prompt(self, visual: "Visual") -> None:
         """No token of n can lie more than sqrt(n - 1) sigmas above the mean."""
         alone = self.images == "each"
-        fewest = min((n for counts in visual.per_image() for n in (counts if alone else [sum(counts)])), default=0)
+        counted = [n for counts in visual.per_image() for n in (counts if alone else [sum(counts)])]
+        fewest = min(filter(None, counted), default=0)
         if 0 < fewest <= 1 + self.tau**2:
             warnings.warn(
                 f"An image with {fewest} visual tokens can have no anchor at tau = {self.tau:g} (it takes more than "
@@ -209,8 +215,9 @@ class CLVA(Method):
     def average_anchors(self, view: AttentionView) -> Float[Tensor, "b s v"]:
         """Eq. 15: anchors of each head by itself, averaged over the heads; a dense gain in [0, 1]."""
         row = self._latent(view, view.anchor_row(view.weights()))
-        found = [self.standing_out(view, row[:, h]) for h in range(row.shape[1])]
-        return torch.stack(found, 1).to(row.dtype).mean(1)
+        b, h, s, v = row.shape
+        found = self.standing_out(view, row.reshape(b, h * s, v))
+        return found.reshape(b, h, s, v).to(row.dtype).mean(1)
 
     def standing_out(self, view: AttentionView, saliency: Float[Tensor, "b s v"]) -> Bool[Tensor, "b s v"]:
         """Eq. 8-9 on one saliency map."""
