@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 FADES = 0.8
 """Deep layers look away if their share of the image is below this part of the highest layer's."""
 CROSSES = 0.05
-"""By how much the curve to the negative anchor must lie above the one to the positive."""
+"""By how much the curve to the negative anchor must lie above the one to the positive, or above itself earlier."""
 SINK = 0.2
 """Mean share on the first token from which it is called a sink."""
 OFTEN = 0.9
@@ -43,14 +43,17 @@ def layer_table(seen: Observed) -> "Table":
 
 def verdicts(seen: Observed, tau: float | None, concern: str) -> list[Verdict]:
     """All that can be said about this model."""
-    told: list[Verdict | None] = [_fades(seen), _crosses(seen), _sink(seen), _heads(seen), _anchors(seen)]
+    told: list[Verdict | None] = [_fades(seen), _crosses(seen), _turns(seen), _sink(seen), _heads(seen), _anchors(seen)]
     told += [_positive_on_object(seen), _negative_off_objects(seen), _words(seen, tau, concern)]
     return [one for one in told if one is not None]
 
 
 def has_drift(seen: Observed) -> bool:
-    """What CLVA repairs: deep layers look away from the image, or take up the first layer's map."""
-    return bool(_fades(seen).holds or _crosses(seen).holds)
+    """What CLVA repairs: deep layers look away from the image, or their maps turn to the first layer's.
+
+    Curves that cross are not enough: they also do where deep maps resemble neither anchor.
+    """
+    return bool(_fades(seen).holds or (_crosses(seen).holds and _turns(seen).holds))
 
 
 def _deep(seen: Observed) -> range:
@@ -82,7 +85,26 @@ def _crosses(seen: Observed) -> Verdict:
     return Verdict(
         "drift curves cross (Fig. 2b)", "CLVA", holds,
         f"negative less positive anchor: {mean:+.2f} ± {SIGMAS * error:.2f} in layers {_deep(seen).start}-{seen.depth}",
-        "deep maps have left the middle layer's for the first layer's" if holds else "deep maps do not turn to the first layer's",
+        "deep maps are less like the middle layer's than the first's" if holds else "they stay as near to the middle's",
+    )  # fmt: skip
+
+
+def _turns(seen: Observed) -> Verdict:
+    """Fig. 2b's other half: the correlation with the negative anchor rises from the middle layer to the deep ones."""
+
+    def deep_and_middle(table: "Table") -> tuple[float, float]:
+        rows = [row["to_negative"] for row in table if row["layer"] in _deep(seen)]
+        return sum(rows) / len(rows), next(row["to_negative"] for row in table if row["layer"] == seen.middle)
+
+    pairs = [deep_and_middle(table) for table in seen.drift]
+    mean, error = mean_and_error([deep - middle for deep, middle in pairs])
+    deep, middle = (sum(each) / len(each) for each in zip(*pairs, strict=True))
+    holds = mean > max(CROSSES, SIGMAS * error)
+    return Verdict(
+        "deep maps turn to the first layer's (Fig. 2b)", "CLVA", holds,
+        f"correlation with the negative anchor {deep:+.2f} in layers {_deep(seen).start}-{seen.depth}, {middle:+.2f} in layer "
+        f"{seen.middle}; change {mean:+.2f} ± {SIGMAS * error:.2f}",
+        "they take up its map again" if holds else "they do not take up its map",
     )  # fmt: skip
 
 
