@@ -59,7 +59,11 @@ def test_a_decoding_survives_the_round_trip(spec):
 @pytest.mark.parametrize(
     ("given", "error", "sentence"),
     [
-        ("clav", UnknownName, r"No method 'clav'\. Did you mean 'clva'\? Known: .*clva, .*none, .*beam, greedy, nucleus\."),
+        (
+            "clav",
+            UnknownName,
+            r"No method 'clav'\. Did you mean 'clva'\? Known: .*clva, .*none, .*beam, greedy, nucleus\.",
+        ),
         ("", BadDial, "Expected NAME or NAME:DIAL=VALUE,...; found ''"),
         ("clva:", BadDial, "Expected NAME or NAME:DIAL=VALUE,...; found 'clva:'"),
         ("clva:alpha", BadDial, "Expected DIAL=VALUE in 'clva:alpha'; found 'alpha'"),

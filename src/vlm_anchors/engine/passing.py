@@ -17,7 +17,6 @@ from ..methods.base import Method
 from .rows import TextRows, Visual
 from .view import AttentionView, Edit
 
-
 RIDER = "_vlm_anchors"
 """The attribute under which a generation rides on its cache."""
 

@@ -59,7 +59,9 @@ def latent_pass(handle: "Handle", site: Site, kwargs: dict[str, Any]) -> Pass:
     features = kwargs["encoder_hidden_states"]
     latents = kwargs["query_embeds"].shape[1]
     patches = _patches(site, features, kwargs)
-    generation = Generation(handle.method, site.depth, handle.watched, handle.watcher, patches, handle.life, handle.literal)
+    generation = Generation(
+        handle.method, site.depth, handle.watched, handle.watcher, patches, handle.life, handle.literal
+    )
     generation.prompt = TextRows(None, torch.ones(len(features), latents, dtype=torch.bool), None, None)
     handle.began(generation, None)
     if generation.watched:
