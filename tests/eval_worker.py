@@ -1,6 +1,10 @@
-"""Run by test_runner.py in processes of their own, to be killed: answers a few bundled questions with a tiny model."""
+"""Run by test_runner.py in processes of their own, to be killed: answers a few bundled questions with a tiny model.
+
+Slowly, so that the killer is in time on a busy machine.
+"""
 
 import sys
+import time
 import warnings
 
 import torch
@@ -15,7 +19,7 @@ torch.set_num_threads(1)
 def main(model, data, images, out):
     added = evaluate(
         load(model), "pope", out, data=data, images=images, methods=["none", "clva"], batch_size=4,
-        protocol_name="deco", split="adversarial",
+        protocol_name="deco", split="adversarial", progress=lambda done, of: time.sleep(0.1),
     )  # fmt: skip
     sys.stdout.write(f"{added}\n")
 

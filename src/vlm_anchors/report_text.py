@@ -118,13 +118,16 @@ def terminal(made: Sequence[Table], width: int | None = None) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, highlight=False, markup=False)
     for table in made:
+        lines = [headings(table), *(cells(table, row) for row in table.rows)]
+        lines += [theirs(table, row) for row in table.published]
+        # Too narrow for a column a number: a column a method, then.
+        if sum(3 + max(map(len, column)) for column in zip(*lines, strict=True)) > console.width:
+            lines = [list(column) for column in zip(*lines, strict=True)]
         drawn = RichTable(title=table.title, title_justify="left")
-        for place, name in enumerate(headings(table)):
-            drawn.add_column(name, justify="left" if place < 2 else "right", overflow="fold")
-        for row in table.rows:
-            drawn.add_row(*cells(table, row))
-        for line in table.published:
-            drawn.add_row(*theirs(table, line), style="italic dim")
+        for place, name in enumerate(lines[0]):
+            drawn.add_column(name, justify="left" if place < 1 else "right", overflow="fold")
+        for line in lines[1:]:
+            drawn.add_row(*line)
         console.print(drawn)
         for text in caption(table):
             console.print(f"  {text}", soft_wrap=True)
