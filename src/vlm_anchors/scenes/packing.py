@@ -16,6 +16,7 @@ from .scene import COLOURS, SIZE, Scene, sample
 SIDE = SIZE // 16  # patches a side
 LABELS = 3  # what is known of a patch: category, colour, whether an object has its middle there
 KINDS = ("existence", "count", "colour", "position", "yesno", "short", "detail")
+WEIGHTS = {"position": 3.0}  # of an answer's tokens; places are learnt last
 FILLERS = ("please", "hey", "so", "now", "tell me", "look", "i think", "maybe", "okay", "very carefully", "you know")
 
 
@@ -124,7 +125,7 @@ class Packer:
                 places += range(len(ids))
                 targets += [-100] * (before - 1) + ids[before:] + [-100]
                 kinds += [-1] * (before - 1) + [KINDS.index(qa.kind)] + [-1] * (len(ids) - before)
-                weights += [1.0 / len(ids[before:]) if long else 1.0] * len(ids)
+                weights += [1.0 / len(ids[before:]) if long else WEIGHTS.get(qa.kind, 1.0)] * len(ids)
         index = [_grid(grid, len(rows)) for grid in grids if any(grid)]
         flat = torch.cat([part.flatten() for part in index])
         back = torch.empty(len(rows), dtype=torch.long)

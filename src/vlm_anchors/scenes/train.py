@@ -152,7 +152,7 @@ class Run:
         self.stage, self.step, self.elapsed, self.clock = stage, 0, 0.0, time.monotonic()
         self.parameters = self.named()
         self.master = {name: self.full[name] for name in self.parameters}
-        groups = []
+        groups: list[dict] = []
         for scale, decay in ((1.0, 0.05), (1.0, 0.0), (TOWER[stage], 0.05), (TOWER[stage], 0.0)):
             tower = len(groups) >= 2
             chosen = [
@@ -233,8 +233,11 @@ class Run:
         targets, weights, kinds = batch.targets[at], batch.weights[at], batch.kinds[at]
         logits = self.model.lm_head(hidden).float()
         each = F.cross_entropy(logits, targets, reduction="none")
-        short = weights == 1.0
-        found = {"answer": 2 * each[short].mean(), "caption": (each * weights)[~short].sum() / weights[~short].sum()}
+        short = weights >= 1
+        found = {
+            "answer": 2 * (each * weights)[short].sum() / short.sum(),
+            "caption": (each * weights)[~short].sum() / weights[~short].sum(),
+        }
         right = (logits.detach().argmax(-1) == targets).float()
         for k, kind in enumerate(KINDS[:5]):
             if (kinds == k).any():
