@@ -21,7 +21,8 @@ def figure(told, group, metric, method):
     """A number with its interval, as the report has it; "…" without a file."""
     if told is None:
         return "…"
-    table = next(t for t in told["tables"] if t["group"] == group)
+    tables = told["tables"]  # a run of one split alone has one table, and no group's beside it
+    table = next((t for t in tables if t["group"] == group), tables[0])
     cell = next(row for row in table["rows"] if row["method"] == method)["cells"][metric]
     return f"{cell['value']:.1f} [{cell['low']:.1f}, {cell['high']:.1f}]"
 
