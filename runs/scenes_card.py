@@ -37,9 +37,9 @@ model = AutoModelForImageTextToText.from_pretrained(folder)
 ## What it is not
 
 - **It does not know photographs.** About one it says fluent, confident nonsense.
-- **It is no evidence for or against any method.** It is far from the models that the papers study: its text rows keep
-  looking at the image in every layer, so there is little drift to mend; part of its training pulls image features towards word
-  embeddings, which real models do not have. That a method runs and does what it says can be seen here; that it helps cannot.
+- **It is no evidence for or against any method.** It is far from the models that the papers study; among other
+  things, part of its training pulls image features towards word embeddings, which real models do not have. That a method runs and
+  does what it says can be seen here; that it helps cannot.
 - Its tokenizer knows {words} words. Others become `<unk>`; questions far from those it was trained on are answered anyhow.
 - It has no knowledge of people, places or text, and follows no instructions beyond those questions.
 
@@ -49,6 +49,9 @@ Held-out scenes, greedy, float32, value [95 % interval]; all figures and how the
 It was trained on the same kind of images, so none of this can be set beside figures on real photographs.
 
 {figures}
+
+Questions that compare two objects, and yes/no questions about count, colour or side, are little better than chance; captions of
+crowded scenes now and then name an object twice.
 
 It hallucinates the way larger models do: it says yes more often to what usually stands beside what is there. Scenes hold tiny and
 faded objects whose label is kept, as COCO's annotations do, which teaches guessing from company.
@@ -88,6 +91,7 @@ def figures(result: dict) -> str:
     lines += [f"| {name} | {cell(told[key])} |" for key, name in names.items()]
     lines += [
         f"| words, median | {told['words_median']:.0f} |",
+        f"| captions that say a sentence twice | {told['with_a_repeated_sentence']} |",
         "",
         "| exact answers | right | always the commonest answer |",
         "|---|---|---|",
