@@ -204,7 +204,7 @@ class CLVA(Method):
         view.kept["sensitive heads" if sensitive else "insensitive heads"] = chosen
         row = self._latent(view, view.anchor_row(weights))
         # The sum stands for the mean of Eq. 4: Z does not depend on M's scale.
-        saliency = torch.einsum("bhs,bhsv->bsv", chosen.to(row.dtype), row)
+        saliency = (row * chosen[..., None]).sum(1)
         found = self.standing_out(view, saliency)
         if self.empty == "skip":
             found = found & chosen.any(1)[..., None]
@@ -222,7 +222,7 @@ class CLVA(Method):
     def standing_out(self, view: AttentionView, saliency: Float[Tensor, "b s v"]) -> Bool[Tensor, "b s v"]:
         """Eq. 8-9 on one saliency map."""
         if view.full:
-            mean, sigma = saliency.mean(-1, keepdim=True), saliency.std(-1, keepdim=True, correction=0)
+            sigma, mean = torch.std_mean(saliency, -1, correction=0, keepdim=True)
             return saliency - mean > self.tau * sigma
         return z_mask(saliency, view.visual, view.visible, self.tau, self.images)
 
@@ -231,7 +231,7 @@ class CLVA(Method):
         intensity = self._intensity(view)
         if self.heads == "all":
             return torch.ones_like(intensity, dtype=torch.bool)
-        mean, sigma = intensity.mean(1, keepdim=True), intensity.std(1, keepdim=True, correction=0)
+        sigma, mean = torch.std_mean(intensity, 1, correction=0, keepdim=True)
         above = intensity - mean if sensitive else mean - intensity
         chosen = above > self.lam * sigma
         if self.empty == "skip":
