@@ -128,6 +128,8 @@ def install(trained: Path) -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     shutil.copytree(trained / "model", FOLDER)
     shutil.copy(trained / "training.json", FOLDER)
+    for path in FOLDER.iterdir():  # safetensors writes for its owner alone
+        path.chmod(0o644)
 
 
 if __name__ == "__main__":
