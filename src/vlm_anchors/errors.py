@@ -32,6 +32,14 @@ class BadModel(UserError):
     """A folder or id that is no model, or a model that is no vision-language model."""
 
 
+class BadData(UserError):
+    """A file of questions, annotations, records or conversations that is not what is needed."""
+
+
+class MissingPackage(UserError):
+    """Something optional is asked for that is not installed."""
+
+
 class CannotAct(UserError):
     """The method cannot do its work on this model, prompt or setting, and would silently do nothing."""
 

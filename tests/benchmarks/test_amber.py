@@ -7,8 +7,7 @@ from benchmarks.made import record
 
 from vlm_anchors.benchmarks import amber, language
 from vlm_anchors.benchmarks.amber import Amber, generative_counts
-from vlm_anchors.benchmarks.base import BadData, MissingPackage
-from vlm_anchors.errors import UnknownName
+from vlm_anchors.errors import BadData, MissingPackage, UnknownName
 
 ASSOCIATION = {"sky": [], "person": ["man", "woman"], "dog": ["puppy"], "cat": ["kitten"], "cloud": []}
 

@@ -9,9 +9,9 @@ import pytest
 from benchmarks.made import record
 
 from vlm_anchors.benchmarks import captions
-from vlm_anchors.benchmarks.base import BadData, MissingPackage, total
+from vlm_anchors.benchmarks.base import total
 from vlm_anchors.benchmarks.captions import Captions, write_answers
-from vlm_anchors.errors import UnknownName
+from vlm_anchors.errors import BadData, MissingPackage, UnknownName
 
 ANSWERS = ["a man", "zzz", "a dog runs over the green grass", "two cats sleep", "the red bus stops at the old station"]
 REFERENCES = [

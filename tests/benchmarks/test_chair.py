@@ -7,10 +7,9 @@ import pytest
 from benchmarks.made import record
 
 from vlm_anchors.benchmarks import chair
-from vlm_anchors.benchmarks.base import BadData, MissingPackage
 from vlm_anchors.benchmarks.chair import Chair, read_synonyms, write_answers
 from vlm_anchors.benchmarks.words import COCO, double_words, fixed, pattern, tokens
-from vlm_anchors.errors import UnknownName
+from vlm_anchors.errors import BadData, MissingPackage, UnknownName
 
 
 def scored(caption, *objects, **dials):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from ..errors import BadDial, UnknownName, UserError
+from ..errors import BadData, BadDial, UnknownName
 from ..registry import did_you_mean
 
 Record: TypeAlias = Mapping[str, Any]
@@ -20,14 +20,6 @@ Counts: TypeAlias = dict[str, float]
 Metrics: TypeAlias = dict[str, float | None]
 
 NEEDED = ("id", "image", "group", "truth", "answer")
-
-
-class BadData(UserError):
-    """A question, annotation or record file that is not what its benchmark needs."""
-
-
-class MissingPackage(UserError):
-    """Something optional is asked for that is not installed."""
 
 
 @dataclass(frozen=True)

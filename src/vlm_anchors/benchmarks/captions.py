@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UnknownName
-from .base import BadData, Benchmark, Counts, Metric, Metrics, MissingPackage, Question, Record, pooled
+from ..errors import MissingPackage, UnknownName
+from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled
 from .files import need, of_split, question_files, read_json, read_text, rows, unique
 from .language import install
 from .protocols import DESCRIBE

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from .base import MissingPackage
+from ..errors import MissingPackage
 
 
 def install(package: str, what: str) -> MissingPackage:
