@@ -60,7 +60,7 @@ def steps_of(model, inputs, tokens=None):
 def compare(model, batch, method, bound, **dials):
     """Largest difference between the batched fast path and the literal reference over samples whose decisions are clear."""
     depth = model.config.get_text_config().num_hidden_layers
-    with attach(model, method):
+    with attach(model, method) as handle:
         fast, tokens = steps_of(model, batch)
     worst, left_out, moved = 0.0, 0, 0.0
     plain, _ = steps_of(model, batch, tokens)
@@ -73,6 +73,10 @@ def compare(model, batch, method, bound, **dials):
         if reference.near:
             left_out += 1
             continue
+        told = handle.acted[sample]["clva"]
+        for sign, name, dial in (("+", "sensitive_heads", method.alpha), ("-", "insensitive_heads", method.beta)):
+            if dial and method.gain == "anchors":
+                assert told[name]["heads"] == reference.picked[sign]
         worst = max(worst, float((fast[:, sample].double() - slow[:, 0].double()).abs().max()))
         moved = max(moved, float((plain[:, sample] - fast[:, sample]).abs().max()))
     assert worst < bound, worst
@@ -91,9 +95,12 @@ CASES = {
     "a factor below zero": {"beta": 3.0, "tau": 1.0},
     "an empty set skipped": {"lam": 1.2, "empty": "skip"},
     "all heads": {"heads": "all"},
+    "heads by concentration": {"heads": "concentration"},
+    "every head's own anchors, averaged (Eq. 15)": {"gain": "average"},
+    "anchors of the prompt for the whole answer": {"refresh": "prompt"},
     "other layers": {"l_pos": 4, "l_neg": 2, "edited": range(6, 8)},
 }
-DIALS = {"l_pos": "positive_layer", "l_neg": "negative_layer", "edited": "layers"}
+DIALS = {"l_pos": "positive_layer", "l_neg": "negative_layer", "edited": "layers", "score": "images"}
 
 
 def method_of(dials):
@@ -109,6 +116,11 @@ def method_of(dials):
 def test_equals_the_literal_reference(kv_heads, case):
     model = tiny.llava(kv_heads=kv_heads)
     assert compare(model, tiny.llava_batch(), method_of(CASES[case]), BOUND[torch.float32], **CASES[case]) == 0
+
+
+def test_several_images_may_be_scored_together():
+    batch = tiny.llava_batch(texts=((5, 2), (3, 3), (7, 4)), images=2)
+    assert compare(tiny.llava(), batch, CLVA(images="all"), 1e-6, score="all") <= 1
 
 
 def test_several_images_are_scored_each_by_itself():

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from test_clva import STEPS, split, steps_of
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from vlm_anchors.engine import attach
 from vlm_anchors.errors import CannotAct
@@ -79,6 +79,19 @@ def test_static_cache_equals_dynamic(model):
         again = generate(model, tiny.llava_batch(seed=5), cache_implementation="static", disable_compile=True)
         fresh = generate(model, tiny.llava_batch(seed=5))
     assert torch.equal(dynamic, static) and torch.equal(again, fresh)
+
+
+def test_a_reset_static_cache_begins_a_new_prompt_even_of_one_token(model):
+    cache = StaticCache(config=model.config.get_text_config(), max_cache_len=128)
+    alone = torch.tensor([[9]])
+    with torch.no_grad():
+        plain = model(input_ids=alone).logits
+        with attach(model, CLVA()) as handle:
+            model(**split(tiny.llava_batch(), 2), past_key_values=cache)
+            cache.reset()
+            again = model(input_ids=alone, past_key_values=cache).logits
+            assert handle.prompts == 2
+    assert (plain - again).abs().max() < 1e-6
 
 
 def test_a_static_cache_carries_nothing_over_to_the_plain_model(model):
@@ -185,7 +198,7 @@ def test_without_a_cache_generation_is_refused(model):
         generate(model, tiny.llava_batch(), use_cache=False)
 
 
-@pytest.mark.parametrize("base", ["flex_attention", "flash_attention_2"])
+@pytest.mark.parametrize("base", ["flex_attention", "flash_attention_2", "flash_attention_3"])
 def test_kernels_without_a_bias_are_refused(base):
     model = tiny.llava()
     model.config.text_config._attn_implementation_internal = base

@@ -341,7 +341,9 @@ class Seam:
             generation = None
         tokens = kwargs.get("inputs_embeds")
         tokens = kwargs.get("input_ids") if tokens is None else tokens
-        if generation is not None and tokens is not None and tokens.shape[1] == 1:
+        one = generation is not None and tokens is not None and tokens.shape[1] == 1
+        # A static cache that was reset keeps its rider; its next token begins a prompt.
+        if one and (torch.compiler.is_compiling() or cache.get_seq_length()):
             steering: Pass | None = decoder_pass.step(generation, self.site, cache)
         elif torch.compiler.is_compiling():
             steering = None
