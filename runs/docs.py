@@ -28,6 +28,7 @@ COMMANDS = [
     "diagnose",
     "scenes",
     "scenes render",
+    "scenes export",
     "scenes train",
 ]
 NOTE = "<!-- Written by `make docs`; edit the code, not this page. -->\n"

@@ -112,6 +112,28 @@ def test_scenes_render(run, tmp_path):
     assert str(tmp_path / "out") in out
 
 
+def test_scenes_export_is_read_back_by_the_official_readers(run, tmp_path):
+    """Every label is true of what the image's own file says is in it."""
+    from vlm_anchors.benchmarks import BENCHMARKS
+    from vlm_anchors.benchmarks.files import missing_images
+    from vlm_anchors.scenes.draw import objects_in
+
+    out = tmp_path / "out"
+    code, told, _ = run("scenes", "export", "--out", out, "--images", 5, "--seed", 3)
+    assert (code, told.strip()) == (0, f"pope, chair, mme and 5 images in {out}")
+    found = {name: BENCHMARKS.build(name).questions(out / name) for name in ("pope", "chair", "mme")}
+    assert all(missing_images(questions, out / "images") == [] for questions in found.values())
+    there = {path.name: {name for name, _, _ in objects_in(path)} for path in (out / "images").iterdir()}
+    assert {question.group for question in found["pope"]} == {"scenes/random", "scenes/popular", "scenes/adversarial"}
+    for question in found["pope"]:
+        name = question.text.removeprefix("Is there a ").removeprefix("Is there an ").removesuffix(" in the image?")
+        assert (question.truth["label"] == "yes") == (name in there[question.image])
+    assert {question.image: set(question.truth["objects"]) for question in found["chair"]} == there
+    code, _, complaint = run("scenes", "export", "--out", out, "--images", 5, "--seed", 4)
+    assert code == 2
+    assert "shows another scene, of another seed" in complaint
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -136,6 +158,10 @@ def test_scenes_render(run, tmp_path):
         (["methods", "clav"], "No method 'clav'. Did you mean 'clva'?"),
         (["aks"], "No such command 'aks'"),
         (["scenes", "render", "--objects", "no.json", "--out", "x"], "no.json"),
+        (
+            ["scenes", "export", "--out", "x", "--benchmark", "popes"],
+            "No bundled benchmark 'popes'. Did you mean 'pope'?",
+        ),
     ],
 )
 def test_bad_input_is_two_sentences_and_exit_2(run, image, arguments, sentence):

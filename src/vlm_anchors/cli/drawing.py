@@ -1,4 +1,4 @@
-"""`vlm-anchors scenes`: draw scenes, and remake the bundled model."""
+"""`vlm-anchors scenes`: draw scenes, export the bundled benchmarks, remake the bundled model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +29,24 @@ def render(
 
     paths = render_files(objects, out, seed)
     typer.echo(f"{len(paths)} images in {out}")
+
+
+@scenes.command()
+def export(
+    out: Out,
+    benchmark: Annotated[
+        list[str] | None, typer.Option("--benchmark", metavar="NAME", help="pope, chair or mme. Default: all three.")
+    ] = None,
+    images: Annotated[int, typer.Option("--images", metavar="N", min=1, help="How many scenes are asked about.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Another seed, other scenes and questions.")] = 0,
+    debug: given.Debug = False,
+) -> None:
+    """Write the bundled benchmarks in the official file formats, for other tools: questions, annotations and images."""
+    from ..runner.bundled import BUNDLED
+    from ..runner.bundled import export as write
+
+    folder = write(out, benchmark or BUNDLED, images, seed)
+    typer.echo(f"{', '.join(benchmark or BUNDLED)} and {images} images in {folder}")
 
 
 @scenes.command()

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import BadSetting
+from ..errors import BadSetting, UnknownName
+from ..registry import did_you_mean
 from .folder import write_whole
 
 if TYPE_CHECKING:
@@ -33,16 +34,22 @@ def bundled_data(benchmark: str, run: Path, images: int = IMAGES, seed: int = 0)
 
 
 def export(out: Path, benchmarks: Sequence[str] = BUNDLED, images: int = IMAGES, seed: int = 0) -> Path:
-    """Writes question files and images of the bundled benchmarks; what is there already is left as it is."""
+    """Writes question files and images of the bundled benchmarks; images that are there already are left as they are.
+
+    Raises `UnknownName` for a benchmark that is not bundled, `BadSetting` where the folder holds other scenes.
+    """
     from ..scenes import sample
 
+    for name in benchmarks:
+        if name not in BUNDLED:
+            raise UnknownName(f"No bundled benchmark {name!r}.{did_you_mean(name, BUNDLED)}")
     scenes = [scene for scene in sample(4 * images, seed) if len(scene.present) >= 3][:images]
     named = {f"scene_{number:04d}.png": scene for number, scene in enumerate(scenes)}
+    _draw(out / "images", named)
     writers = {"pope": _pope, "chair": _chair, "mme": _mme}
     for name in benchmarks:
         (out / name).mkdir(parents=True, exist_ok=True)
         writers[name](out / name, named, seed)
-    _draw(out / "images", named)
     return out
 
 
@@ -55,6 +62,10 @@ def _draw(folder: Path, named: "dict[str, Scene]") -> None:
             beside = folder / f"unfinished_{os.getpid()}_{name}"
             draw.save(scene, beside)
             beside.replace(folder / name)
+        elif draw.number_in(folder / name) != scene.seed:
+            raise BadSetting(
+                f"{folder / name} shows another scene, of another seed. Choose another folder, or empty this one."
+            )
 
 
 def _pope(folder: Path, named: "dict[str, Scene]", seed: int) -> None:

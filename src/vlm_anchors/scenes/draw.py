@@ -96,6 +96,13 @@ def save(scene: Scene, path) -> None:
     render(scene).save(path, format="PNG", pnginfo=chunks)
 
 
+def number_in(path) -> int | None:
+    """The number of the scene that an image file shows; None for any other image."""
+    with Image.open(path) as image:
+        told = image.info.get(KEY)
+    return None if told is None else int(told)
+
+
 def objects_in(path) -> list[tuple[str, tuple[int, int, int, int], float]] | None:
     """Name, box in pixels and visibility of what a scene's PNG file says is in it; None for any other image."""
     with Image.open(path) as image:
