@@ -248,3 +248,17 @@ def test_trainer_trains_on_anchored_sequences(tmp_path, checkpointing):
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 3 and all(loss == loss and loss < 20 for loss in losses)
     assert any("eval_loss" in entry for entry in trainer.state.log_history)
+
+
+def test_a_method_taken_off_by_another_thread_shadows_none():
+    """The attaching thread keeps the entry of the inner method; the outer one acts again all the same."""
+    model, batch = ready("llava")
+    pair = paired("llava", model)
+    with attach(pair, METHODS[0]), torch.no_grad():
+        expected = model(**batch).logits
+        inner = attach(pair, AttAnchor(tau=0.0, tokens="all"))
+        assert model(**batch).logits.shape != expected.shape
+        thread = threading.Thread(target=inner.detach)
+        thread.start()
+        thread.join()
+        assert torch.equal(model(**batch).logits, expected)

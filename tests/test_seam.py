@@ -239,3 +239,14 @@ def test_too_few_visual_tokens_warn():
         pytest.warns(AnchorsWarning, match="64 visual tokens can have no anchor.*lower tau"),
     ):
         model.generate(**batch, max_new_tokens=1)
+
+
+def test_too_few_visual_tokens_warn_beside_a_sample_without_an_image():
+    """Scored together, the images of the other sample are few; the one without any says nothing of them."""
+    batch = tiny.llava_batch(texts=((5, 0), (3, 66)))
+    ids = batch["input_ids"]
+    ids[1] = torch.where(ids[1] == tiny.IMAGE, 9, ids[1])
+    batch["pixel_values"] = batch["pixel_values"][:1]
+    model = tiny.llava()
+    with attach(model, CLVA(tau=9.0, images="all")), pytest.warns(AnchorsWarning, match="64 visual tokens"):
+        model.generate(**batch, max_new_tokens=1)

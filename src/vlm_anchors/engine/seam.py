@@ -223,6 +223,8 @@ class Handle:
         """Take the method off; harmless when it is off already."""
         if self._inputs is not None:
             self._inputs.remove()
+        # Another thread may detach: the attaching one then keeps the entry, which must shadow nothing.
+        self._base = None
         _active.set(tuple(handle for handle in _active.get() if handle is not self))
         if self._seam is None:
             return

@@ -1,0 +1,110 @@
+"""`bench`: what it measures, and what it says of wrong requests."""
+
+import json
+
+import pytest
+import tiny
+import torch
+
+from vlm_anchors.bench import run
+from vlm_anchors.bench.shapes import SHAPES
+from vlm_anchors.cli import main
+from vlm_anchors.engine import attach
+
+
+@pytest.fixture
+def bench(capsys, tiny_folder):
+    def bench(*arguments):
+        given = [str(tiny_folder) if each == "MODEL" else str(each) for each in arguments]
+        return main(["bench", *given]), *capsys.readouterr()
+
+    return bench
+
+
+def test_every_method_runs_once_a_round_beside_plain():
+    model, batch = tiny.llava(), tiny.llava_batch()
+    rows = run.measure(model, batch, ["clva", "literal:clva", "clva:alpha=0,beta=0"], new_tokens=3, rounds=3, warm=1)
+    assert [row.name for row in rows] == ["greedy", "clva", "literal:clva", "clva:alpha=0,beta=0"]
+    assert all(len(row.seconds[part]) == 3 for row in rows for part in run.PARTS)
+    for row in rows:
+        pairs = zip(row.seconds["first token"], row.seconds["decoding"], row.seconds["total"], strict=True)
+        assert all(first + rest == pytest.approx(total) for first, rest, total in pairs)
+    assert [row.acted for row in rows] == [False, True, True, True]
+    told = {each["method"]: each for each in run.summary(rows, weights=1000)}
+    assert told["greedy"]["total"] == {
+        "seconds": told["greedy"]["total"]["seconds"],
+        "ratio": 1.0,
+        "interval": [1.0, 1.0],
+    }
+    # The literal form holds every row's weights, the fast one the text rows' only.
+    assert told["literal:clva"]["peak bytes"] > told["clva"]["peak bytes"] >= told["greedy"]["peak bytes"]
+
+
+def test_a_ratio_is_taken_inside_its_round():
+    """A machine that halves its speed half-way changes no ratio."""
+    plain, slower = run.Row("greedy"), run.Row("clva")
+    for part in run.PARTS:
+        plain.seconds[part] = [1.0, 1.0, 2.0, 2.0, 2.0]
+        slower.seconds[part] = [1.1, 1.1, 2.2, 2.2, 2.2]
+    told = list(run.summary([plain, slower], weights=1))[1]
+    assert told["total"]["ratio"] == pytest.approx(1.1)
+    assert told["total"]["interval"] == pytest.approx([1.1, 1.1])
+
+
+def test_the_interval_of_a_median_holds_it():
+    values = torch.randn(31, generator=torch.Generator().manual_seed(0)).tolist()
+    low, high = run.median_interval(values)
+    assert low < sorted(values)[15] < high
+    assert run.median_interval([2.0] * 5) == [2.0, 2.0]
+
+
+def test_a_model_is_timed_on_a_drawn_scene(bench, tmp_path):
+    out = tmp_path / "new" / "bench.json"
+    asked = ["--model", "MODEL", "--method", "clva:tau=1", "--rounds", 3, "--max-new-tokens", 2, "--out", out]
+    code, shown, _ = bench(*asked)
+    assert code == 0 and "ratio to greedy with its 95 % interval" in shown
+    told = json.loads(out.read_text())
+    assert {"date", "commit", "device", "versions"} <= set(told)
+    assert [row["method"] for row in told["rows"]] == ["greedy", "clva:tau=1"]
+    assert all(row["total"]["ratio"] > 0 for row in told["rows"])
+
+
+def test_questions_share_their_images_prefix(bench):
+    code, out, _ = bench("--model", "MODEL", "--method", "clva:tau=1", "--rounds", 3, "--questions", 2, "--json")
+    assert code == 0
+    table = json.loads(out)["tables"][0]
+    ways = [row["way"] for row in table["rows"]]
+    assert ways[0] == "one at a time" and "batch 6, prefix shared" in ways
+    assert {row["same answers"] for row in table["rows"]} == {"8 of 8"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (["--method", "clva"], "Expected --model or --shape, one of them"),
+        (["--method", "clva", "--model", "scenes", "--shape", "mid"], "Expected --model or --shape, one of them"),
+        (["--method", "clva", "--shape", "middle"], "No shape 'middle'. Did you mean 'mid'?"),
+        (["--method", "clwa", "--model", "MODEL"], "No method 'clwa'. Did you mean 'clva'?"),
+        (["--method", "clva", "--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence(bench, asked, sentence):
+    code, _, err = bench(*asked)
+    assert code == 2 and sentence in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_the_named_shapes_are_the_papers_models():
+    assert set(SHAPES) == {"llava-1.5-7b", "tinyllava-1b", "qwen2.5-vl-3b", "mid"}
+    text = SHAPES["llava-1.5-7b"].config().text_config
+    assert (text.hidden_size, text.num_hidden_layers, SHAPES["llava-1.5-7b"].visual) == (4096, 32, 576)
+
+
+def test_nothing_stays_attached_after_a_measurement():
+    model, batch = tiny.llava(), tiny.llava_batch()
+    with torch.no_grad():
+        before = model(**batch).logits
+        run.measure(model, batch, ["clva"], new_tokens=2, rounds=1, warm=0)
+        assert torch.equal(before, model(**batch).logits)
+        with attach(model, "clva"):
+            assert not torch.equal(before, model(**batch).logits)
