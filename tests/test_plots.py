@@ -20,6 +20,15 @@ SWEEP = [{"alpha": alpha, "F1": 80.0, "F1_low": 79.0, "F1_high": 81.0} for alpha
 LOSS = [{"step": step, "loss": 2.0, "validation": 2.1 if step % 2 else None} for step in range(6)]
 POSTS = [{"word": "dog", "row": 0, "column": 7, "cosine": 0.3}, {"word": "cat", "row": 0, "column": 7, "cosine": 0.2}]
 IMAGE, MAP = Image.new("RGB", (90, 60), "teal"), torch.rand(8, 8)
+CHOSEN = [
+    {"tau": tau, **{f"{name}{end}": value for name in ("precision", "recall", "f1") for end in ("", "_low", "_high")}}
+    for tau, value in ((0.0, 0.3), (0.5, 0.8), (1.0, None))
+]
+PULLED = [
+    {"layer": layer, **{f"{name}{end}": 0.5 for name in ("logit_word", "logit_copy", "logit_rises", "weight_rises",
+                                                        "lift_rises") for end in ("", "_low", "_high")}}
+    for layer in LAYERS
+]  # fmt: skip
 FIGURES = {
     "intensity": lambda: plots.intensity_matrix(HEADS),
     "strip": lambda: plots.heat_strip(IMAGE, dict.fromkeys(range(1, 9), MAP), "where layers look"),
@@ -29,6 +38,8 @@ FIGURES = {
     "signposts": lambda: plots.signposts(IMAGE, POSTS, 8, 8),
     "radar": lambda: plots.radar(SCORES),
     "sweep": lambda: plots.sweep(SWEEP, "alpha", ["F1"], baseline={"F1": 79.5}),
+    "selection": lambda: plots.selection({1.0: CHOSEN, 0.5: CHOSEN}, {1.0: 0.5, 0.5: 0.5}),
+    "pulls": lambda: plots.pulls(PULLED),
     "losses": lambda: plots.losses({"tau = 1": LOSS, "tau = 0.12": LOSS}, {"tau = 1": 3}),
 }
 
@@ -46,9 +57,9 @@ def test_figures_are_drawn_within_their_frame(name, tmp_path):
             assert box.y0 >= inside.y0 - 2 and box.y1 <= inside.y1 + 2, name
 
 
-@pytest.mark.parametrize("name", ["intensity", "drift", "shares", "sweep", "losses"])
+@pytest.mark.parametrize("name", ["intensity", "drift", "shares", "sweep", "selection", "pulls", "losses"])
 def test_axes_are_labelled(name):
-    for axes in FIGURES[name]().axes[:1]:
+    for axes in FIGURES[name]().axes[: 2 if name in ("selection", "pulls") else 1]:
         assert axes.get_xlabel() and axes.get_ylabel()
 
 

@@ -40,6 +40,11 @@ class Frame:
     def whole(self) -> bool:
         return self.visual == len(self.token)
 
+    def shows_all_of(self, image: "Image.Image") -> bool:
+        """Whether patches and image cover the same: not tiled, nothing cropped. Boxes lie where they did then."""
+        (width, height), (wide, high) = self.image.size, image.size
+        return self.whole and abs(width / height - wide / high) < 0.02
+
 
 def frame_of(vlm: "Vlm", inputs: dict[str, Any], image: "Image.Image", visual: int) -> Frame:
     """The frame of the first prompt's first image, which has so many visual tokens in all."""

@@ -250,8 +250,7 @@ def sweep(
     for number, metric in enumerate(metrics):
         _line(axes, number, x, [row[metric] for row in rows], metric)
         if f"{metric}_low" in rows[0]:
-            low, high = ([row[f"{metric}_{end}"] for row in rows] for end in ("low", "high"))
-            axes.fill_between(x, low, high, color=COLOURS[number], alpha=0.18, linewidth=0)
+            _band(axes, number, rows, dial, metric)
         if baseline and metric in baseline:
             axes.axhline(baseline[metric], color=COLOURS[number], linewidth=1, linestyle=":", label=f"{metric}, plain")
     _dress(axes, dial, f"score ({unit})")
@@ -283,3 +282,55 @@ def losses(tables: "Mapping[str, Table]", best: Mapping[str, int] | None = None)
     _dress(axes, "step", "loss (nats a token)")
     figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     return figure
+
+
+def selection(tables: "Mapping[float, Table]", best: Mapping[float, float]) -> "Figure":
+    """AttAnchor's Theorem 4 and Corollary 1: precision, recall and F1 of its anchors against tau; and F1 with patches turned
+    away from what they were. tables: alignment (1.0 = the model as it is) -> `theory.over_scenes` of `theory.quality`."""
+    figure = _figure(9.0, 3.5)
+    left, right = figure.subplots(1, 2, sharey=True)
+    whole = tables[1.0]
+    for number, (name, label) in enumerate({"precision": "precision", "recall": "recall", "f1": "F1"}.items()):
+        rows = [row for row in whole if row[name] is not None and row["tau"] < 1]
+        _line(left, number, [row["tau"] for row in rows], [row[name] for row in rows], label)
+        _band(left, number, rows, "tau", name)
+    left.axvline(best[1.0], color=GREY, linewidth=1, linestyle=":", label=f"best tau {best[1.0]:g}")
+    for number, (alignment, table) in enumerate(tables.items(), 2):
+        rows = [row for row in table if row["f1"] is not None and row["tau"] < 1]
+        f1 = [row["f1"] for row in rows]
+        _line(right, number, [row["tau"] for row in rows], f1, f"alignment {alignment:g}: best tau {best[alignment]:g}")
+        _band(right, number, rows, "tau", "f1")
+    _dress(left, "tau (cosine)", "share of anchors, or F1")
+    _dress(right, "tau (cosine)", "F1")
+    left.set_ylim(0, 1.02)
+    for axes in (left, right):
+        axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def pulls(table: "Table") -> "Figure":
+    """AttAnchor's Theorem 1, layer by layer: the score that a word and its copy give to the patch, and the share of pairs in
+    which the copy's is higher (`theory.over_scenes` of `theory.pulled`)."""
+    figure = _figure(9.0, 3.5)
+    left, right = figure.subplots(1, 2)
+    layers = [row["layer"] for row in table]
+    for number, (name, label) in enumerate({"logit_word": "from the word", "logit_copy": "from its copy"}.items()):
+        _line(left, number, layers, [row[name] for row in table], label)
+        _band(left, number, table, "layer", name)
+    names = {"logit_rises": "score", "weight_rises": "weight", "lift_rises": "weight, beyond fewer keys"}
+    for number, (name, label) in enumerate(names.items(), 2):
+        _line(right, number, layers, [row[name] for row in table], label)
+        _band(right, number, table, "layer", name)
+    right.axhline(0.5, color=GREY, linewidth=1, linestyle=":", label="as often as not")
+    _dress(left, "decoder layer", "attention score to the patch (logit)", layers)
+    _dress(right, "decoder layer", "share of pairs in which the copy's is higher", layers)
+    right.set_ylim(0, 1.02)
+    for axes in (left, right):
+        axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _band(axes: Any, number: int, rows: "Table", x: str, name: str) -> None:
+    """The interval from `NAME_low` to `NAME_high`."""
+    low, high = ([row[f"{name}_{end}"] for row in rows] for end in ("low", "high"))
+    axes.fill_between([row[x] for row in rows], low, high, color=COLOURS[number % 7], alpha=0.18, linewidth=0)

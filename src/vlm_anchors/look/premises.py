@@ -23,7 +23,7 @@ from ..prepare import prepare
 from . import measures
 from .capture import Capture, Trace
 from .frame import Frame, frame_of
-from .samples import Probe, cells_on
+from .samples import Probe, cells_on, naming
 from .signposts import cosine_map
 
 if TYPE_CHECKING:
@@ -90,14 +90,8 @@ def _traced(vlm: "Vlm", batch: Sequence[Probe]) -> Iterator[tuple[Probe, Trace, 
         if probe.things:
             single = prepare(vlm, [sample])
             frame = frame_of(vlm, single.tensors, sample.images[0], len(traces[0].image))
-            frame = frame if frame.whole and _same_shape(frame, sample.images[0]) else None
+            frame = frame if frame.shows_all_of(sample.images[0]) else None
         yield probe, traces[0], frame
-
-
-def _same_shape(frame: Frame, image: Any) -> bool:
-    """Nothing was cropped, so boxes lie where they did."""
-    (width, height), (wide, high) = frame.image.size, image.size
-    return abs(width / height - wide / high) < 0.02
 
 
 def _note(seen: Observed, trace: Trace) -> None:
@@ -132,10 +126,10 @@ def _note_words(seen: Observed, vlm: "Vlm", frame: Frame, probe: Probe) -> None:
     """The asked object's word (its last piece) against its patches."""
     sample = read_sample(probe.image, probe.question)
     words, cosine = cosine_map(vlm, prepare(vlm, [sample]).tensors)
-    name = probe.asked.split()[-1]
-    at = next((i for i, word in enumerate(words) if word and word in (name, name + "s")), None)
-    if at is None or cosine.shape[1] != len(frame.token):
+    named = naming(words, probe.asked)
+    if not named or cosine.shape[1] != len(frame.token):
         return
+    at = named[-1]
     asked = cells_on(probe.boxes(), sample.images[0].size, frame.rows, frame.columns)
     seen.word_on_asked.append((float(asked[int(cosine[at].argmax())]), float(asked.float().mean())))
     others = torch.cat([cosine[:at], cosine[at + 1 :]]).amax(-1)

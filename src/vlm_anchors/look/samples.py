@@ -84,6 +84,16 @@ def _named(question: str, things: tuple[Thing, ...]) -> str:
     return next((name for name in names if re.search(rf"\b{re.escape(name)}\b", question.lower())), "")
 
 
+def naming(words: Sequence[str], name: str) -> range:
+    """Which of a prompt's words, or pieces of words, are the object's name (or its plural); an empty range if none are."""
+    wanted = name.replace(" ", "")
+    for start in range(len(words) if wanted else 0):
+        for end in range(start + 1, len(words) + 1):
+            if "".join(words[start:end]).lower() in (wanted, wanted + "s"):
+                return range(start, end)
+    return range(0)
+
+
 def cells_on(
     boxes: Sequence[tuple[int, int, int, int]], size: tuple[int, int], rows: int, columns: int
 ) -> Bool[Tensor, " cells"]:

@@ -4,7 +4,7 @@ arXiv 2509.23109, Algorithm 1. Rotary attention weakens with the distance of two
 right behind its patch brings that distance to 1 (methods/attanchor.py).
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from ..methods.attanchor import AttAnchor
 
 if TYPE_CHECKING:
     from ..engine.prompts import Prompts
+    from ..engine.weave import Copies
     from ..types import Vlm
     from .measures import Table
 
@@ -27,7 +28,11 @@ def cosine_map(
 
     inputs: what the processor returned, for one prompt.
     """
-    prompts = _prompts(vlm, inputs, tokens)
+    return cosines(prompts_of(vlm, inputs, tokens))
+
+
+def cosines(prompts: "Prompts") -> "tuple[list[str], Float[torch.Tensor, 'n m']]":
+    """`cosine_map` of prompts that were read before."""
     with torch.no_grad():
         cosine = prompts.cosine()[0].cpu()
     words, patches = (listed.valid[0].cpu() for listed in (prompts.words, prompts.patches))
@@ -45,12 +50,21 @@ def signposts(vlm: "Vlm", inputs: dict[str, Any], method: AttAnchor | None = Non
     method = method or AttAnchor()
     if method.off:
         return []
-    prompts = _prompts(vlm, inputs, method.tokens)
+    return [row for row, _ in posted(prompts_of(vlm, inputs, method.tokens), method)[1]]
+
+
+class Post(NamedTuple):
+    """Where a word of the prompt, its patch and its copy stand in the woven sequence."""
+
+    word: int
+    patch: int
+    copy: int
+
+
+def posted(prompts: "Prompts", method: AttAnchor) -> "tuple[Copies, list[tuple[dict[str, Any], Post]]]":
+    """The copies of the first prompt's words, and for each its row of `signposts` and where it stands."""
     with torch.no_grad():
-        cosine, patch = method.best(prompts.cosine(), prompts.image_of_patches())
-        word = prompts.words.place[:, :, None].expand_as(patch)
-        host = prompts.patches.place.gather(1, patch.flatten(1)).view_as(patch)
-        copies = method.copies(word, host, cosine)
+        copies = method.chosen(prompts)
     plan = weave(prompts.ids.shape[1], copies, pad_left=True)
     slot = {int(at): i for i, at in enumerate(plan.source[0]) if not plan.copy[0, i] and not plan.fill[0, i]}
     copied = {int(column): i for i, column in enumerate(plan.column[0]) if column >= 0}
@@ -59,18 +73,19 @@ def signposts(vlm: "Vlm", inputs: dict[str, Any], method: AttAnchor | None = Non
         (int(copies.source[0, column]), int(copies.host[0, column]), float(copies.cosine[0, column]), column)
         for column in copies.chosen[0].nonzero()[:, 0].tolist()
     )
-    rows = [
-        {**_told(next(told)), "before": source - host_at, "after": copied[column] - slot[host_at]}
-        for source, host_at, _, column in found
-    ]
-    return sorted(rows, key=lambda row: -row["cosine"])
+    rows = []
+    for word, patch, _, column in found:
+        post = Post(slot[word], slot[patch], copied[column])
+        rows.append(({**_told(next(told)), "before": word - patch, "after": post.copy - post.patch}, post))
+    return copies, sorted(rows, key=lambda row: -row[0]["cosine"])
 
 
 def _told(anchor: dict[str, Any]) -> dict[str, Any]:
     return {name: anchor[name] for name in ("word", "image", "tile", "row", "column", "cosine")}
 
 
-def _prompts(vlm: "Vlm", inputs: dict[str, Any], tokens: str) -> "Prompts":
+def prompts_of(vlm: "Vlm", inputs: dict[str, Any], tokens: str = "user") -> "Prompts":
+    """The prompts as AttAnchor reads them; a sentence where it cannot."""
     with torch.no_grad():
         prompts = read_prompts("attanchor", vlm, inputs, tokens)
     assert prompts is not None, "a strict reading refuses with a sentence instead"

@@ -90,11 +90,15 @@ class AttAnchor(Method):
     def anchored(self, prompts: Prompts) -> Anchored:
         """Algorithm 1 on a batch."""
         with torch.no_grad():
-            cosine, patch = self.best(prompts.cosine(), prompts.image_of_patches())
-            word = prompts.words.place[:, :, None].expand_as(patch)
-            host = prompts.patches.place.gather(1, patch.flatten(1)).view_as(patch)
-            copies = self.copies(word, host, cosine)
+            copies = self.chosen(prompts)
         return prompts.woven(copies, of_patch=False)
+
+    def chosen(self, prompts: Prompts) -> Copies:
+        """Every word beside its best patch, and which of them become copies."""
+        cosine, patch = self.best(prompts.cosine(), prompts.image_of_patches())
+        word = prompts.words.place[:, :, None].expand_as(patch)
+        host = prompts.patches.place.gather(1, patch.flatten(1)).view_as(patch)
+        return self.copies(word, host, cosine)
 
     def best(
         self, cosine: Float[Tensor, "b n m"], image: Int[Tensor, "b m"]
