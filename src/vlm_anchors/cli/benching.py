@@ -30,7 +30,10 @@ def bench(
     json: given.Json = False,
     debug: given.Debug = False,
 ) -> None:
-    """Seconds and peak memory of methods, as ratios to greedy on the same model, in interleaved rounds."""
+    """Time and memory of methods, as ratios to the plain model.
+
+    All methods and the plain model run in turns, round after round, so that a busy machine slows them alike.
+    """
     import sys
 
     import torch

@@ -14,35 +14,21 @@ QUESTIONS = ("Describe this image in detail.", "What objects are in the image, a
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
+@given.takes_model
 def calibrate(
     images: Annotated[Path, typer.Option("--images", metavar="DIR", help="A folder of sample images.")],
-    questions: Annotated[
-        Path | None, typer.Option("--questions", metavar="FILE", help="One question a line, each asked of every image.")
-    ] = None,
+    model: given.Chosen,
+    questions: given.Questions = None,
     fraction: Annotated[float, typer.Option("--fraction", help="Share of the prompts' words to anchor.")] = 0.10,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many images.")] = 64,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the figure, .png, .svg or .pdf.")
     ] = None,
-    model: given.Model = "scenes",
     json: given.Json = False,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    attn: given.Attention = None,
-    revision: given.Revision = None,
-    trust_remote_code: given.TrustRemoteCode = False,
-    debug: given.Debug = False,
 ) -> None:
-    """Find the tau for AttAnchor: the one at which a share of the words resemble a patch."""
+    """Find the tau at which AttAnchor anchors a share of the words."""
     paths, asked = sample_images(images)[:limit], read_questions(questions)
-    vlm = given.load_model(
-        model,
-        device=device,
-        dtype=dtype,
-        attn_implementation=attn,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    vlm = model.load()
     from .. import calibration
 
     found = calibration.calibrate(vlm, ((path, question) for path in paths for question in asked), fraction)

@@ -14,7 +14,7 @@ def methods(
     ] = None,
     json: given.Json = False,
 ) -> None:
-    """The methods there are: name, one line, source. With a NAME: that method's dials."""
+    """The methods there are; with a NAME, that method's dials."""
     from ..methods import METHODS
 
     if name is None:

@@ -8,41 +8,29 @@ import typer
 from . import options as given
 
 
+@given.takes_model
 def diagnose(
+    model: given.Chosen,
     images: Annotated[
         Path | None,
         typer.Option("--images", metavar="DIR", help="A folder of images. Without it: drawn scenes, objects known."),
     ] = None,
-    questions: Annotated[
-        Path | None,
-        typer.Option("--questions", metavar="FILE", help="One question a line, each asked of every image."),
-    ] = None,
+    questions: given.Questions = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=2, help="At most so many images.")] = 100,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the drift curves, .png, .svg or .pdf.")
     ] = None,
-    model: given.Model = "scenes",
     json: given.Json = False,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    attn: given.Attention = None,
-    revision: given.Revision = None,
-    trust_remote_code: given.TrustRemoteCode = False,
-    debug: given.Debug = False,
 ) -> None:
-    """Does this model meet the methods' premises? A verdict for each, with its number."""
+    """Does this model meet the methods' premises?
+
+    A verdict for each with its number, and the dials that follow.
+    """
     from .calibrating import read_questions, sample_images
 
     paths = None if images is None else sample_images(images)[:limit]
     asked = read_questions(questions) if questions is not None else []
-    vlm = given.load_model(
-        model,
-        device=device,
-        dtype=dtype,
-        attn_implementation=attn,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    vlm = model.load()
     from ..look import premises, samples, verdicts
 
     probes = samples.from_scenes(limit, asked) if paths is None else samples.from_folder(paths, asked)

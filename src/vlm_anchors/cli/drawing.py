@@ -7,9 +7,7 @@ import typer
 
 from . import options as given
 
-scenes = typer.Typer(
-    help="Scenes: images with known content, and the small model trained on them.", no_args_is_help=True
-)
+scenes = typer.Typer(help="Draw images with known content; remake the bundled model.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write into; made if it is not there.")]
 

@@ -11,41 +11,29 @@ if TYPE_CHECKING:
     from ..look.study import Study
 
 
+@given.takes_model
 def look(
     words: Annotated[list[str], typer.Argument(metavar="IMAGE QUESTION", help="An image file, then the question.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write into; made if it is not there.")],
-    method: Annotated[
-        list[str] | None,
-        typer.Option("--method", metavar="SPEC", help="Repeat for each method. Default: none and clva."),
-    ] = None,
-    model: given.Model = "scenes",
+    model: given.Chosen,
+    method: given.Methods = None,
     max_new_tokens: given.MaxNewTokens = 64,
     json: given.Json = False,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    attn: given.Attention = None,
-    revision: given.Revision = None,
-    trust_remote_code: given.TrustRemoteCode = False,
-    debug: given.Debug = False,
 ) -> None:
-    """Show where a model looks while it answers: figures, and a page that opens in any browser."""
+    """Show where a model looks while it answers.
+
+    Writes figures, tables, and one page that opens in any browser, without a network.
+    """
     image, question = _one_image(words)
     specs = method or ["none", "clva"]
     chosen, picture = _checked(image, question, specs)
     _writable(out)
-    vlm = given.load_model(
-        model,
-        device=device,
-        dtype=dtype,
-        attn_implementation=attn,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    vlm = model.load()
     from ..look.study import study
 
     told = study(vlm, picture, question, chosen, max_new_tokens=max_new_tokens, norms=True)
-    start = f"vlm-anchors compare {image} {_quoted(question)} --model {model}"
-    commands = [start + "".join(f" --method {spec}" for spec in specs), f"vlm-anchors diagnose --model {model}"]
+    start = f"vlm-anchors compare {image} {_quoted(question)} --model {model.name}"
+    commands = [start + "".join(f" --method {spec}" for spec in specs), f"vlm-anchors diagnose --model {model.name}"]
     files = _write(told, out, commands)
     if json:
         given.print_json({"page": str(files[0]), "files": [str(file) for file in files], **_answers(told)})

@@ -1,6 +1,11 @@
 """Options that several commands share, and the models behind them."""
 
+import functools
+import inspect
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +15,14 @@ if TYPE_CHECKING:
 
 Words = Annotated[
     list[str], typer.Argument(metavar="IMAGE... QUESTION", help="One or more image files, then the question.")
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", metavar="SPEC", help="Repeat for each method. Default: none and clva."),
+]
+Questions = Annotated[
+    Path | None,
+    typer.Option("--questions", metavar="FILE", help="One question a line, each asked of every image."),
 ]
 Model = Annotated[str, typer.Option("--model", help="'scenes' (bundled), a Hugging Face id, or a folder.")]
 Decoding = Annotated[
@@ -29,6 +42,43 @@ TrustRemoteCode = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The model a user named, loaded when a command has checked the rest of its input."""
+
+    name: str
+    settings: dict[str, Any]
+
+    def load(self) -> "Vlm":
+        return load_model(self.name, **self.settings)
+
+
+SETTINGS = {
+    "device": (Device, None),
+    "dtype": (Dtype, None),
+    "attn_implementation": (Attention, None),
+    "revision": (Revision, None),
+    "trust_remote_code": (TrustRemoteCode, False),
+}
+
+
+def takes_model(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options that choose a model, after its own; they reach it as `model`, a `Chosen`."""
+
+    @functools.wraps(command)
+    def run(*, model: str, debug: bool, **given: Any) -> None:
+        settings = {name: given.pop(name) for name in SETTINGS}
+        command(model=Chosen(model, settings), **given)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = [one.replace(kind=keyword) for one in inspect.signature(command).parameters.values() if one.name != "model"]
+    shared = {"model": (Model, "scenes"), **SETTINGS, "debug": (Debug, False)}
+    own += [inspect.Parameter(name, keyword, annotation=kind, default=value) for name, (kind, value) in shared.items()]
+    run.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in own}
+    return run
 
 
 def split_words(words: list[str]) -> tuple[list[str], str]:
