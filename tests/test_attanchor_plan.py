@@ -46,7 +46,19 @@ def prompts_of(kind, vectors, images):
     marks = Marks(patch, torch.tensor(images), torch.zeros_like(patch))
     real = torch.ones_like(patch)
     return Planned(
-        "test", None, model, None, {"input_ids": ids}, marks, real, Listed.of(word), patch, Listed.of(patch), flat, ids
+        "test",
+        None,
+        model,
+        None,
+        {"input_ids": ids},
+        marks,
+        real,
+        Listed.of(word),
+        patch,
+        Listed.of(patch),
+        flat,
+        ids,
+        {},
     )
 
 
@@ -90,6 +102,24 @@ def test_patches_into_the_prompt_equal_plain_loops(order, pauses):
             assert of_sample(plan, sample) == expected, seed
             inserted += len(expected) - len(row)
     assert inserted > 100
+
+
+def test_every_copy_knows_the_token_it_was_made_of():
+    for seed in range(50):
+        kind, vectors, image_of = random_case(seed)
+        if not all(any(letter in row for row in kind) for letter in "wp"):
+            continue
+        for method in (AttAnchor(tau=0.0), AttAnchorI2T(tau=0.0, pause_tokens=1)):
+            plan = method.anchored(prompts_of(kind, vectors, image_of))
+            length = len(kind[0])
+            originals = plan.originals(length)
+            for sample in range(len(kind)):
+                for slot in range(plan.source.shape[1]):
+                    copied = bool(plan.copy[sample, slot]) and int(plan.source[sample, slot]) != PAUSE
+                    original = int(originals[sample, slot])
+                    assert (original != slot) == copied
+                    assert not copied or not (plan.copy | plan.fill)[sample, original]
+                    assert not copied or plan.source[sample, original] == plan.source[sample, slot]
 
 
 def two_ragged():

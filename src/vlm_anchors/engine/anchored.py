@@ -1,10 +1,12 @@
 """What `prepare` hands out: inputs for a model, with a list of what was woven into them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from jaxtyping import Int
+from torch import Tensor
 from torch.nn.functional import pad
 
 from .layout import Marks
@@ -19,6 +21,10 @@ class Woven:
     method: str
     marks: Marks
     """Visual tokens and images of the woven sequences; copies are neither visual nor text rows."""
+    originals: Int[Tensor, "b s"]
+    """Which token of the woven sequence each token is a copy of; itself where it is none."""
+    pixels: Mapping[str, Any]
+    """What the vision tower was given, for a method that reads the prompt again with another image."""
     tell: Callable[[], list[dict[str, Any]]]
     """What was done, one dictionary a sample; called when someone asks, as it copies tensors off the device."""
 
@@ -35,6 +41,10 @@ class Woven:
         times, more = rows // len(self.marks.visual), length - self.marks.visual.shape[1]
         parts = (self.marks.visual, self.marks.image, self.marks.frame)
         return Marks(*(pad(part.repeat_interleave(times, 0), (0, more)) for part in parts))
+
+    def originals_of(self, rows: int) -> Int[Tensor, "rows s"]:
+        """`originals` of the batch as it comes to the decoder."""
+        return self.originals.repeat_interleave(rows // len(self.originals), 0)
 
 
 class Encoded(dict[str, Any]):

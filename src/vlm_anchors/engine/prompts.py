@@ -48,7 +48,7 @@ class Prompts:
     method: its catalogue name. model: the transformers model itself, out of any PEFT wrapper. tokenizer: None with a bare
     model. tensors: the inputs with images encoded. words: tokens that may be anchors (or take them). patch, patches: visual
     tokens that stand for a place in the image, so no row newlines. features: projected visual tokens of the whole batch.
-    row: the row of `features` that a visual token shows, -1 elsewhere.
+    row: the row of `features` that a visual token shows, -1 elsewhere. pixels: what the vision tower was given.
     """
 
     method: str
@@ -63,6 +63,7 @@ class Prompts:
     patches: Listed
     features: Float[Tensor, "rows d"]
     row: Int[Tensor, "b t"]
+    pixels: Mapping[str, Any]
     strict: bool = True
 
     @property
@@ -103,14 +104,16 @@ class Prompts:
 
         if not copies.chosen.any():
             self._say_nothing_found(copies)
-            return self._riding(self.tensors, kept(self.tensors[ENCODED]), self.marks, say)
+            own = torch.arange(self.ids.shape[1], device=self.ids.device).expand_as(self.ids)
+            return self._riding(self.tensors, kept(self.tensors[ENCODED]), self.marks, own, say)
         plan = weave(self.ids.shape[1], copies, _pads_left(self.tensors.get("attention_mask")))
         tensors = weave_tokens(plan, self.tensors, _pad_id(self.model.config, self.site.visual_ids))
         real = plan.take(self.real.long(), plan.host).bool() & ~plan.fill
         tensors.update(self._positions(plan, plan.source if of_patch else plan.host, real))
         rest = {name: value for name, value in self.tensors.items() if name not in _BY_TOKEN}
         encoded = self._repeated(plan) if of_patch else kept(self.tensors[ENCODED])
-        return self._riding({**rest, **tensors}, encoded, _woven_marks(self.marks, plan), say)
+        originals = plan.originals(self.ids.shape[1])
+        return self._riding({**rest, **tensors}, encoded, _woven_marks(self.marks, plan), originals, say)
 
     def _say_nothing_found(self, copies: Copies) -> None:
         """Where the cosine is low throughout, nothing is inserted: a user must hear of it, a training run not each step."""
@@ -128,8 +131,10 @@ class Prompts:
         }
         return Places(self.ids, self.marks, self.patch, sides, self.model.config, self.tokenizer)
 
-    def _riding(self, tensors: Mapping[str, Any], encoded: dict[str, Any], marks: Marks, say: Any) -> Anchored:
-        woven = Woven(self.method, marks, say)
+    def _riding(
+        self, tensors: Mapping[str, Any], encoded: dict[str, Any], marks: Marks, originals: Int[Tensor, "b s"], say: Any
+    ) -> Anchored:
+        woven = Woven(self.method, marks, originals, self.pixels, say)
         return Anchored({**tensors, ENCODED: Encoded(encoded, woven)}, lambda: woven.acted)
 
     def _positions(self, plan: Plan, at: Int[Tensor, "b s"], real: Bool[Tensor, "b s"]) -> dict[str, Tensor]:
@@ -188,6 +193,7 @@ def read_prompts(
         raise BadImage(
             f"{method} needs an image; found none in these inputs. Pass all that the processor returned for one."
         )
+    pixels = {name: tensors[name] for name in (*PIXELS.values(), *GRIDS.values()) if tensors.get(name) is not None}
     # Inputs prepared for a model that only answers need no graph of its vision tower; a hook in training does.
     with torch.set_grad_enabled(torch.is_grad_enabled() and (base.training or not strict)):
         tensors = encode_images(site.outer[-1], tensors)
@@ -205,7 +211,7 @@ def read_prompts(
         return None
     return Prompts(
         method, site, base, tokenizer, tensors, marks, real, Listed.of(words), patch, Listed.of(patch), features, row,
-        strict,
+        pixels, strict,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import CannotAct
 from ..methods.base import Method, name_of
+from .anchored import woven_of
 from .branch import Branch, left_padded
 from .facts import Facts
 from .layout import Marks
@@ -107,7 +108,8 @@ class Prompt:
         return Branch(rows, real, torch.stack(places, -2))
 
     def with_images(self, features: list[Float[Tensor, "_n d"]]) -> Branch:
-        """Other features in place of the visual tokens; one tensor an image in reading order, as the tower returns them."""
+        """Other features in place of the visual tokens, and of copies of them; one tensor an image in reading order, as the
+        tower returns them."""
         given, visual = self.as_given(), self.marks.visual
         counts = visual.sum(1).tolist()
         rows = _repeated(torch.cat(list(features)), counts)
@@ -117,16 +119,21 @@ class Prompt:
                 f"images give {sum(map(len, features))}. Pass the processor's own inputs, images only."
             )
         embeds = given.embeds.masked_scatter(visual[..., None], rows.to(given.embeds))
+        if (woven := woven_of(self.facts.mm_encoder_outputs)) is not None:
+            originals = woven.originals_of(len(embeds)).to(embeds.device)
+            embeds = embeds.gather(1, originals[..., None].expand_as(embeds))
         return replace(given, embeds=embeds)
 
     def pixels(self) -> "Towered":
         """What the vision tower was given for this prompt's images."""
-        tower = self._doors.tower
-        seen = None if tower is None else tower.seen
+        tower, woven = self._doors.tower, woven_of(self.facts.mm_encoder_outputs)
+        seen = tower.seen if tower is not None and woven is None else None
+        if woven is not None:  # the tower may have run on other inputs since these were prepared
+            seen = Towered(dict(woven.pixels))
         if seen is None or "pixel_values" not in seen.given:
             raise CannotAct(
                 f"{name_of(self._doors.method)} changes the image before the vision tower sees it, but these inputs bring "
-                "its output only (mm_encoder_outputs, or prepared inputs). Pass pixel_values."
+                "its output only (mm_encoder_outputs). Pass pixel_values."
             )
         return seen
 

@@ -55,6 +55,17 @@ class Plan:
         at = at.clamp(min=0).expand(*values.shape[:-1], -1)
         return values.gather(-1, at)
 
+    def slots(self, length: int) -> Int[Tensor, "b t"]:
+        """Where each of the `length` tokens of the sequences as they were stands now."""
+        own = ~self.copy & ~self.fill
+        place = torch.arange(own.shape[1], device=own.device).expand_as(own)
+        return place.new_zeros(len(own), length + 1).scatter_(1, self.source.where(own, length), place)[:, :length]
+
+    def originals(self, length: int) -> Int[Tensor, "b s"]:
+        """The slot of the token that the one in a slot is a copy of; its own where it is none."""
+        place = torch.arange(self.copy.shape[1], device=self.copy.device).expand_as(self.copy)
+        return self.take(self.slots(length), self.source).where(self.copy & (self.source != PAUSE), place)
+
 
 def weave(length: int, copies: Copies, pad_left: bool) -> Plan:
     """The plan for sequences of `length` tokens; samples that grew less are padded on the left (or the right).

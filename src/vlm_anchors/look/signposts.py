@@ -66,7 +66,7 @@ def posted(prompts: "Prompts", method: AttAnchor) -> "tuple[Copies, list[tuple[d
     with torch.no_grad():
         copies = method.chosen(prompts)
     plan = weave(prompts.ids.shape[1], copies, pad_left=True)
-    slot = {int(at): i for i, at in enumerate(plan.source[0]) if not plan.copy[0, i] and not plan.fill[0, i]}
+    slot = plan.slots(prompts.ids.shape[1])[0].tolist()
     copied = {int(column): i for i, column in enumerate(plan.column[0]) if column >= 0}
     told = iter(tell(prompts._places(), copies, of_patch=False)[0]["anchors"])
     found = sorted(
