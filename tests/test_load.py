@@ -111,12 +111,6 @@ def test_a_file(tmp_path):
         va.load(tmp_path / "model.safetensors")
 
 
-def test_an_adapter_folder(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(BadModel, match="holds a LoRA adapter, not a model"):
-        va.load(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("text", "sentence"), [("{", "is no valid JSON"), ("{}", "names no model_type"), ("[]", "names no")]
 )

@@ -22,6 +22,7 @@ ARROW = [
     ["report_page"],
     ["types"],
     ["scenes"],
+    ["adapter"],
     ["load", "images"],
     ["decoding", "methods", "engine"],  # contract and engine are two halves; decodings share the dials' checks
     ["choice"],
@@ -30,7 +31,7 @@ ARROW = [
     ["generate"],
     ["calibration"],
     ["look"],
-    ["bench", "runner"],
+    ["bench", "runner", "train"],
     ["__init__", "__main__", "cli", "demo"],
 ]
 RANK = {name: rank for rank, names in enumerate(ARROW) for name in names}

@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from .methods.attanchor_i2t import AttAnchorI2T
     from .methods.base import Method
     from .methods.clva import CLVA
+    from .train.lora import lora_config
 
 __version__ = "0.1.0.dev0"
 
 _LAZY = {
     "attach": "vlm_anchors.engine",
     "calibrate": "vlm_anchors.calibration",
+    "lora_config": "vlm_anchors.train.lora",
     "Method": "vlm_anchors.methods.base",
 }
 
@@ -90,6 +92,7 @@ __all__ = [
     "calibrate",
     "families",
     "load",
+    "lora_config",
     "methods",
     "stream",
 ]

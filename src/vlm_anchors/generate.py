@@ -5,7 +5,7 @@ import itertools
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 MAX_NEW_TOKENS = 128
 WINDOW = 8
 """Batches read ahead by `ask_many`, so that prompts of like length share a batch."""
+ABOUT_PHOTOGRAPHS = (
+    f"The bundled model {BUNDLED!r} knows drawn scenes only; about a photograph it says confident nonsense. "
+    "`vlm-anchors scenes render` draws scenes; for photographs load a real model, such as llava-hf/llava-1.5-7b-hf."
+)
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,16 @@ class Run:
 
     @classmethod
     def of(
-        cls, vlm: Vlm, method: "MethodLike", decoding: DecodingLike, max_new_tokens: int, shares: bool = False
+        cls, vlm: Vlm, method: "MethodLike | None", decoding: DecodingLike, max_new_tokens: int, shares: bool = False
     ) -> "Run":
-        """Checks what the user gave; raises a `UserError` that says what is wrong."""
+        """Checks what the user gave; raises a `UserError` that says what is wrong. No method: the model's own."""
         if not isinstance(vlm, Vlm):
             found = type(vlm).__name__
             raise BadSetting(f"Expected what va.load returns; found {found}. va.load((model, processor)) wraps both.")
         whole = isinstance(max_new_tokens, int) and not isinstance(max_new_tokens, bool)
         if not whole or not 1 <= max_new_tokens <= 100_000:
             raise BadSetting(f"max_new_tokens must be a whole number from 1 to 100000; found {max_new_tokens!r}.")
-        methods, chosen = choose(method, decoding)
+        methods, chosen = choose(vlm.method if method is None else method, decoding)
         return cls(vlm, methods, chosen, max_new_tokens, shares)
 
     @property
@@ -95,7 +99,7 @@ def ask(
     image: "ImageLike | Sequence[ImageLike]",
     question: str,
     *,
-    method: "MethodLike" = "none",
+    method: "MethodLike | None" = None,
     decoding: DecodingLike = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     sample_id: str | None = None,
@@ -103,7 +107,8 @@ def ask(
 ) -> Answer:
     """One answer to one question about an image, or about a list of images.
 
-    method: a method (`va.CLVA(alpha=5)`), a SPEC (`"clva:alpha=5"`) or a list of either. decoding: `va.Greedy()`,
+    method: a method (`va.CLVA(alpha=5)`), a SPEC (`"clva:alpha=5"`) or a list of either; by default the one the model was
+    trained with, which for most is none. decoding: `va.Greedy()`,
     `va.Beam()`, `va.Nucleus()` or their SPEC. sample_id keys the noise of `Nucleus` together with its seed and the
     step; by default it is a digest of images and question, so the same question gets the same answer again. shares:
     also put into `answer.acted["visual_share"]`, for each layer, the mean share of the text rows' attention that lands
@@ -114,14 +119,14 @@ def ask(
     run = Run.of(vlm, method, decoding, max_new_tokens, shares)
     sample = read_sample(image, question, sample_id)
     _warn_of_photographs(vlm, [sample])
-    return _answer(run, [sample])[0]
+    return answer_samples(run, [sample])[0]
 
 
 def ask_many(
     vlm: Vlm,
     samples: "Iterable[tuple[ImageLike | Sequence[ImageLike], str]]",
     *,
-    method: "MethodLike" = "none",
+    method: "MethodLike | None" = None,
     decoding: DecodingLike = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 16,
@@ -148,7 +153,7 @@ def _answers(run: Run, numbered: Iterator[tuple[int, Any]], batch_size: int) -> 
         done: dict[int, Answer] = {}
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            done.update(zip(chosen, _answer(run, [window[i] for i in chosen]), strict=True))
+            done.update(zip(chosen, answer_samples(run, [window[i] for i in chosen]), strict=True))
         yield from (done[i] for i in range(len(window)))
         if failure is not None:
             raise failure
@@ -187,19 +192,18 @@ def _digest(images: "Sequence[Image.Image]", question: str) -> str:
 
 
 def _warn_of_photographs(vlm: Vlm, samples: Iterable[Sample]) -> None:
+    if any(is_strange(vlm, image) for sample in samples for image in sample.images):
+        warnings.warn(ABOUT_PHOTOGRAPHS, AnchorsWarning, stacklevel=3)
+
+
+def is_strange(vlm: Vlm, image: "Image.Image") -> bool:
+    """Whether this is the bundled model, and an image that is no scene of ours."""
     from .scenes.draw import KEY
 
-    if is_bundled(vlm) and any(KEY not in image.info for sample in samples for image in sample.images):
-        warnings.warn(
-            f"The bundled model {BUNDLED!r} knows drawn scenes only; about a photograph it says confident nonsense. "
-            "`vlm-anchors scenes render` draws scenes; for photographs load a real model, "
-            "such as llava-hf/llava-1.5-7b-hf.",
-            AnchorsWarning,
-            stacklevel=3,
-        )
+    return is_bundled(vlm) and KEY not in image.info
 
 
-def _answer(run: Run, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
+def answer_samples(run: Run, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
     """One batch: prepare, attach, generate, read."""
     from .engine import Shares, attach
 
@@ -275,7 +279,7 @@ def stream(
     image: "ImageLike | Sequence[ImageLike]",
     question: str,
     *,
-    method: "MethodLike" = "none",
+    method: "MethodLike | None" = None,
     decoding: DecodingLike = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     sample_id: str | None = None,
@@ -292,10 +296,15 @@ def stream(
         )
     sample = read_sample(image, question, sample_id)
     _warn_of_photographs(vlm, [sample])
-    return _pieces(run, sample)
+    return streamed(run, lambda **extra: answer_samples(run, [sample], **extra))
 
 
-def _pieces(run: Run, sample: Sample) -> Iterator[str]:
+def streamed(run: Run, work: Callable[..., Any]) -> Iterator[str]:
+    """The text that `work` generates, piece by piece; it runs in a thread of its own and hands its keywords to `generate`.
+
+    What it raises is raised here. Closing the iterator early ends the generation after its current token, and waits for
+    `work` to finish.
+    """
     from transformers import StoppingCriteria, TextIteratorStreamer
 
     stop = threading.Event()
@@ -310,7 +319,7 @@ def _pieces(run: Run, sample: Sample) -> Iterator[str]:
 
     def work() -> None:
         try:  # the method is attached inside: it is active only in the thread that attached it
-            _answer(run, [sample], streamer=streamer, stopping_criteria=[Abandoned()])
+            work(streamer=streamer, stopping_criteria=[Abandoned()])
         except BaseException as error:
             failure.append(error)
             streamer.text_queue.put(streamer.stop_signal)

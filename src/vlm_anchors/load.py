@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import adapter
 from .errors import AnchorsWarning, BadModel, BadSetting, UnknownName
 from .families import family_of
 from .types import Vlm
@@ -31,7 +32,8 @@ def load(
     """A vision-language model, ready to answer.
 
     source: `"scenes"` (the bundled model), a Hugging Face id, a local folder, or a (model, processor) pair, which is
-    taken as it is. device: a CUDA device where there is one, else the CPU. dtype: as stored ("auto"); the bundled
+    taken as it is. A folder that `vlm-anchors train` made gives its base model with the adapter in it and `vlm.method`,
+    the method it was trained with. device: a CUDA device where there is one, else the CPU. dtype: as stored ("auto"); the bundled
     model runs in float32 on a CPU. attn_implementation, revision: as in `from_pretrained`. quantization: "4bit",
     "8bit" or a quantization config of transformers. Weights are read from safetensors only, and code that a model
     brings along runs only with `trust_remote_code=True`.
@@ -43,6 +45,9 @@ def load(
     if not isinstance(source, (str, os.PathLike)) or not str(source).strip():
         raise BadModel(f"Expected a model's name, folder, or (model, processor) pair; found {source!r}.")
     name, where = str(source), _locate(str(source))
+    if adapter.is_adapter(Path(where)):
+        settings = {"device": device, "dtype": dtype, "attn_implementation": attn_implementation}
+        return _adapted(name, Path(where), quantization=quantization, trust_remote_code=trust_remote_code, **settings)
     target = _device(device)
     given = {
         "revision": revision,
@@ -62,7 +67,22 @@ def load(
     model = _model(name, where, {**given, **{key: value for key, value in settings.items() if value is not None}})
     if settings["quantization_config"] is None:
         model = model.to(target)
-    return Vlm(model.eval(), processor, family_of(config), name, revision=getattr(config, "_commit_hash", None))
+    revision = getattr(config, "_commit_hash", None)
+    return Vlm(model.eval(), processor, family_of(config), name, revision, adapter.trained_method(Path(where)))
+
+
+def _adapted(name: str, folder: Path, **settings: Any) -> Vlm:
+    """The base model with a folder's adapter inside it; the processor is the folder's, where it has one."""
+    base, revision = adapter.base_of(folder)
+    try:
+        vlm = load(base, revision=revision, **settings)
+    except (BadModel, UnknownName) as error:
+        raise BadModel(f"{name} is an adapter of {base}, which cannot be loaded. {error}") from error
+    model = adapter.put_on(vlm.model, folder).get_base_model().eval()
+    processor = vlm.processor
+    if (folder / "processor_config.json").exists():
+        processor = _processor(name, str(folder), {"local_files_only": True})
+    return Vlm(model, processor, vlm.family, name, vlm.revision, adapter.trained_method(folder))
 
 
 def is_bundled(vlm: Vlm) -> bool:
@@ -119,10 +139,8 @@ def _require_model_folder(path: Path) -> None:
     """Refuse a folder that cannot hold a model, before transformers speaks of other things."""
     file = path / "config.json"
     if not file.exists():
-        if (path / "adapter_config.json").exists():
-            raise BadModel(
-                f"{path} holds a LoRA adapter, not a model. Load its base model, or merge the adapter first."
-            )
+        if adapter.is_adapter(path):
+            return
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         raise BadModel(f"{path} is no model folder: it has no config.json (it holds {found}).")
     try:

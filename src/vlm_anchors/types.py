@@ -19,7 +19,8 @@ class Vlm:
     """A loaded vision-language model: what `va.load` returns.
 
     `model` is an unmodified transformers model in eval mode, `processor` its processor, `family` the row of the
-    family table it belongs to, `name` what the user typed, `revision` the commit of the weights where there is one.
+    family table it belongs to, `name` what the user typed, `revision` the commit of the weights where there is one,
+    `method` the SPEC of the method it was trained with ("none" for most), which acts where no other is asked for.
     """
 
     model: "PreTrainedModel"
@@ -27,6 +28,7 @@ class Vlm:
     family: "Family"
     name: str
     revision: str | None = None
+    method: str = "none"
 
     @property
     def device(self) -> "torch.device":

@@ -1,8 +1,9 @@
-"""The commands, one line each: what they are called and where they are."""
+"""The commands: what they are called, under which heading `--help` lists them, and where they are."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from .asking import ask, compare
 from .benching import bench
@@ -12,8 +13,25 @@ from .diagnosing import diagnose
 from .drawing import scenes
 from .evaluating import evaluate, report
 from .looking import look
+from .training import merge, train
+
+
+class Grouped(TyperGroup):
+    """Lists commands under their headings. typer does that for rich markup only, whose import every `--help` would pay."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        headings: dict[str, list[tuple[str, str]]] = {}
+        commands: dict[str, Any] = dict(self.commands)
+        for name, command in commands.items():
+            row = (name, command.get_short_help_str(formatter.width - 16))
+            headings.setdefault(command.rich_help_panel, []).append(row)
+        for heading, rows in headings.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
 
 app = typer.Typer(
+    cls=Grouped,
     help="Vision-language models that keep looking at the image: ask, compare methods, see what they did.",
     no_args_is_help=True,
     add_completion=False,
@@ -38,15 +56,13 @@ def _root(
 ) -> None: ...
 
 
-app.command()(ask)
-app.command()(compare)
-app.command()(look)
-app.command()(diagnose)
-app.command()(methods)
-app.command()(families)
-app.command()(benchmarks)
-app.command()(bench)
-app.command()(calibrate)
-app.command("eval")(evaluate)
-app.command()(report)
-app.add_typer(scenes, name="scenes")
+HEADINGS: dict[str, dict[str, Any]] = {
+    "Ask and look": {"ask": ask, "compare": compare, "look": look},
+    "Measure": {"eval": evaluate, "report": report, "bench": bench},
+    "Fit to a model": {"diagnose": diagnose, "calibrate": calibrate, "train": train, "merge": merge},
+    "What there is": {"methods": methods, "families": families, "benchmarks": benchmarks},
+}
+for heading, commands in HEADINGS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=heading)(command)
+app.add_typer(scenes, name="scenes", rich_help_panel="What there is")
