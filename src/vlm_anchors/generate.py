@@ -317,14 +317,14 @@ def streamed(run: Run, work: Callable[..., Any]) -> Iterator[str]:
 
             return torch.full((len(input_ids),), stop.is_set(), dtype=torch.bool, device=input_ids.device)
 
-    def work() -> None:
+    def in_thread() -> None:
         try:  # the method is attached inside: it is active only in the thread that attached it
             work(streamer=streamer, stopping_criteria=[Abandoned()])
         except BaseException as error:
             failure.append(error)
             streamer.text_queue.put(streamer.stop_signal)
 
-    worker = threading.Thread(target=work, name="vlm-anchors-stream", daemon=True)
+    worker = threading.Thread(target=in_thread, name="vlm-anchors-stream", daemon=True)
     worker.start()
     try:
         yield from (piece for piece in streamer if piece)

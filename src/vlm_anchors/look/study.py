@@ -81,39 +81,56 @@ def study(
     for Q-Former models, whose words see no image.
     """
     runs = [Run.of(vlm, method, decoding, max_new_tokens) for method in methods]
-    if any(isinstance(run.decoding, Beam) for run in runs):
+    for run in runs:
+        check_watchable(run)
+    sample = read_sample(image, question)
+    answered = [(run, see(run, sample, Capture(norms=norms))) for run in runs]
+    left_out = max(seen.left_out for _, seen in answered)
+    if left_out:
+        warnings.warn(
+            f"The answer is long: of its last {left_out} tokens nothing was kept.", AnchorsWarning, stacklevel=2
+        )
+    return study_of(sample, answered)
+
+
+def check_watchable(run: Run) -> None:
+    """Raise `CannotAct` where nobody can say what a word saw."""
+    if isinstance(run.decoding, Beam):
         raise CannotAct("Beam search moves answers from row to row, so nobody can say what a word saw. Use greedy.")
-    if find_site(vlm.model, vlm.processor.tokenizer).kind != "decoder":
+    if find_site(run.vlm.model, run.vlm.processor.tokenizer).kind != "decoder":
         raise CannotAct(
-            f"{vlm.name} looks at its image in a Q-Former, once and before any word, so no word can be followed. "
+            f"{run.vlm.name} looks at its image in a Q-Former, once and before any word, so no word can be followed. "
             "Watch its latent queries with look.Capture, or choose another model."
         )
-    sample = read_sample(image, question)
-    inputs = prepare(vlm, [sample], max_new_tokens)
-    seen = tuple(_seen(run, sample, norms) for run in runs)
-    rows = next((one.before[0].positions for one in seen), None)
+
+
+def study_of(sample: "Sample", answered: "Sequence[tuple[Run, Seen]]") -> Study:
+    """One or more answers to the same question, and what they share: the image as the model saw it, the prompt's words."""
+    (first, seen), *_ = answered
+    vlm, rows = first.vlm, seen.before[0].positions
+    inputs = prepare(vlm, [sample], first.max_new_tokens)
     ids = [] if rows is None else inputs.tensors["input_ids"][0].cpu()[rows].tolist()
     return Study(
         model=vlm.name,
-        question=question,
-        frame=frame_of(vlm, inputs.tensors, sample.images[0], len(seen[0].before[0].image)),
+        question=sample.question,
+        frame=frame_of(vlm, inputs.tensors, sample.images[0], len(seen.before[0].image)),
         asked=pieces(vlm.processor.tokenizer, ids),
-        seen=seen,
+        seen=tuple(each for _, each in answered),
         signposts={
             spec_of_all(run.methods): signposts(vlm, inputs.tensors, method)
-            for run in runs
+            for run, _ in answered
             for method in run.methods
             if isinstance(method, AttAnchor)
         },
     )
 
 
-def _seen(run: Run, sample: "Sample", norms: bool) -> Seen:
-    watch = Capture(norms=norms)
+def see(run: Run, sample: "Sample", watch: Capture, **extra: Any) -> Seen:
+    """One method's answer under a watcher that is new; `extra` goes to `generate`."""
     began = time.perf_counter()
     inputs = prepare(run.vlm, [sample], run.max_new_tokens)
     with attach(run.vlm, list(run.methods), watch=watch) as handle:
-        answer = answer_prepared(run, [sample], inputs, handle, began)[0]
+        answer = answer_prepared(run, [sample], inputs, handle, began, **extra)[0]
     # Watching a plain model attaches "none", which has nothing to tell.
     answer = dataclasses.replace(answer, acted={name: did for name, did in answer.acted.items() if name != "none"})
     before, after = watch.of(0), watch.of(0, edited=True)
@@ -126,10 +143,6 @@ def _seen(run: Run, sample: "Sample", norms: bool) -> Seen:
     tokens = [token for token in answer.tokens if token not in special]
     words = pieces(run.vlm.processor.tokenizer, tokens)
     kept = min(len(words), len(before))
-    if watch.left_out:
-        warnings.warn(
-            f"The answer is long: of its last {watch.left_out} tokens nothing was kept.", AnchorsWarning, stacklevel=3
-        )
     return Seen(answer, words[:kept], tuple(before[: max(kept, 1)]), tuple(after[: max(kept, 1)]), watch.left_out)
 
 
