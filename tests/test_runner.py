@@ -13,7 +13,7 @@ import pytest
 
 import vlm_anchors as va
 from vlm_anchors.benchmarks.base import Question
-from vlm_anchors.errors import BadSetting, UserError
+from vlm_anchors.errors import BadSetting, CannotAct, MissingPackage, UserError
 from vlm_anchors.generate import Run, read_sample
 from vlm_anchors.prepare import Sample
 from vlm_anchors.report import read_run, tables
@@ -110,9 +110,10 @@ def test_a_torn_last_line_is_answered_again(tiny, scenes, whole, tmp_path):
     assert not drop_torn_line(file)
 
 
-def start(folder, scenes, out, **environment):
+def start(folder, scenes, out, *more, **environment):
+    given = [HERE / "eval_worker.py", folder, scenes / "pope", scenes / "images", out, *more]
     return subprocess.Popen(
-        [sys.executable, str(HERE / "eval_worker.py"), str(folder), str(scenes / "pope"), str(scenes / "images"), str(out)],
+        [sys.executable, *map(str, given)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(HERE), **environment},
     )  # fmt: skip
 
@@ -156,6 +157,46 @@ def test_two_ranks_one_of_them_killed(folder, scenes, whole, tmp_path):
     assert again.wait(600) == 0, again.stderr.read().decode()[-2000:]
     assert comparable(out) == whole
     assert len(list(out.glob("records.*.jsonl"))) == 2
+
+
+def test_ray_workers_give_the_same_records_and_the_same_sentences(tiny, scenes, whole, tmp_path):
+    ray = pytest.importorskip("ray")
+    try:
+        run(tiny, scenes, tmp_path / "run", methods=["clva"], ray_workers=2)
+        assert comparable(tmp_path / "run") == {key: record for key, record in whole.items() if key[1] == "clva"}
+        with pytest.raises(CannotAct, match=r"positive_layer = 99: this model's decoder has layers 1 to 4"):
+            run(tiny, scenes, tmp_path / "run", methods=["clva:positive_layer=99"], limit=4, ray_workers=1)
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.slow
+def test_ray_workers_killed_and_the_run_killed_the_records_are_the_same(folder, scenes, whole, tmp_path):
+    """One worker of two dies, Ray replaces it; then everything dies, and a second run asks for what is missing."""
+    pytest.importorskip("ray")
+    psutil = pytest.importorskip("psutil")
+    out = tmp_path / "run"
+    first = start(folder, scenes, out, 2)
+    wait_for_lines(first, lambda: [out / "records.jsonl"], 1)
+    workers = [each for each in psutil.Process(first.pid).children(recursive=True) if "MapWorker" in each.name()]
+    workers[0].kill()
+    wait_for_lines(first, lambda: [out / "records.jsonl"], 24)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert 24 <= len(comparable(out)) < 2 * QUESTIONS
+    second = start(folder, scenes, out, 1)
+    told, complaint = second.communicate(timeout=300)
+    assert second.returncode == 0, complaint.decode()[-2000:]
+    assert 0 < int(told) <= 2 * QUESTIONS - 24
+    assert comparable(out) == whole
+
+
+def test_without_ray_a_sentence_says_what_to_install(tiny, scenes, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(
+        MissingPackage, match=r'needs ray, which is not installed. Run: pip install "vlm-anchors\[ray\]"'
+    ):
+        run(tiny, scenes, tmp_path / "run", ray_workers=2)
 
 
 def test_slurm_variables_shard_too(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +11,19 @@ import typer
 from . import options as given
 
 
+@given.takes_model
 def evaluate(
+    model: given.Chosen,
     benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name or SPEC: pope, chair:lemma=fixed, ...")],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the answers; run again to go on.")],
     method: Annotated[
-        list[str] | None, typer.Option("--method", metavar="SPEC", help="none (default), clva, clva:alpha=5, ...")
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="SPEC",
+            help="none, clva, clva:alpha=5, ... Default: what the model was trained with, else none.",
+        ),
     ] = None,
-    model: given.Model = "scenes",
     data: Annotated[Path | None, typer.Option("--data", metavar="FILE_OR_DIR", help="Official question files.")] = None,
     images: Annotated[Path | None, typer.Option("--images", metavar="DIR", help="Their images.")] = None,
     split: Annotated[str | None, typer.Option("--split", metavar="S", help="Part of the questions.")] = None,
@@ -26,11 +33,10 @@ def evaluate(
     seed: given.Seed = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="B", min=1)] = 16,
     no_reuse: Annotated[bool, typer.Option("--no-reuse", help="Prefill every question from its beginning.")] = False,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    attn: given.Attention = None,
-    revision: given.Revision = None,
-    debug: given.Debug = False,
+    ray: Annotated[
+        int | None,
+        typer.Option("--ray", metavar="N", min=1, help="Answer in N workers of Ray, here or on its cluster."),
+    ] = None,
 ) -> None:
     """Answer a benchmark's questions. Resumes when run again; shards under torchrun. Without --data: bundled scenes."""
     from ..runner import evaluate as run
@@ -42,13 +48,15 @@ def evaluate(
         raise BadSetting(
             "Expected --data and --images together (or neither, for the bundled scenes); found one of them."
         )
-    vlm = given.load_model(model, device=device, dtype=dtype, attn_implementation=attn, revision=revision)
+    if ray:  # only the workers answer: the card is theirs
+        model = replace(model, settings={**model.settings, "device": "cpu"})
+    vlm = model.load()
     if data is None or images is None:
         data, images = bundled_data(benchmark, out)
     added = run(
-        vlm, benchmark, out, data=data, images=images, methods=method or ["none"], split=split, limit=limit,
+        vlm, benchmark, out, data=data, images=images, methods=method or [vlm.method], split=split, limit=limit,
         protocol_name=protocol, decoding=decoding, seed=seed, batch_size=batch_size, reuse=not no_reuse,
-        progress=_progress(),
+        ray_workers=ray, progress=_progress(),
     )  # fmt: skip
     print(f"{added} answers added to {out}. Next: vlm-anchors report {out}", file=sys.stderr)
 
@@ -82,7 +90,10 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write there instead of stdout.")] = None,
     debug: given.Debug = False,
 ) -> None:
-    """Tables of what was answered: intervals, paired differences, unread answers, published figures beside ours."""
+    """Tables of what was answered, published figures beside them.
+
+    Intervals, paired differences, unread answers; a row a method.
+    """
     from .. import report as tables
     from .. import report_page, report_text
     from ..errors import UnknownName

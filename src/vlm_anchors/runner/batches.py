@@ -1,10 +1,14 @@
-"""Which questions share a batch: a function of the questions alone, so that every run makes the same ones."""
+"""Which questions are asked and which share a batch: functions of the data alone, so that every run makes the same ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
-from ..benchmarks.base import Question
+from ..benchmarks.base import Benchmark, Question
+from ..benchmarks.files import missing_images
+from ..benchmarks.protocols import Protocol
+from ..errors import BadSetting
 
 T = TypeVar("T")
 
@@ -15,6 +19,22 @@ class Asked:
 
     question: Question
     prompt: str
+
+
+def asked(
+    bench: Benchmark, data: Path, images: Path, split: str | None, limit: int | None, chosen: Protocol
+) -> list[Asked]:
+    """The questions of `data` as the protocol puts them; raises `BadSetting` where one of their images is missing."""
+    if limit is not None and limit < 1:
+        raise BadSetting(f"--limit must be 1 or more; found {limit}.")
+    questions = bench.questions(data, split)[:limit]
+    missing = missing_images(questions, images)
+    if missing:
+        raise BadSetting(
+            f"{images} lacks {len(missing)} of the images, {missing[0]!r} first. Expected every image the questions "
+            f"name, under its name or with another ending; choose the right --images, or fewer questions by --limit."
+        )
+    return [Asked(question, chosen.prompt(question.text)) for question in questions]
 
 
 def batches(asked: Sequence[Asked], size: int) -> list[list[Asked]]:
