@@ -1,4 +1,4 @@
-"""Run by test_runner.py and test_ray.py in processes of their own, to be killed: answers a few bundled questions with a tiny model.
+"""Run by test_runner.py in processes of their own, to be killed: answers a few bundled questions with a tiny model.
 
 Slowly, so that the killer is in time on a busy machine.
 """
