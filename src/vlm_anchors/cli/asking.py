@@ -11,38 +11,38 @@ if TYPE_CHECKING:
     from ..types import Answer, Vlm
 
 
+@given.takes_model
 def ask(
     words: given.Words,
-    model: given.Model = "scenes",
+    model: given.Chosen,
     method: Annotated[
-        str, typer.Option("--method", metavar="SPEC", help="A method with its dials: clva, clva:alpha=5,beta=0.")
-    ] = "none",
+        str | None,
+        typer.Option(
+            "--method",
+            metavar="SPEC",
+            help="A method with its dials: clva, clva:alpha=5,beta=0. Default: what the model was trained with, else none.",
+        ),
+    ] = None,
     decoding: given.Decoding = None,
     max_new_tokens: given.MaxNewTokens = 128,
     seed: given.Seed = None,
     json: given.Json = False,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    attn: given.Attention = None,
-    revision: given.Revision = None,
-    trust_remote_code: given.TrustRemoteCode = False,
-    debug: given.Debug = False,
 ) -> None:
     """Ask a model one question about one or more images."""
     images, question = given.split_words(words)
-    chosen, tokens = _seeded(method, decoding, seed)
+    chosen, tokens = _seeded(method or "none", decoding, seed)
     pictures = _read(images, question)
-    vlm = given.load_model(
-        model,
-        device=device,
-        dtype=dtype,
-        attn_implementation=attn,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    vlm = model.load()
     from ..generate import ask as ask_model
 
-    answer = ask_model(vlm, pictures, question, method=chosen, decoding=tokens, max_new_tokens=max_new_tokens)
+    answer = ask_model(
+        vlm,
+        pictures,
+        question,
+        method=None if method is None else chosen,
+        decoding=tokens,
+        max_new_tokens=max_new_tokens,
+    )
     if json:
         given.print_json({**_asked(vlm, images, question), **as_dict(answer)})
         return
@@ -51,36 +51,21 @@ def ask(
         typer.echo(f"{answer.method}: {in_words(answer.acted)}", err=True)
 
 
+@given.takes_model
 def compare(
     words: given.Words,
-    method: Annotated[
-        list[str] | None,
-        typer.Option("--method", metavar="SPEC", help="Repeat for each method. Default: none and clva."),
-    ] = None,
-    model: given.Model = "scenes",
+    model: given.Chosen,
+    method: given.Methods = None,
     decoding: given.Decoding = None,
     max_new_tokens: given.MaxNewTokens = 128,
     seed: given.Seed = None,
     json: given.Json = False,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    attn: given.Attention = None,
-    revision: given.Revision = None,
-    trust_remote_code: given.TrustRemoteCode = False,
-    debug: given.Debug = False,
 ) -> None:
     """Ask the same question with several methods: one row a method."""
     images, question = given.split_words(words)
     runs = [_seeded(each, decoding, seed) for each in method or ["none", "clva"]]
     pictures = _read(images, question)
-    vlm = given.load_model(
-        model,
-        device=device,
-        dtype=dtype,
-        attn_implementation=attn,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    vlm = model.load()
     from ..generate import ask as ask_model
 
     # The first pass through a model pays for much that later ones do not; no row of the table should carry it.
