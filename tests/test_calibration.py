@@ -64,6 +64,19 @@ def test_the_warning_reaches_the_user(tiny, samples):
             table.copy_(kept)
 
 
+def test_the_figure_shows_distribution_shares_and_tau(tmp_path):
+    cosines = tuple(0.9 - 0.01 * i for i in range(90))
+    found = _calibration(list(cosines), 0.2)
+    counts, shares = found.figure(tmp_path / "tau.png").axes
+    assert "cosine" in counts.get_xlabel() and counts.get_ylabel() == "words (of 90)" and shares.get_ylabel()
+    assert sum(bar.get_height() for bar in counts.patches) == 90
+    (curve,), (line,) = shares.lines, counts.lines
+    for tau, share in zip(*curve.get_data(), strict=True):
+        assert share == pytest.approx(found.share(tau))
+    assert set(line.get_xdata()) == {found.tau}
+    assert f"tau = {found.tau:g} anchors {found.share(found.tau):.1%}" in counts.get_title(loc="left")
+
+
 @pytest.mark.parametrize("fraction", [0, 1.5, "some", True])
 def test_bad_fractions(tiny, samples, fraction):
     with pytest.raises(BadSetting, match="above 0 and at most 1"):
@@ -96,6 +109,14 @@ def test_the_command(tiny_folder, samples, tmp_path, capsys):
     assert (tmp_path / "figures" / "tau.png").stat().st_size > 5000
     assert main(given) == 0
     assert "words in prompts about 4 images" in capsys.readouterr().out
+    for wrong, sentence in (
+        ("tau.xyz", "Expected a file ending in .png, .svg or .pdf"),
+        ("asked.txt/tau.png", "Cannot write into"),
+        ("", "Expected a file ending in"),
+    ):
+        assert main([*given, "--out", str(tmp_path / wrong)]) == 2
+        told = capsys.readouterr()
+        assert sentence in told.err and told.out == "", "refused before anything is computed"
     assert main(["calibrate", "--images", str(tmp_path / "none")]) == 2
     assert "Expected a folder of images" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()

@@ -27,18 +27,18 @@ def calibrate(
     json: given.Json = False,
 ) -> None:
     """Find the tau at which AttAnchor anchors a share of the words."""
+    given.can_draw_into(out)
     paths, asked = sample_images(images)[:limit], read_questions(questions)
     vlm = model.load()
     from .. import calibration
 
     found = calibration.calibrate(vlm, ((path, question) for path in paths for question in asked), fraction)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        found.figure(out)
     if json:
         given.print_json({"model": vlm.name, "revision": vlm.revision, "images": len(paths), **found.as_dict()})
     else:
         _show(found, len(paths))
+    if out is not None:
+        found.figure(out)
 
 
 def sample_images(folder: Path) -> list[Path]:

@@ -28,6 +28,7 @@ def diagnose(
     """
     from .calibrating import read_questions, sample_images
 
+    given.can_draw_into(out)
     paths = None if images is None else sample_images(images)[:limit]
     asked = read_questions(questions) if questions is not None else []
     vlm = model.load()
@@ -38,12 +39,12 @@ def diagnose(
     tau, concern = premises.suggested_tau(vlm, probes)
     told = {"model": vlm.name, "revision": vlm.revision, "images": str(images) if images else "drawn scenes"}
     told |= verdicts.as_dict(seen, tau, concern)
-    if out is not None:
-        _draw(seen, out)
     if json:
         given.print_json(told)
     else:
         _show(told)
+    if out is not None:
+        _draw(seen, out)
 
 
 def _progress(total: int) -> Any:
@@ -60,15 +61,9 @@ def _progress(total: int) -> Any:
 
 
 def _draw(seen: Any, out: Path) -> None:
-    from ..errors import BadSetting
     from ..look import measures, plots
 
-    figure = plots.drift_curves(measures.average(seen.drift), seen.middle)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=150)
-    except (OSError, ValueError) as error:
-        raise BadSetting(f"Cannot write {out}: {error}. Expected a file ending in .png, .svg or .pdf.") from error
+    plots.drift_curves(measures.average(seen.drift), seen.middle).savefig(out, dpi=150)
 
 
 def _show(told: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ def look(
     image, question = _one_image(words)
     specs = method or ["none", "clva"]
     chosen, picture = _checked(image, question, specs)
-    _writable(out)
+    given.can_write_into(out)
     vlm = model.load()
     from ..look.study import study
 
@@ -57,35 +57,18 @@ def _one_image(words: list[str]) -> tuple[str, str]:
 
 def _checked(image: str, question: str, specs: list[str]) -> tuple[list[Any], Any]:
     """Methods (as they are named) and image, before a model is loaded; figures need matplotlib, told as early."""
-    import importlib.util
-
     from ..choice import choose
     from ..errors import BadSetting
     from ..images import read_image
     from ..prepare import check_question
 
-    if importlib.util.find_spec("matplotlib") is None:
-        raise BadSetting("Figures need matplotlib: pip install 'vlm-anchors[figures]'.")
+    given.can_draw()
     for spec in specs:
         choose(spec)
     if len(set(specs)) < len(specs):
         raise BadSetting(f"A method was named twice: {', '.join(specs)}. Name each once.")
     check_question(question)
     return list(specs), read_image(image)
-
-
-def _writable(out: Path) -> None:
-    from ..errors import BadSetting
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".vlm-anchors"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise BadSetting(
-            f"Cannot write into {out}: {error.strerror or error}. Choose another folder with --out."
-        ) from error
 
 
 def _write(told: "Study", out: Path, commands: list[str]) -> list[Path]:

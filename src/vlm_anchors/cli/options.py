@@ -1,6 +1,7 @@
 """Options that several commands share, and the models behind them."""
 
 import functools
+import importlib.util
 import inspect
 import json
 from collections.abc import Callable
@@ -91,6 +92,41 @@ def split_words(words: list[str]) -> tuple[list[str], str]:
             "Example: vlm-anchors ask kitchen.png 'Is there a fork?'"
         )
     return words[:-1], words[-1]
+
+
+def can_draw() -> None:
+    """Refuse, before anything is computed, where figures cannot be drawn."""
+    from ..errors import BadSetting
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise BadSetting("Figures need matplotlib: pip install 'vlm-anchors[figures]'.")
+
+
+def can_write_into(out: Path) -> None:
+    """Refuse, before anything is computed, a folder that cannot be made or written into."""
+    from ..errors import BadSetting
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".vlm-anchors"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadSetting(
+            f"Cannot write into {out}: {error.strerror or error}. Choose another folder with --out."
+        ) from error
+
+
+def can_draw_into(file: Path | None) -> None:
+    """Refuse, before anything is computed, a file that a figure cannot be written to; None is no file."""
+    from ..errors import BadSetting
+
+    if file is None:
+        return
+    can_draw()
+    if file.suffix.lower() not in (".png", ".svg", ".pdf") or file.is_dir():
+        raise BadSetting(f"Cannot write {file}. Expected a file ending in .png, .svg or .pdf.")
+    can_write_into(file.parent)
 
 
 def load_model(model: str, **settings: Any) -> "Vlm":
