@@ -9,6 +9,7 @@ import torch
 from reference_attanchor import image_into_text, text_into_image
 from test_clva import steps_of
 from tiny_models import IMAGE, PAD, WORD
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from vlm_anchors.engine import attach
 from vlm_anchors.engine.prompts import read_prompts
@@ -59,9 +60,11 @@ def logits_of(model, inputs):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_off_is_exactly_the_plain_model(name, method):
     model, (batch, _) = model_of(name), batch_of(name)
-    off = prepared(name, method, batch)
+    off, plain = prepared(name, method, batch), logits_of(model, batch)
     assert inserted(off) == [0, 0, 0]
-    assert torch.equal(logits_of(model, batch), logits_of(model, off))
+    assert torch.equal(plain, logits_of(model, off))
+    with attach((model, tiny_processors.stand_in(name)), method):
+        assert torch.equal(plain, logits_of(model, batch))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -74,6 +77,21 @@ def test_images_encoded_ahead_change_no_bit(name):
     plain, tokens = steps_of(model, batch)
     again, same = steps_of(model, nothing)
     assert torch.equal(plain, again) and torch.equal(tokens, same)
+
+
+def test_tinyllava_s_tower_is_as_any_other():
+    """TinyLLaVA is LLaVA with SigLIP's tower, whose every token is a patch."""
+    torch.manual_seed(0)
+    config = model_of("llava").config.to_dict()
+    tower = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "image_size": 24, "patch_size": 4}  # fmt: skip
+    config = LlavaConfig(**{**config, "vision_config": tower, "vision_feature_select_strategy": "full"})
+    model, (batch, _) = LlavaForConditionalGeneration(config).eval(), batch_of("llava")
+    pair, words, plain = (model, tiny_processors.stand_in("llava")), batch["input_ids"] >= WORD, logits_of(model, batch)
+    for method in (AttAnchor(tau=1.0), AttAnchorI2T(tau=1.0), AttAnchor(tau=0.9999)):
+        assert torch.equal(plain, logits_of(model, method.prepare(pair, batch, anchorable=words)))
+    anchored = AttAnchor(tau=0.0).prepare(pair, batch, anchorable=words)
+    assert sum(inserted(anchored)) > 3 and not torch.equal(plain[:, -1], logits_of(model, anchored)[:, -1])
 
 
 def expected_of(name, method, prompt):

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
 import vlm_anchors as va
+from vlm_anchors.cli import main
 from vlm_anchors.engine import attach
 from vlm_anchors.engine.prompts import read_prompts
 from vlm_anchors.engine.tokens import blank_ids
@@ -245,6 +246,18 @@ def test_ask_with_the_method_off_says_so_and_answers_as_the_plain_model(tiny, re
 def test_tau_outside_its_range(method, tau):
     with pytest.raises(BadDial, match=r"tau must be a number from 0 to 1; found"):
         method(tau=tau)
+
+
+def test_bad_dials_at_the_command_line(red, tmp_path, capsys):
+    red.save(tmp_path / "red.png")
+    for spec, sentence in (
+        ("attanchor:tau=1.5", "AttAnchor.tau must be a number from 0 to 1; found 1.5"),
+        ("attanchor-i2t:pause_tokens=-1", "AttAnchorI2T.pause_tokens must be a whole number from 0 to 1000; found -1"),
+        ("attanchor+attanchor-i2t", "attanchor and attanchor-i2t cannot run together"),
+    ):
+        assert main(["ask", str(tmp_path / "red.png"), QUESTION, "--method", spec]) == 2
+        told = capsys.readouterr()
+        assert sentence in told.err and told.out == ""
 
 
 @pytest.mark.parametrize("dials", [{"order": "up"}, {"tokens": "some"}, {"images": "none"}, {"mrope": "2d"}])
