@@ -220,7 +220,7 @@ def _trainer(
     )
     trainer = Quiet(
         model=vlm.model,
-        args=_arguments(out, settings, every, not _on_card(device)),
+        args=_arguments(out, settings, every, not _on_card(device), last_checkpoint(out)),
         train_dataset=_dataset(trained),
         eval_dataset=_dataset(checked),
         processing_class=vlm.processor,
@@ -241,7 +241,7 @@ def _steps(conversations: int, settings: Settings) -> int:
     return settings.max_steps or max(math.ceil(an_epoch * settings.epochs), 1)
 
 
-def _arguments(out: Path, settings: Settings, every: int, on_cpu: bool) -> Any:
+def _arguments(out: Path, settings: Settings, every: int, on_cpu: bool, begun: str | None) -> Any:
     from trl import SFTConfig
 
     return SFTConfig(
@@ -262,7 +262,7 @@ def _arguments(out: Path, settings: Settings, every: int, on_cpu: bool) -> Any:
         seed=settings.seed,
         eval_strategy="steps",
         eval_steps=every,
-        eval_on_start=True,
+        eval_on_start=begun is None,  # again after a kill, it would count against the patience
         save_strategy="steps",
         save_steps=every,
         save_total_limit=2,
