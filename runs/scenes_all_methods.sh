@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Every method at its preset on POPE, CHAIR and MME over held-out scenes, beside the plain model and CLVA:
+# results/scenes_methods_{pope,chair,mme}.json. The rule for presets stands in runs/scenes_methods.py.
+#
+#     runs/scenes_all_methods.sh            greedy
+#     runs/scenes_all_methods.sh nucleus    and sampled, with one seed
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out="${RUN:-runs/out}/scenes"
+export SEEDS=0
+for decoding in greedy ${1:-}; do
+  for benchmark in pope chair mme; do
+    mapfile -t presets < <(.venv/bin/python runs/scenes_methods.py "$benchmark")
+    runs/scenes_answer.sh "$benchmark" "$decoding" "$decoding" none clva
+    runs/scenes_answer.sh "$benchmark" "$decoding-others" "$decoding" "${presets[@]}"
+    folders=("$out/$benchmark/greedy" "$out/$benchmark/greedy-others")
+    [ "$decoding" = greedy ] || folders+=("$out/$benchmark/$decoding-0" "$out/$benchmark/$decoding-others-0")
+    .venv/bin/python runs/scenes_report.py "scenes_methods_$benchmark" "${folders[@]}"
+  done
+done

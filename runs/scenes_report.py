@@ -1,0 +1,61 @@
+"""The report of some RUN folders, and proof that their methods act: python runs/scenes_report.py NAME RUN...
+
+Writes results/NAME.json: what `vlm-anchors report --format json` says, and under "acted", for every method but the plain one,
+
+    moved     share of answers whose text, or logits of yes and no, differ from the plain model's under the same decoding
+    changed   share of answers whose text differs
+    told      means of the numbers in the answers' `acted` (rows edited, triggers, branch passes, ...)
+
+A method that moved no answer at all is an error (exit code 2): its row would be the plain model's under another name.
+"""
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from vlm_anchors.report import key_of, read_run
+
+ROOT = Path(__file__).parent.parent
+
+
+def acted(runs):
+    """[{method, decoding, n, moved, changed, told}], compared with the plain answers of the same question and seed."""
+    records = [record for run in runs for record in read_run(run).records]
+    plain = {(r["id"], r["decoding"], r["seed"]): r for r in records if r["method"] == "none"}
+    pairs = defaultdict(list)
+    for record in records:
+        base = plain.get((record["id"], record["decoding"], record["seed"]))
+        if record["method"] != "none" and base is not None:
+            pairs[key_of(record)].append((record, base))
+    return [{"method": method, "decoding": decoding, **told(both)} for (method, decoding), both in pairs.items()]
+
+
+def told(pairs):
+    sums = defaultdict(float)
+    for record, _ in pairs:
+        for name, value in ((n, v) for part in record["acted"].values() for n, v in part.items()):
+            sums[name] += value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
+    changed = [one["answer"] != base["answer"] for one, base in pairs]
+    moved = [same or one.get("yes_no") != base.get("yes_no") for same, (one, base) in zip(changed, pairs, strict=True)]
+    means = {name: round(value / len(pairs), 3) for name, value in sums.items() if value}
+    return {"n": len(pairs), "moved": sum(moved) / len(pairs), "changed": sum(changed) / len(pairs), "told": means}
+
+
+def main(name, *folders):
+    runs = [Path(folder) for folder in folders]
+    shares = acted(runs)
+    silent = sorted({one["method"] for one in shares if not one["moved"]})
+    if silent:
+        print(f"{', '.join(silent)} moved no answer in {', '.join(folders)}: choose other dials.", file=sys.stderr)
+        sys.exit(2)
+    file = ROOT / "results" / f"{name}.json"
+    report = [sys.executable, "-m", "vlm_anchors", "report", *folders, "--format", "json", "--out", str(file)]
+    subprocess.run(report, check=True)
+    whole = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps({"command": f"runs/{name}", **whole, "acted": shares}, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
