@@ -2,11 +2,13 @@
 
 Writes results/NAME.json: what `vlm-anchors report --format json` says, and under "acted", for every method but the plain one,
 
-    moved     share of answers whose text, or logits of yes and no, differ from the plain model's under the same decoding
+    moved     share of answers whose text, or logits of yes and no (by 0.001 or more), differ from the plain model's under
+              the same decoding
     changed   share of answers whose text differs
     told      means of the numbers in the answers' `acted` (rows edited, triggers, branch passes, ...)
 
-A method that moved no answer at all is an error (exit code 2): its row would be the plain model's under another name.
+A method that moved no answer at all gets no row, which would be the plain model's under another name: it is named on stderr
+and under "silent".
 """
 
 import json
@@ -18,6 +20,8 @@ from pathlib import Path
 from vlm_anchors.report import key_of, read_run
 
 ROOT = Path(__file__).parent.parent
+NOISE = 0.001
+"""Logits are around 10; batches and shared prefixes move them by less than this."""
 
 
 def acted(runs):
@@ -38,23 +42,28 @@ def told(pairs):
         for name, value in ((n, v) for part in record["acted"].values() for n, v in part.items()):
             sums[name] += value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
     changed = [one["answer"] != base["answer"] for one, base in pairs]
-    moved = [same or one.get("yes_no") != base.get("yes_no") for same, (one, base) in zip(changed, pairs, strict=True)]
+    moved = [other or apart(one, base) >= NOISE for other, (one, base) in zip(changed, pairs, strict=True)]
     means = {name: round(value / len(pairs), 3) for name, value in sums.items() if value}
     return {"n": len(pairs), "moved": sum(moved) / len(pairs), "changed": sum(changed) / len(pairs), "told": means}
 
 
+def apart(one, base):
+    """The larger difference between the logits of yes and no; 0 where an answer has none."""
+    return max((abs(a - b) for a, b in zip(one.get("yes_no", ()), base.get("yes_no", ()), strict=True)), default=0.0)
+
+
 def main(name, *folders):
-    runs = [Path(folder) for folder in folders]
-    shares = acted(runs)
-    silent = sorted({one["method"] for one in shares if not one["moved"]})
-    if silent:
-        print(f"{', '.join(silent)} moved no answer in {', '.join(folders)}: choose other dials.", file=sys.stderr)
-        sys.exit(2)
+    shares = acted([Path(folder) for folder in folders])
+    silent = [[one["method"], one["decoding"]] for one in shares if not one["moved"]]
+    for method, decoding in silent:
+        print(f"{method} ({decoding}) moved no answer in {', '.join(folders)}: it gets no row.", file=sys.stderr)
     file = ROOT / "results" / f"{name}.json"
     report = [sys.executable, "-m", "vlm_anchors", "report", *folders, "--format", "json", "--out", str(file)]
     subprocess.run(report, check=True)
     whole = json.loads(file.read_text("utf-8"))
-    file.write_text(json.dumps({"command": f"runs/{name}", **whole, "acted": shares}, indent=1) + "\n", "utf-8")
+    for table in whole["tables"]:
+        table["rows"] = [row for row in table["rows"] if [row["method"], row["decoding"]] not in silent]
+    file.write_text(json.dumps({**whole, "acted": shares, "silent": silent}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
