@@ -1,5 +1,5 @@
 """Writes the generated pages: docs/cli.md from --help, docs/methods.md from the catalogue, docs/families.md from the
-table of families.
+table of families, docs/sentences.md from what the source raises.
 
 python runs/docs.py            writes them
 python runs/docs.py --check    fails if one is stale (the tests do this)
@@ -10,34 +10,31 @@ import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import sentences
 
 DOCS = Path(__file__).parent.parent / "docs"
-COMMANDS = [
-    "",
-    "ask",
-    "compare",
-    "methods",
-    "families",
-    "benchmarks",
-    "bench",
-    "eval",
-    "report",
-    "calibrate",
-    "look",
-    "diagnose",
-    "scenes",
-    "scenes render",
-    "scenes export",
-    "scenes train",
-]
 NOTE = "<!-- Written by `make docs`; edit the code, not this page. -->\n"
 
 
+def commands(command: Any, name: str = "") -> Iterator[str]:
+    """Every command's name, "" for the program itself, in the order --help lists them."""
+    yield name
+    for child, below in getattr(command, "commands", {}).items():
+        yield from commands(below, f"{name} {child}".strip())
+
+
 def cli() -> str:
+    from typer.main import get_command
+
+    from vlm_anchors.cli.app import app
+
     parts = [NOTE, "# Command line\n", "`vlm-anchors` and `python -m vlm_anchors` are the same.\n"]
     environment = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
-    for command in COMMANDS:
+    for command in commands(get_command(app)):
         asked = [sys.executable, "-m", "vlm_anchors", *command.split(), "--help"]
         help_text = subprocess.run(asked, capture_output=True, text=True, check=True, env=environment).stdout
         lines = [line.rstrip() for line in help_text.strip("\n").splitlines()]
@@ -136,6 +133,7 @@ def _told_apart(row) -> str:
 
 def main() -> int:
     pages = {"cli.md": cli(), "methods.md": methods(), "families.md": families()}
+    pages["sentences.md"] = NOTE + sentences.page()
     stale = [name for name, text in pages.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != text]
     if "--check" in sys.argv:
         if stale:

@@ -1,6 +1,7 @@
 """The pages say what the code does: generated ones are fresh, README's code runs, every error has its place."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,11 @@ from vlm_anchors.load import BUNDLED_FOLDER
 ROOT = Path(__file__).parent.parent
 OF_THE_MODEL = ("docs/first-look.png", "../src/vlm_anchors/scenes/model/README.md")
 """Made with the bundled model, and after it."""
+KINDS = [
+    name
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, errors.UserError) and kind is not errors.UserError
+]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -31,18 +37,54 @@ def test_the_readme_table_comes_from_results():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8")):
-        if target in OF_THE_MODEL and not (BUNDLED_FOLDER / "config.json").exists():
+    """Files exist, and so do the headings that links name; addresses elsewhere are not visited."""
+    for target in re.findall(r"\]\(([^)\s]+)[^)]*\)", page.read_text("utf-8")):
+        name, _, heading = target.partition("#")
+        if target.startswith("http") or (name in OF_THE_MODEL and not (BUNDLED_FOLDER / "config.json").exists()):
             continue
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        assert not heading or heading in headings(file), target
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub and mkdocs make them."""
+    found = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in found}
+
+
+@pytest.fixture(scope="module")
+def sentences():
+    """The words of every sentence the source raises; docs/sentences.md lists them, and is held fresh above."""
+    return runpy.run_path(str(ROOT / "runs" / "sentences.py"))["sentences"]()
 
 
 def test_every_kind_of_error_has_a_place_in_troubles():
     troubles = (ROOT / "docs" / "troubles.md").read_text("utf-8")
-    for name, kind in vars(errors).items():
-        if isinstance(kind, type) and issubclass(kind, errors.UserError) and kind is not errors.UserError:
-            assert f"`{name}`" in troubles, name
+    assert [kind for kind in KINDS if f"`{kind}`" not in troubles] == []
+
+
+def test_every_sentence_is_found_where_it_is_raised(sentences):
+    """Written out in a `raise`, made by a function, kept in a variable or a field: each way is followed."""
+    words = {one.words for one in sentences}
+    assert "The image path is empty. Expected the path of an image file." in words
+    assert "… is too large…: more than … million pixels. Make it smaller first." in words
+    assert "… has … frames; only the first one is used." in words
+    assert any(one.startswith("The cosine separates nothing") for one in words)
+    assert {one.kind for one in sentences} == {*KINDS, "AnchorsWarning"}
+
+
+def test_troubles_speaks_of_sentences_that_exist(sentences):
+    """Each row's first cell quotes a sentence, "…" for what is filled in; " / " stands between two of them."""
+    stale = []
+    for line in (ROOT / "docs" / "troubles.md").read_text("utf-8").splitlines():
+        if line.startswith("| ") and not line.startswith("| sentence"):
+            quoted = line.split(" | ")[0].removeprefix("| ").replace("(a warning)", "")
+            for one in quoted.split(" / "):
+                parts = [re.escape(part.strip(" .")) for part in one.split("…")]
+                if not any(re.search(".*".join(parts), sentence.words) for sentence in sentences):
+                    stale.append(one)
+    assert stale == []
 
 
 @pytest.mark.skipif(not (BUNDLED_FOLDER / "config.json").exists(), reason="the bundled model is not made yet")
