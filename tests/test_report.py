@@ -47,6 +47,12 @@ def run(tmp_path):
     return write(tmp_path / "run", pope_records("none", plain) + pope_records("clva", better))
 
 
+def test_what_is_written_as_json_is_read_back_as_it_was(run):
+    made = report.tables([run], draws=50, everyone=True)
+    assert made[0].published and made[0].rows[1].cells["f1"].difference.interval
+    assert report.from_json(json.loads(report.as_json(made))) == made
+
+
 def test_a_table_has_numbers_intervals_and_a_paired_difference(run):
     (table,) = report.tables([run], draws=100)
     plain, clva = table.rows

@@ -296,3 +296,29 @@ def _check_against(made: Sequence[Table], against: str) -> None:
 def as_json(made: Sequence[Table]) -> str:
     """Every number of every table, one JSON document."""
     return json.dumps([asdict(table) for table in made], indent=1, ensure_ascii=False)
+
+
+def from_json(told: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """The tables that `as_json` wrote, from the parsed document."""
+    return [
+        Table(
+            **{
+                **table,
+                "metrics": tuple(Metric(**metric) for metric in table["metrics"]),
+                "rows": [_row(row) for row in table["rows"]],
+                "published": [PublishedRow(**{**row, "notes": tuple(row["notes"])}) for row in table["published"]],
+                "notes": tuple(table["notes"]),
+            }
+        )
+        for table in told
+    ]
+
+
+def _row(told: Mapping[str, Any]) -> Row:
+    cells = {name: Cell(**{**cell, "difference": _gap(cell["difference"])}) for name, cell in told["cells"].items()}
+    return Row(**{**told, "seeds": tuple(told["seeds"]), "cells": cells})
+
+
+def _gap(told: Mapping[str, Any] | None) -> statistics.Difference | None:
+    span = told and told["interval"] and statistics.Interval(**told["interval"])
+    return statistics.Difference(**{**told, "interval": span}) if told else None
