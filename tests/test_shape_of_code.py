@@ -31,7 +31,7 @@ ARROW = [
     ["generate"],
     ["calibration"],
     ["look"],
-    ["bench", "runner", "train"],
+    ["bench", "runner", "train", "lmms"],
     ["__init__", "__main__", "cli", "demo"],
 ]
 RANK = {name: rank for rank, names in enumerate(ARROW) for name in names}

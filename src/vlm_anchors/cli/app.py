@@ -11,7 +11,7 @@ from .calibrating import calibrate
 from .catalogues import benchmarks, families, methods
 from .diagnosing import diagnose
 from .drawing import scenes
-from .evaluating import evaluate, report
+from .evaluating import evaluate, lmms_task, report
 from .looking import look
 from .training import merge, train
 
@@ -58,7 +58,7 @@ def _root(
 
 HEADINGS: dict[str, dict[str, Any]] = {
     "Ask and look": {"ask": ask, "compare": compare, "look": look},
-    "Measure": {"eval": evaluate, "report": report, "bench": bench},
+    "Measure": {"eval": evaluate, "report": report, "bench": bench, "lmms-task": lmms_task},
     "Fit to a model": {"diagnose": diagnose, "calibrate": calibrate, "train": train, "merge": merge},
     "What there is": {"methods": methods, "families": families, "benchmarks": benchmarks},
 }

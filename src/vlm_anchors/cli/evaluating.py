@@ -1,4 +1,4 @@
-"""`vlm-anchors eval` and `report`: answers to a benchmark's questions, and tables of them."""
+"""`vlm-anchors eval`, `report` and `lmms-task`: answers to questions, tables of them, and the questions for lmms-eval."""
 
 import json
 import sys
@@ -10,11 +10,18 @@ import typer
 
 from . import options as given
 
+Name = Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name or SPEC: pope, chair:lemma=fixed, ...")]
+Data = Annotated[Path | None, typer.Option("--data", metavar="FILE_OR_DIR", help="Official question files.")]
+Images = Annotated[Path | None, typer.Option("--images", metavar="DIR", help="Their images.")]
+Split = Annotated[str | None, typer.Option("--split", metavar="S", help="Part of the questions.")]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="The first N questions.")]
+How = Annotated[str | None, typer.Option("--protocol", metavar="P", help="How questions are put.")]
+
 
 @given.takes_model
 def evaluate(
     model: given.Chosen,
-    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name or SPEC: pope, chair:lemma=fixed, ...")],
+    benchmark: Name,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the answers; run again to go on.")],
     method: Annotated[
         list[str] | None,
@@ -24,11 +31,11 @@ def evaluate(
             help="none, clva, clva:alpha=5, ... Default: what the model was trained with, else none.",
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", metavar="FILE_OR_DIR", help="Official question files.")] = None,
-    images: Annotated[Path | None, typer.Option("--images", metavar="DIR", help="Their images.")] = None,
-    split: Annotated[str | None, typer.Option("--split", metavar="S", help="Part of the questions.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="The first N questions.")] = None,
-    protocol: Annotated[str | None, typer.Option("--protocol", metavar="P", help="How questions are put.")] = None,
+    data: Data = None,
+    images: Images = None,
+    split: Split = None,
+    limit: Limit = None,
+    protocol: How = None,
     decoding: given.Decoding = None,
     seed: given.Seed = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="B", min=1)] = 16,
@@ -40,25 +47,55 @@ def evaluate(
 ) -> None:
     """Answer a benchmark's questions. Resumes when run again; shards under torchrun. Without --data: bundled scenes."""
     from ..runner import evaluate as run
-    from ..runner.bundled import bundled_data
 
-    if (data is None) != (images is None):
-        from ..errors import BadSetting
-
-        raise BadSetting(
-            "Expected --data and --images together (or neither, for the bundled scenes); found one of them."
-        )
+    _both_or_neither(data, images)
     if ray:  # only the workers answer: the card is theirs
         model = replace(model, settings={**model.settings, "device": "cpu"})
     vlm = model.load()
-    if data is None or images is None:
-        data, images = bundled_data(benchmark, out)
+    data, images = _questions(benchmark, data, images, out)
     added = run(
         vlm, benchmark, out, data=data, images=images, methods=method or [vlm.method], split=split, limit=limit,
         protocol_name=protocol, decoding=decoding, seed=seed, batch_size=batch_size, reuse=not no_reuse,
         ray_workers=ray, progress=_progress(),
     )  # fmt: skip
     print(f"{added} answers added to {out}. Next: vlm-anchors report {out}", file=sys.stderr)
+
+
+def lmms_task(
+    benchmark: Name,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder of task files, for lmms-eval's --include_path.")
+    ],
+    data: Data = None,
+    images: Images = None,
+    split: Split = None,
+    limit: Limit = None,
+    protocol: How = None,
+    debug: given.Debug = False,
+) -> None:
+    """Write a benchmark as a task of lmms-eval, scored by our scorers. Without --data: bundled scenes."""
+    from ..lmms.tasks import write_task
+
+    _both_or_neither(data, images)
+    data, images = _questions(benchmark, data, images, out)
+    task = write_task(benchmark, out, data=data, images=images, split=split, limit=limit, protocol_name=protocol)
+    typer.echo(f"python -m lmms_eval --model vlm_anchors --model_args method=clva --tasks {task} --include_path {out}")
+
+
+def _both_or_neither(data: Path | None, images: Path | None) -> None:
+    from ..errors import BadSetting
+
+    if (data is None) != (images is None):
+        raise BadSetting(
+            "Expected --data and --images together (or neither, for the bundled scenes); found one of them."
+        )
+
+
+def _questions(benchmark: str, data: Path | None, images: Path | None, out: Path) -> tuple[Path, Path]:
+    """Where question files and images are: as given, or the bundled ones, which are written below `out`."""
+    from ..runner.bundled import bundled_data
+
+    return bundled_data(benchmark, out) if data is None or images is None else (data, images)
 
 
 def _progress() -> Any:
