@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled
 from .files import need, of_split, question_files, read_json, rows, unique
@@ -90,7 +90,28 @@ def vqa_accuracy(answer: str, people: Sequence[str], dialect: str = "official") 
 
 
 class _ShortAnswers(Benchmark):
-    """What the three share: "right" may be a fraction."""
+    """What the three share: dialects, and "right" may be a fraction."""
+
+    dialect: str
+    dialects: ClassVar[tuple[str, ...]] = ("official", "evalai")
+    metrics_of = (Metric("accuracy", "higher", "percent"),)
+    protocols = ("llava", "bare")
+
+    def __post_init__(self):
+        one_of(self, "dialect", self.dialects)
+
+    def remark(self) -> str:
+        return f"dialect {self.dialect}"
+
+    def counts(self, records: Sequence[Record]) -> list[Counts]:
+        return [
+            {"n": 1, "right": self.right(r["answer"], r["truth"]), "unread": int(not r["answer"].strip())}
+            for r in records
+        ]
+
+    def right(self, answer: str, truth: Mapping[str, Any]) -> float:
+        """How right an answer is, 0..1: here, its agreement with ten people."""
+        return vqa_accuracy(answer, truth["answers"], self.dialect)
 
     def formulas(self, parts: Mapping[str, Mapping[str, float]]) -> Metrics:
         counts = pooled(parts)
@@ -108,14 +129,6 @@ class Vqav2(_ShortAnswers):
     source = "arXiv 1612.00837; github.com/GT-Vision-Lab/VQA"
     licence = "code BSD-2-Clause; annotations said to be CC BY 4.0, not confirmed"
     note = "test-dev and test-standard are scored by the EvalAI server; write_answers makes its file."
-    metrics_of = (Metric("accuracy", "higher", "percent"),)
-    protocols = ("llava", "bare")
-
-    def __post_init__(self):
-        one_of(self, "dialect", ("official", "evalai"))
-
-    def remark(self) -> str:
-        return f"dialect {self.dialect}"
 
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
         """A folder with the official *Questions*.json and *mscoco*annotations.json; groups are the answer types."""
@@ -137,9 +150,6 @@ class Vqav2(_ShortAnswers):
             )
         return of_split(unique(found, data), split, data)
 
-    def counts(self, records: Sequence[Record]) -> list[Counts]:
-        return [_count(vqa_accuracy(r["answer"], r["truth"]["answers"], self.dialect), r) for r in records]
-
 
 @dataclass(frozen=True)
 class Vizwiz(_ShortAnswers):
@@ -154,14 +164,6 @@ class Vizwiz(_ShortAnswers):
     note = (
         "The ten answers are left out one at a time by place, as EvalAI does. The test split is scored by the server."
     )
-    metrics_of = (Metric("accuracy", "higher", "percent"),)
-    protocols = ("llava", "bare")
-
-    def __post_init__(self):
-        one_of(self, "dialect", ("official", "evalai"))
-
-    def remark(self) -> str:
-        return f"dialect {self.dialect}"
 
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
         """val.json: image, question, answers (ten of them), answer_type."""
@@ -173,9 +175,6 @@ class Vizwiz(_ShortAnswers):
                 group = row.get("answer_type", path.stem)
                 found.append(Question(Path(row["image"]).stem, row["image"], row["question"], group, truth))
         return of_split(unique(found, data), split, data)
-
-    def counts(self, records: Sequence[Record]) -> list[Counts]:
-        return [_count(vqa_accuracy(r["answer"], r["truth"]["answers"], self.dialect), r) for r in records]
 
 
 @dataclass(frozen=True)
@@ -191,18 +190,12 @@ class Gqa(_ShortAnswers):
     note = (
         "Accuracy, binary and open, over the balanced questions; consistency, validity and grounding are not computed."
     )
+    dialects = ("llava", "exact")
     metrics_of = (
         Metric("accuracy", "higher", "percent"),
         Metric("binary", "higher", "percent"),
         Metric("open", "higher", "percent"),
     )
-    protocols = ("llava", "bare")
-
-    def __post_init__(self):
-        one_of(self, "dialect", ("llava", "exact"))
-
-    def remark(self) -> str:
-        return f"dialect {self.dialect}"
 
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
         """testdev_balanced_questions.json: {id: {imageId, question, answer, isBalanced, types}}."""
@@ -220,19 +213,12 @@ class Gqa(_ShortAnswers):
                 found.append(Question(key, f"{row['imageId']}.jpg", row["question"], kind, {"answer": row["answer"]}))
         return of_split(unique(found, path), split, path)
 
-    def counts(self, records: Sequence[Record]) -> list[Counts]:
-        return [_count(float(self._read(r["answer"]) == r["truth"]["answer"]), r) for r in records]
-
-    def _read(self, answer: str) -> str:
-        return answer.rstrip(".").lower() if self.dialect == "llava" else answer
+    def right(self, answer: str, truth: Mapping[str, Any]) -> float:
+        return float((answer.rstrip(".").lower() if self.dialect == "llava" else answer) == truth["answer"])
 
     def formulas(self, parts: Mapping[str, Mapping[str, float]]) -> Metrics:
         kinds = {kind: super(Gqa, self).formulas({kind: parts[kind]})["accuracy"] for kind in parts}
         return {**super().formulas(parts), "binary": kinds.get("binary"), "open": kinds.get("open")}
-
-
-def _count(right: float, record: Record) -> Counts:
-    return {"n": 1, "right": right, "unread": int(not record["answer"].strip())}
 
 
 def _two(data: Path, key: str, words: Sequence[str]) -> tuple[Path, list[dict[str, Any]]]:
