@@ -255,7 +255,7 @@ def test_sentences_for_what_cannot_run(tiny, scenes, tmp_path):
         run(tiny, scenes, tmp_path / "odd")
 
 
-@pytest.mark.parametrize("method", ["none", "clva"])
+@pytest.mark.parametrize("method", ["none", "clva", "clearsight", "clearsight:heads=selected", "deco"])
 @pytest.mark.parametrize("decoding", ["greedy", "beam:num_beams=3", "nucleus"])
 def test_a_reused_prefix_gives_the_same_answers(tiny, method, decoding):
     """Six questions an image: system and image prefilled once, or every question from its beginning."""

@@ -74,6 +74,10 @@ class ClearSight(Method):
     def opened(self) -> frozenset[str]:
         return frozenset() if self.off else self.doors
 
+    @property
+    def leaves_prefix_alone(self) -> bool:
+        return True
+
     def neutral(self) -> "ClearSight":
         return replace(self, enhance=1.0, suppress=1.0)
 

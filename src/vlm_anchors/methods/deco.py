@@ -69,6 +69,10 @@ class DeCo(Method):
     def opened(self) -> frozenset[str]:
         return frozenset() if self.off else self.doors
 
+    @property
+    def leaves_prefix_alone(self) -> bool:
+        return True
+
     def neutral(self) -> "DeCo":
         return replace(self, alpha=0.0, outside="kept")
 
