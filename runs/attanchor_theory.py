@@ -1,6 +1,7 @@
 """AttAnchor's theorems measured on the bundled model and held-out scenes: results/attanchor_theory.json, and its figures.
 
-python runs/attanchor_theory.py [--scenes 300] [--model scenes]
+python runs/attanchor_theory.py [--scenes 300] [--model scenes]      about ten minutes on one core
+python runs/attanchor_theory.py --draw                              the figures again, from the file
 
 Of each scene with three kinds of objects or more, POPE's six adversarial questions: about three objects that are there and
 three that are not. Theorem 1 is measured on the anchors that the best tau of Theorem 4 chooses.
@@ -23,6 +24,7 @@ from vlm_anchors.scenes import pope, render, sample
 from vlm_anchors.scenes.questions import POPE, article
 
 ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "results" / "attanchor_theory.json"
 TAUS = [round(0.05 * step, 2) for step in range(21)]
 PAPER = [0.08, 0.12, 0.14, 0.16]
 ALIGNMENTS = [1.0, 0.75, 0.5, 0.25]
@@ -56,7 +58,10 @@ def main():
     parser.add_argument("--scenes", type=int, default=300)
     parser.add_argument("--model", default="scenes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draw", action="store_true")
     given = parser.parse_args()
+    if given.draw:
+        return draw()
     torch.set_num_threads(1)
     vlm = va.load(given.model)
     scenes = list(probes_of(given.scenes, given.seed))
@@ -104,13 +109,22 @@ def main():
             "by layer": pulled,
         },
     }  # fmt: skip
-    text = json.dumps(rounded(result), indent=1)
-    (ROOT / "results" / "attanchor_theory.json").write_text(text + "\n", encoding="utf-8")
+    RESULT.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
+    draw()
+
+
+def draw():
+    """The figures, from the file."""
+    result = json.loads(RESULT.read_text("utf-8"))
+    tables = {one["alignment"]: one["by tau"] for one in result["corollary 1"]}
+    best = {one["alignment"]: one["tau"] for one in result["corollary 1"]}
     figures = ROOT / "docs" / "figures"
-    plots.selection(selection, {a: one["tau"] for a, one in best.items()}).savefig(
-        figures / "attanchor-selection.png", dpi=110
-    )
-    plots.pulls(pulled).savefig(figures / "attanchor-pulls.png", dpi=110)
+    drawn = {
+        "attanchor-selection": plots.selection(tables | {1.0: result["theorem 4"]["by tau"]}, best),
+        "attanchor-pulls": plots.pulls(result["theorem 1"]["by layer"]),
+    }
+    for name, figure in drawn.items():
+        figure.savefig(figures / f"{name}.png", dpi=110)
 
 
 if __name__ == "__main__":
