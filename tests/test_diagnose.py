@@ -1,6 +1,7 @@
 """`vlm-anchors diagnose`: verdicts follow from numbers either way, boxes are where scenes say, bad input is a sentence."""
 
 import json
+import random
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 from vlm_anchors import scenes
 from vlm_anchors.cli import main
 from vlm_anchors.look import premises, samples, verdicts
+from vlm_anchors.look.measures import middle_layer
 from vlm_anchors.look.premises import Observed
 from vlm_anchors.scenes.draw import objects_in, render, save
 
@@ -50,6 +52,7 @@ def test_a_model_that_meets_every_premise():
     seen = observed(fade=0.5, turn=0.6, first=0.4)
     assert all(holds(seen).values())
     assert verdicts.has_drift(seen)
+    assert "but attention on the image fades" in verdicts.suggestion(observed(fade=0.5), 0.2)["clva_why"]
     told = verdicts.suggestion(seen, 0.2)
     assert told["clva"] == "clva:positive_layer=6,layers=9-12"
     assert "absent" not in told["clva_why"]
@@ -72,19 +75,91 @@ def test_each_premise_can_fail(change, premise):
     assert [name for name, held in told.items() if not held] == [premise]
 
 
-def test_curves_that_cross_where_deep_maps_resemble_neither_are_no_drift():
-    """To the positive anchor 0.1 everywhere; to the negative 0 in the middle, then none, a little, or much."""
-    for turn, crosses, turns in ((0.0, False, False), (0.6, True, True)):
-        told = holds(observed(turn=turn))
-        assert (told["drift curves cross"], told["deep maps turn to the first layer's"]) == (crosses, turns)
-        assert verdicts.has_drift(observed(turn=turn)) == (crosses and turns)
-    seen = observed(turn=0.3)
-    for table in seen.drift:
+def curve(*values):
+    """A curve over depth, straight between values given at equal distances from the first layer to the last."""
+
+    def at(layer, depth):
+        place = (layer - 1) / (depth - 1) * (len(values) - 1)
+        left = min(int(place), len(values) - 2)
+        return values[left] + (place - left) * (values[left + 1] - values[left])
+
+    return at
+
+
+PAPER, LEAVES = curve(0.9, 0.4, 0.1, 0.4, 0.6), curve(0.2, 0.8, 0.7, 0.3, 0.2)
+"""Fig. 2b: to the negative anchor down and up again, to the positive up and down again."""
+CURVES = {
+    "as in the paper": (PAPER, LEAVES, True, True),
+    "back from a low after the middle layer": (curve(0.9, 0.8, 0.6, 0.1, 0.6, 0.7), curve(0.2, 0.7, 0.8, 0.6, 0.2), True, True),
+    "away from both": (curve(0.9, 0.3, 0.1, 0.1, 0.1), curve(0.2, 0.8, 0.6, -0.1, -0.1), True, False),
+    "still nearer to the middle": (curve(0.9, 0.3, 0.1, 0.3, 0.4), curve(0.2, 0.8, 0.9, 0.8, 0.8), False, True),
+    "never away from the first": (curve(0.9, 0.8, 0.7, 0.8, 0.9), curve(0.1, 0.3, 0.3, 0.2, 0.1), False, True),
+    "holding": (curve(0.9, 0.3, 0.1, 0.0, 0.0), curve(0.2, 0.8, 0.9, 0.9, 0.8), False, False),
+    "flat": (curve(0.3, 0.3), curve(0.3, 0.3), False, False),
+    "flat, one above": (curve(0.9, 0.9), curve(0.8, 0.8), False, False),
+    "sure but tiny": (curve(0.9, 0.3, 0.30, 0.34, 0.34), curve(0.2, 0.8, 0.31, 0.31, 0.31), False, False),
+}  # fmt: skip
+
+
+def drawn(negative, positive, depth, questions=40, noise=0.0, seed=0):
+    """A model with these drift curves, and noise of that deviation in each question and layer."""
+    draw, seen = random.Random(seed), Observed(depth, middle_layer(depth))
+    for _ in range(questions):
+        seen.shares.append([{"layer": layer, "visual": 0.5, "counting": 0.8} for layer in range(1, depth + 1)])
+        seen.drift.append(
+            [
+                {
+                    "layer": layer,
+                    "to_negative": draw.gauss(negative(layer, depth), noise),
+                    "to_positive": draw.gauss(positive(layer, depth), noise),
+                }
+                for layer in range(1, depth + 1)
+            ]
+        )
+    return seen
+
+
+@pytest.mark.parametrize("depth", [12, 32])
+@pytest.mark.parametrize("name", CURVES)
+def test_drift_is_what_the_paper_draws_and_nothing_else(name, depth):
+    """Curves that cross and turn; each of the two can be there without the other."""
+    negative, positive, crosses, turns = CURVES[name]
+    for noise in (0.0, 0.1):
+        seen = drawn(negative, positive, depth, noise=noise)
+        assert (verdicts._crosses(seen).holds, verdicts._turns(seen).holds) == (crosses, turns)
+        assert verdicts.has_drift(seen) == (crosses and turns)
+
+
+@pytest.mark.parametrize("questions", [2, 5, 40])
+@pytest.mark.parametrize("name", ["flat", "flat, one above"])
+def test_noise_is_seldom_called_drift(name, questions):
+    negative, positive, *_ = CURVES[name]
+    called = [verdicts.has_drift(drawn(negative, positive, 12, questions, 0.3, seed)) for seed in range(200)]
+    assert sum(called) <= 10, "at most one in twenty"
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.3])
+def test_drift_is_found_in_noise(noise):
+    assert all(verdicts.has_drift(drawn(PAPER, LEAVES, 12, 40, noise, seed)) for seed in range(50))
+
+
+@pytest.mark.parametrize(
+    ("values", "fades"),
+    [
+        ((0.6, 0.6, 0.6, 0.3, 0.2), True),
+        ((0.9, 0.5, 0.5, 0.5, 0.5), False),
+        ((0.5, 0.5), False),
+        ((0.2, 0.4, 0.6), False),
+    ],
+)
+def test_fading_is_told_against_the_intermediate_layers(values, fades):
+    """Attention that is high in the first layer alone, as it is where all tokens are alike, does not fade with depth."""
+    seen = drawn(*CURVES["holding"][:2], 12)
+    for table in seen.shares:
         for row in table:
-            row["to_negative"] = max(row["to_negative"], 0.3)
-    told = holds(seen)
-    assert told["drift curves cross"] and not told["deep maps turn to the first layer's"]
-    assert not verdicts.has_drift(seen)
+            row["visual"] = curve(*values)(row["layer"], 12)
+    assert verdicts._fades(seen).holds == fades
+    assert not verdicts.has_drift(seen), "fading is no drift"
 
 
 def test_words_that_do_not_find_their_patches():
@@ -156,7 +231,7 @@ def test_a_batch_is_measured_as_its_samples_alone(tiny):
     probes = samples.from_scenes(2, ["cup?", "Is there a very small dog in the image?"])
     together = premises.observe(tiny, probes)
     for at, probe in enumerate(probes):
-        alone = premises.observe(tiny, [probe])
+        alone = premises.observe(tiny, [probe, probe])
         for name in ("visual", "counting", "first"):
             ours = torch.tensor([row[name] for row in together.shares[at]])
             assert torch.allclose(ours, torch.tensor([row[name] for row in alone.shares[0]]), atol=1e-5)
@@ -216,6 +291,13 @@ def test_bad_input(run, tmp_path, arguments, sentence):
     assert "Traceback" not in err
 
 
+def test_one_question_is_not_enough(run, red, tmp_path):
+    red.save(tmp_path / "red.png")
+    code, out, err = run("--images", tmp_path)
+    assert (code, out) == (2, "")
+    assert "tells a difference from chance by how much questions differ; found 1. Give two images" in err
+
+
 def test_a_broken_list_of_objects(tmp_path):
     from PIL import PngImagePlugin
 
@@ -238,4 +320,4 @@ def test_a_model_too_shallow_is_refused(tmp_path_factory):
 
     vlm = SimpleNamespace(model=built.llava(layers=3), processor=SimpleNamespace(tokenizer=None), name="small")
     with pytest.raises(CannotAct, match="small has 3 decoder layers; diagnose reads decoders of 4 layers or more"):
-        premises.observe(vlm, [])
+        premises.observe(vlm, samples.from_scenes(2))

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..calibration import calibrate
 from ..engine import attach
 from ..engine.site import find_site
-from ..errors import AnchorsWarning, CannotAct
+from ..errors import AnchorsWarning, BadSetting, CannotAct
 from ..generate import read_sample
 from ..prepare import prepare
 from . import measures
@@ -58,8 +58,14 @@ class Observed:
 def observe(vlm: "Vlm", probes: Sequence[Probe], progress: Any = lambda done: None) -> Observed:
     """Run every question through the plain model once, as a prompt; nothing is generated.
 
-    Raises `CannotAct` for models that look at their image in a Q-Former, or that are too shallow for a middle layer.
+    Raises `CannotAct` for models that look at their image in a Q-Former, or that are too shallow for a middle layer, and
+    `BadSetting` for a single question, from which nothing can be told from chance.
     """
+    if len(probes) < 2:
+        raise BadSetting(
+            f"diagnose tells a difference from chance by how much questions differ; found {len(probes)}. Give two images or "
+            "questions, better a hundred."
+        )
     site = find_site(vlm.model, vlm.processor.tokenizer)
     if site.kind != "decoder" or site.depth < 4:
         why = "looks at its image in a Q-Former" if site.kind != "decoder" else f"has {site.depth} decoder layers"

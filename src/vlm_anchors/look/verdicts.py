@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from .measures import Table
 
 FADES = 0.8
-"""Deep layers look away if their share of the image is below this part of the highest layer's."""
+"""Deep layers look away if their share of the image is below this part of the intermediate layers'."""
 CROSSES = 0.05
-"""By how much the curve to the negative anchor must lie above the one to the positive, or above itself earlier."""
+"""A difference of correlations smaller than this is none, however many questions make it sure."""
 SINK = 0.2
 """Mean share on the first token from which it is called a sink."""
 OFTEN = 0.9
@@ -49,11 +49,12 @@ def verdicts(seen: Observed, tau: float | None, concern: str) -> list[Verdict]:
 
 
 def has_drift(seen: Observed) -> bool:
-    """What CLVA repairs: deep layers look away from the image, or their maps turn to the first layer's.
+    """CLVA's drift: deep maps leave the middle layer's anchors and turn back to the first layer's (docs/decisions/0040-drift.md).
 
-    Curves that cross are not enough: they also do where deep maps resemble neither anchor.
+    Curves that cross are not enough: they also do where deep maps resemble neither anchor. Nor is a rise alone, where maps
+    never leave the positive anchor. That attention on the image fades is another premise (`_fades`).
     """
-    return bool(_fades(seen).holds or (_crosses(seen).holds and _turns(seen).holds))
+    return bool(_crosses(seen).holds and _turns(seen).holds)
 
 
 def _deep(seen: Observed) -> range:
@@ -61,49 +62,64 @@ def _deep(seen: Observed) -> range:
     return range(seen.depth - max(seen.depth // 3, 1) + 1, seen.depth + 1)
 
 
+def _between(seen: Observed) -> range:
+    """Intermediate layers: from the middle one, whose anchors CLVA takes, up to the deep ones."""
+    return range(seen.middle, _deep(seen).start)
+
+
+def _over(table: "Table", column: str, layers: range) -> float:
+    """A question's mean over layers."""
+    values = [row[column] for row in table if row["layer"] in layers]
+    return sum(values) / len(values)
+
+
+def _span(layers: range) -> str:
+    return f"{layers.start}-{layers.stop - 1}" if len(layers) > 1 else str(layers.start)
+
+
 def _fades(seen: Observed) -> Verdict:
-    table = measures.average(seen.shares)
-    peak = max(table, key=lambda row: row["visual"])
-    deep = sum(row["visual"] for row in table if row["layer"] in _deep(seen)) / len(_deep(seen))
-    holds = deep < FADES * peak["visual"]
-    counting = table[0]["counting"]
+    pairs = [(_over(table, "visual", _deep(seen)), _over(table, "visual", _between(seen))) for table in seen.shares]
+    mean, error = mean_and_error([deep - FADES * between for deep, between in pairs])
+    deep, between = (sum(each) / len(each) for each in zip(*pairs, strict=True))
+    counting = sum(table[0]["counting"] for table in seen.shares) / len(seen.shares)
+    holds = mean < -SIGMAS * error
     return Verdict(
         "deep layers look away from the image", "CLVA", holds,
-        f"{deep:.0%} in layers {_deep(seen).start}-{seen.depth}, {peak['visual']:.0%} at most (layer {peak['layer']}), "
-        f"{counting:.0%} by counting tokens",
-        "attention fades with depth, as CLVA assumes" if holds else "attention does not fade: nothing to bring back",
+        f"{deep:.0%} in layers {_span(_deep(seen))}, {between:.0%} in layers {_span(_between(seen))}, {counting:.0%} by "
+        "counting tokens",
+        "attention on the image fades with depth" if holds else "attention on the image does not fade with depth",
     )  # fmt: skip
 
 
 def _crosses(seen: Observed) -> Verdict:
-    def excess(table: "Table") -> float:
-        rows = [row for row in table if row["layer"] in _deep(seen)]
-        return sum(row["to_negative"] - row["to_positive"] for row in rows) / len(rows)
+    """Fig. 2b: in the intermediate layers the curve to the positive anchor is the higher one, in the deep ones the other."""
 
-    mean, error = mean_and_error([excess(table) for table in seen.drift])
-    holds = mean > max(CROSSES, SIGMAS * error)
+    def gaps(layers: range) -> list[float]:
+        return [_over(table, "to_negative", layers) - _over(table, "to_positive", layers) for table in seen.drift]
+
+    mean, error = mean_and_error(gaps(_deep(seen)))
+    before, _ = mean_and_error(gaps(_between(seen)))
+    holds = before < 0 and mean > max(CROSSES, SIGMAS * error)
     return Verdict(
         "drift curves cross (Fig. 2b)", "CLVA", holds,
-        f"negative less positive anchor: {mean:+.2f} ± {SIGMAS * error:.2f} in layers {_deep(seen).start}-{seen.depth}",
-        "deep maps are less like the middle layer's than the first's" if holds else "they stay as near to the middle's",
+        f"negative less positive anchor: {before:+.2f} in layers {_span(_between(seen))}, {mean:+.2f} ± {SIGMAS * error:.2f} in "
+        f"layers {_span(_deep(seen))}",
+        "deep maps are less like the middle layer's than the first's" if holds else "they do not change places",
     )  # fmt: skip
 
 
 def _turns(seen: Observed) -> Verdict:
-    """Fig. 2b's other half: the correlation with the negative anchor rises from the middle layer to the deep ones."""
-
-    def deep_and_middle(table: "Table") -> tuple[float, float]:
-        rows = [row["to_negative"] for row in table if row["layer"] in _deep(seen)]
-        return sum(rows) / len(rows), next(row["to_negative"] for row in table if row["layer"] == seen.middle)
-
-    pairs = [deep_and_middle(table) for table in seen.drift]
-    mean, error = mean_and_error([deep - middle for deep, middle in pairs])
-    deep, middle = (sum(each) / len(each) for each in zip(*pairs, strict=True))
+    """Fig. 2b's other half: the correlation with the negative anchor rises from the intermediate layers to the deep ones."""
+    pairs = [
+        (_over(table, "to_negative", _deep(seen)), _over(table, "to_negative", _between(seen))) for table in seen.drift
+    ]
+    mean, error = mean_and_error([deep - between for deep, between in pairs])
+    deep, between = (sum(each) / len(each) for each in zip(*pairs, strict=True))
     holds = mean > max(CROSSES, SIGMAS * error)
     return Verdict(
         "deep maps turn to the first layer's (Fig. 2b)", "CLVA", holds,
-        f"correlation with the negative anchor {deep:+.2f} in layers {_deep(seen).start}-{seen.depth}, {middle:+.2f} in layer "
-        f"{seen.middle}; change {mean:+.2f} ± {SIGMAS * error:.2f}",
+        f"correlation with the negative anchor {between:+.2f} in layers {_span(_between(seen))}, {deep:+.2f} in layers "
+        f"{_span(_deep(seen))}; change {mean:+.2f} ± {SIGMAS * error:.2f}",
         "they take up its map again" if holds else "they do not take up its map",
     )  # fmt: skip
 
@@ -201,6 +217,8 @@ def suggestion(seen: Observed, tau: float | None) -> dict[str, Any]:
     why = "its anchors lie on the asked object most often" if known else "it looks at the image most"
     off = _negative_off_objects(seen)
     drift = "" if has_drift(seen) else " The drift it repairs is absent here, so expect no gain from it."
+    if drift and _fades(seen).holds:
+        drift = " The drift it repairs is absent here, but attention on the image fades, and that it raises."
     return {
         "clva": f"clva:positive_layer={layer},layers={first}-{seen.depth}{'' if off is None or off.holds else ',beta=0'}",
         "clva_why": f"layer {layer}: {why}.{drift}",
