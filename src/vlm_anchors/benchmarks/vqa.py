@@ -94,7 +94,7 @@ class _ShortAnswers(Benchmark):
 
     dialect: str
     dialects: ClassVar[tuple[str, ...]] = ("official", "evalai")
-    metrics_of = (Metric("accuracy", "higher", "percent"),)
+    metrics_of: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", "higher", "percent"),)
     protocols = ("llava", "bare")
 
     def __post_init__(self):

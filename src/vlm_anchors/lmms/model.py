@@ -80,7 +80,8 @@ class VlmAnchors(lmms):
 
     def _samples(self, batch: Sequence[Any]) -> list[Sample]:
         """Questions with their images; what a task gives as one object stays one, so that its prefix is shared."""
-        samples, given, read = [], [], {}
+        samples, given = [], []
+        read: dict[int, Any] = {}
         for request in batch:
             words, _, visual, place, task, split = request.args
             images = visual(self.task_dict[task][split][place]) or []

@@ -9,10 +9,8 @@ import collections
 import functools
 import hashlib
 import json
-import platform
 import random
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from ..provenance import provenance
 from . import coco, draw, pope, questions
 from .questions import QA
 from .scene import Scene, sample
@@ -209,28 +207,15 @@ def measure(folder: str | Path, images: int = 500, seed: int = 0, split: str = "
     }
 
 
-def provenance(folder: str | Path, seed: int, split: str) -> dict:
-    """With what, on what and from which commit the figures were made."""
-    here = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True
+def how(folder: str | Path, seed: int, split: str) -> dict:
+    """What was measured and how, with the versions, device and commit."""
+    return provenance(
+        command="runs/scenes_model.sh",
+        weights_sha256=hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest(),
+        scenes={"split": split, "seed": seed},
+        decoding="greedy, float32, plain transformers generate",
+        intervals="95 %, percentile bootstrap over images, 2000 draws",
     )
-    return {
-        "command": "runs/scenes_model.sh",
-        "weights_sha256": hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest(),
-        "scenes": {"split": split, "seed": seed},
-        "decoding": "greedy, float32, plain transformers generate",
-        "intervals": "95 %, percentile bootstrap over images, 2000 draws",
-        "commit": commit.stdout.strip() or None,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "numpy": np.__version__,
-        },
-        "device": f"cpu ({platform.machine()})",
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
 
 
 def main() -> None:
@@ -243,7 +228,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     found = {
-        **provenance(given.folder, given.seed, given.split),
+        **how(given.folder, given.seed, given.split),
         **measure(given.folder, given.images, given.seed, given.split),
     }
     text = json.dumps(found, indent=1) + "\n"
