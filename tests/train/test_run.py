@@ -44,10 +44,7 @@ def done(tiny_folder, data, held, tmp_path_factory):
 
 def loss_on(vlm, file, method):
     """Mean loss over the validation batches as the trainer takes it: a mean over conversations of batch means."""
-    rows = [
-        {"images": list(one.images), "messages": [{"role": turn.role, "content": turn.text} for turn in one.turns]}
-        for one in read_data(file)[0]
-    ]
+    rows = [one.row() for one in read_data(file)[0]]
     collator, losses = Collator(vlm), []
     with torch.no_grad(), attach(vlm, method) as handle:
         for at in range(0, len(rows), 2):

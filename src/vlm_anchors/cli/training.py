@@ -9,6 +9,7 @@ import typer
 from . import options as given
 
 
+@given.takes_model
 def train(
     method: Annotated[
         str,
@@ -20,6 +21,7 @@ def train(
         Path, typer.Option("--data", metavar="FILE_OR_DIR", help="Conversations: LLaVA-Instruct's JSON, or messages.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The adapter's folder; run again to go on.")],
+    model: given.Chosen,
     images: Annotated[
         Path | None,
         typer.Option("--images", metavar="DIR", help="Where image names count from. Default: beside the data."),
@@ -44,13 +46,8 @@ def train(
             "--set", metavar="NAME=VALUE", help="Change a value of the preset; repeat. Names: docs/training.md."
         ),
     ] = None,
-    seed: given.Seed = None,
-    model: given.Model = "scenes",
-    device: given.Device = None,
-    attn: given.Attention = None,
-    revision: given.Revision = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="Seed of split, order and adapters.")] = None,
     json: given.Json = False,
-    debug: given.Debug = False,
 ) -> None:
     """Train LoRA adapters on anchored sequences.
 
@@ -63,11 +60,10 @@ def train(
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    values = _values(changed or [], tau=tau, seed=seed)
-    chosen = settings(preset, **values)
+    chosen = settings(preset, **_values(changed or [], tau=tau, seed=seed))
     done = run(
-        model, data, out, method=method, settings=chosen, images=images, validation=_share_or_file(validation),
-        skip_bad=skip_bad, device=device, revision=revision, attn_implementation=attn,
+        model.name, data, out, method=method, settings=chosen, images=images, validation=_share_or_file(validation),
+        skip_bad=skip_bad, **model.settings,
     )  # fmt: skip
     if int(os.environ.get("RANK", 0)):
         return

@@ -44,6 +44,13 @@ class Conversation:
     images: tuple[str, ...]
     turns: tuple[Turn, ...]
 
+    def row(self) -> dict[str, Any]:
+        """As a row of a data set: image paths, and messages whose images stand before the first question."""
+        return {
+            "images": list(self.images),
+            "messages": [{"role": turn.role, "content": turn.text} for turn in self.turns],
+        }
+
 
 class Bad(NamedTuple):
     """A row that cannot be used: its place, the kind of fault in a few words, and the fault itself."""

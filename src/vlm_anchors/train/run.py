@@ -56,14 +56,15 @@ def train(
     validation: float | str | Path = 0.05,
     skip_bad: bool = False,
     device: str | None = None,
-    revision: str | None = None,
-    attn_implementation: str | None = None,
+    dtype: str | None = None,
+    **loading: Any,
 ) -> Trained:
     """Trains LoRA adapters on the language model and the projector, on anchored sequences.
 
     model: as in `va.load`. data, images, skip_bad: as in `read_data`. method: SPEC of a method that changes inputs
     ("attanchor", "attanchor-i2t:pause_tokens=2"); without a tau it has the settings'; tau=1 trains the plain model.
-    validation: the share of the images whose conversations are kept for it, or a data file of its own.
+    validation: the share of the images whose conversations are kept for it, or a data file of its own. dtype: of the frozen
+    weights; by default the precision's on a card, float32 on a CPU. loading: what else `va.load` takes, such as a revision.
 
     Raises `BadData`, `BadSetting`, `BadModel` or `CannotAct` before anything is trained.
     """
@@ -71,9 +72,7 @@ def train(
     anchors = _method(method, chosen)
     trained, checked, bad = _conversations(Path(data), images, validation, skip_bad, chosen.seed)
     chosen = _fitting(chosen, device)
-    vlm = load(
-        model, device="cpu", revision=revision, attn_implementation=attn_implementation, dtype=_dtype(chosen, device)
-    )
+    vlm = load(model, device="cpu", dtype=dtype or _dtype(chosen, device), **loading)
     collator = Collator(_scaled(vlm, chosen))
     told = {
         "model": str(model), "revision": vlm.revision, "method": anchors.spec(), "data": str(data),
@@ -175,15 +174,7 @@ def _world() -> int:
 def _dataset(conversations: Sequence[Conversation]) -> Any:
     from datasets import Dataset
 
-    return Dataset.from_list(
-        [
-            {
-                "images": list(one.images),
-                "messages": [{"role": turn.role, "content": turn.text} for turn in one.turns],
-            }
-            for one in conversations
-        ]
-    )
+    return Dataset.from_list([one.row() for one in conversations])
 
 
 def _trainer(
