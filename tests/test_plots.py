@@ -29,6 +29,8 @@ PULLED = [
                                                         "lift_rises") for end in ("", "_low", "_high")}}
     for layer in LAYERS
 ]  # fmt: skip
+CROWDED = [{"tau": tau, "F1": 80.0} for tau in (0.08, 0.1, 0.12, 0.14, 0.16, 0.2, 0.3, 0.5, 1.0)]
+LONG = ("none", "attanchor:tau=0.135,tokens=all+clva:alpha=5")
 FIGURES = {
     "intensity": lambda: plots.intensity_matrix(HEADS),
     "strip": lambda: plots.heat_strip(IMAGE, dict.fromkeys(range(1, 9), MAP), "where layers look"),
@@ -37,6 +39,8 @@ FIGURES = {
     "shares": lambda: plots.share_curves({"none": SHARES, "clva": SHARES}),
     "signposts": lambda: plots.signposts(IMAGE, POSTS, 8, 8),
     "radar": lambda: plots.radar(SCORES),
+    "long names": lambda: plots.before_after(IMAGE, MAP, MAP, LONG, "decoder layer 3"),
+    "crowded dial": lambda: plots.sweep(CROWDED, "tau", ["F1"]),
     "sweep": lambda: plots.sweep(SWEEP, "alpha", ["F1"], baseline={"F1": 79.5}),
     "selection": lambda: plots.selection({1.0: CHOSEN, 0.5: CHOSEN}, {1.0: 0.5, 0.5: 0.5}),
     "pulls": lambda: plots.pulls(PULLED),
@@ -44,17 +48,31 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_figures_are_drawn_within_their_frame(name, tmp_path):
-    figure = FIGURES[name]()
-    assert isinstance(figure, Figure)
-    figure.savefig(tmp_path / "figure.png", dpi=50)
-    inside = figure.bbox
-    for axes in figure.axes:
+@pytest.fixture(scope="module", params=FIGURES)
+def drawn(request):
+    """A figure after it was laid out, which is when places are known."""
+    figure = FIGURES[request.param]()
+    figure.draw_without_rendering()
+    return figure
+
+
+def test_nothing_sticks_out_of_the_frame(drawn):
+    assert isinstance(drawn, Figure)
+    inside = drawn.bbox
+    for axes in drawn.axes:
         box = axes.get_tightbbox()
         if box is not None:
-            assert box.x0 >= inside.x0 - 2 and box.x1 <= inside.x1 + 2, name
-            assert box.y0 >= inside.y0 - 2 and box.y1 <= inside.y1 + 2, name
+            assert box.x0 >= inside.x0 - 2 and box.x1 <= inside.x1 + 2
+            assert box.y0 >= inside.y0 - 2 and box.y1 <= inside.y1 + 2
+
+
+def test_words_do_not_overlap(drawn):
+    """Titles of neighbours, and the numbers below an axis."""
+    titles = [axes.title for axes in drawn.axes if axes.get_title()]
+    rows = [titles, *([label for label in axes.get_xticklabels() if label.get_text()] for axes in drawn.axes)]
+    for row in rows:
+        boxes = [words.get_window_extent() for words in row]
+        assert [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)] == []
 
 
 @pytest.mark.parametrize("name", ["intensity", "drift", "shares", "sweep", "selection", "pulls", "losses"])

@@ -74,8 +74,9 @@ def _before_after(study: Study, one: Seen) -> Drawn:
     at = int((plain - edited).abs().sum(-1).argmax())
     layer = study.plain.after[0].layers[at]
     figure = plots.before_after(
-        study.frame.image, study.frame.grid(plain[at]), study.frame.grid(edited[at]), (study.plain.name, one.name)
-    )
+        study.frame.image, study.frame.grid(plain[at]), study.frame.grid(edited[at]), (study.plain.name, one.name),
+        f"decoder layer {layer}",
+    )  # fmt: skip
     caption = (
         f"{one.name} against {study.plain.name} in layer {layer}, where the map for the answer's first word changed most "
         "(Fig. 6 and 7 of the paper); one scale for both."

@@ -5,6 +5,7 @@ Heat runs on "viridis" and "inferno", which rise evenly in lightness for all eye
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HEAT = "viridis"
+OVER_IMAGE = "inferno"
 GREY = "#666666"
 
 
@@ -102,20 +104,20 @@ def _overlay(axes: Any, image: "Image.Image", values: Any, top: float | None = N
     norm = PowerNorm(0.5, vmin=0, vmax=top or max(float(values.max()), 1e-9))
     axes.imshow(image.convert("L"), cmap="gray", extent=(0, width, height, 0), vmin=-80, vmax=255)
     return axes.imshow(
-        np.asarray(values), cmap="inferno", alpha=0.62, extent=(0, width, height, 0), interpolation="nearest", norm=norm
+        np.asarray(values), cmap=OVER_IMAGE, alpha=0.62, extent=(0, width, height, 0), interpolation="nearest", norm=norm
     )  # fmt: skip
 
 
 def before_after(image: "Image.Image", before: Any, after: Any, names: tuple[str, str], title: str = "") -> "Figure":
     """Fig. 6 and 7: the same layer's map with and without a method, on one scale."""
-    figure = _figure(7.2, 2.9)
+    figure = _figure(7.2, 3.1)
     every = figure.subplots(1, 3)
     every[0].imshow(image)
     every[0].set_title("image", fontsize=10)
     top = max(float(before.max()), float(after.max()), 1e-9)
     for axes, values, name in zip(every[1:], (before, after), names, strict=True):
         drawn = _overlay(axes, image, values, top)
-        axes.set_title(f"{name}: {float(values.sum()):.0%} on the image", fontsize=10)
+        axes.set_title(f"{textwrap.fill(name, 28)}\n{float(values.sum()):.0%} on the image", fontsize=9)
     for axes in every:
         axes.set_axis_off()
     figure.colorbar(drawn, ax=every[1:], label="attention to a patch", shrink=0.85)
@@ -254,9 +256,20 @@ def sweep(
         if baseline and metric in baseline:
             axes.axhline(baseline[metric], color=COLOURS[number], linewidth=1, linestyle=":", label=f"{metric}, plain")
     _dress(axes, dial, f"score ({unit})")
-    axes.set_xticks(x)
+    axes.set_xticks(_apart(x))
+    axes.set_xticks(x, minor=True)
     figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     return figure
+
+
+def _apart(values: Sequence[float]) -> list[float]:
+    """Of rising values those that can be written below an axis side by side; the first and the last are kept."""
+    room = (values[-1] - values[0]) / 12
+    kept = [values[0]]
+    for value in values[1:]:
+        if value - kept[-1] >= room and (values[-1] - value >= room or value == values[-1]):
+            kept.append(value)
+    return kept
 
 
 def losses(tables: "Mapping[str, Table]", best: Mapping[str, int] | None = None) -> "Figure":
@@ -304,7 +317,7 @@ def selection(tables: "Mapping[float, Table]", best: Mapping[float, float]) -> "
     _dress(right, "tau (cosine)", "F1")
     left.set_ylim(0, 1.02)
     for axes in (left, right):
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False)
     return figure
 
 
@@ -323,10 +336,10 @@ def pulls(table: "Table") -> "Figure":
         _band(right, number, table, "layer", name)
     right.axhline(0.5, color=GREY, linewidth=1, linestyle=":", label="as often as not")
     _dress(left, "decoder layer", "attention score to the patch (logit)", layers)
-    _dress(right, "decoder layer", "share of pairs in which the copy's is higher", layers)
+    _dress(right, "decoder layer", "share of pairs, copy above word", layers)
     right.set_ylim(0, 1.02)
     for axes in (left, right):
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False)
     return figure
 
 
