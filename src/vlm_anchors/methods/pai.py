@@ -64,6 +64,10 @@ class PAI(Method):
         number(self, "cut", 0, 1)
         check_range(self, "layers")
 
+    @property
+    def leaves_prefix_alone(self) -> bool:
+        return self.gamma == 1
+
     def opened(self) -> frozenset[str]:
         opened = {"attention"} if self.alpha else set()
         return frozenset(opened | ({"logits"} if self.gamma != 1 else set()))
