@@ -1,6 +1,7 @@
 """The second branch: its twin cache follows the first in everything `generate` does, and nothing of it stays behind."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -12,6 +13,7 @@ from vlm_anchors.engine import attach
 from vlm_anchors.engine.branch import Led
 from vlm_anchors.errors import AnchorsWarning, CannotAct
 from vlm_anchors.methods.deco import DeCo
+from vlm_anchors.methods.imccd import IMCCD
 from vlm_anchors.methods.memvr import MemVR
 from vlm_anchors.methods.pai import PAI
 from vlm_anchors.methods.vcd import VCD
@@ -84,6 +86,40 @@ def test_nothing_rides_on_the_cache_after_the_block():
     found, _ = step(model, cache, tokens, mask)
     wanted, _ = step(model, start(model, batch), tokens, mask)
     assert torch.equal(found, wanted)
+
+
+def rows_read(model, batch, method):
+    """How many tokens each pass of the decoder reads, and the logits."""
+    read = []
+    hook = model.get_decoder().register_forward_pre_hook(
+        lambda module, args, given: read.append(given["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    with attach(model, method), torch.no_grad():
+        logits = model(**batch).logits[:, -1]
+    hook.remove()
+    return read, logits
+
+
+def test_a_branch_that_only_edits_attention_reads_the_text_alone():
+    model, batch = model_of("llava"), CASES["llava"].batch()
+    length = batch["input_ids"].shape[1]
+    text = length - min(row.index(tiny.IMAGE) + row.count(tiny.IMAGE) for row in batch["input_ids"].tolist())
+    assert rows_read(model, batch, IMCCD(beta=0.0))[0] == [length, text]
+
+
+def test_a_branch_is_not_edited_by_the_methods_beside_it():
+    """MemVR changes the first branch's MLPs in all rows: the second reads the whole prompt, and as without MemVR."""
+    model, batch = model_of("llava"), CASES["llava"].batch()
+    length = batch["input_ids"].shape[1]
+    memvr, imccd = MemVR(gamma=0.0, alpha=0.5), IMCCD(alpha=1.0, beta=0.0)
+    read, both = rows_read(model, batch, [memvr, imccd])
+    assert read == [length, length]
+    _, first = rows_read(model, batch, [memvr, replace(imccd, alpha=0.0, rate=1 / 3)])
+    _, alone = rows_read(model, batch, imccd)
+    _, unmixed = rows_read(model, batch, replace(imccd, alpha=0.0))
+    second = 2 * unmixed - alone
+    assert (both - (2 * first - second)).abs().max() < 1e-4
+    assert (first - unmixed).abs().max() > 1e-2
 
 
 def test_rope_deltas_stay_the_first_branch_s():

@@ -1,4 +1,4 @@
-"""The parts of an Edit that stand for one another: values replaced, outputs added to, scores shifted by a bias's amount."""
+"""The parts of an Edit that stand for one another: values or outputs replaced, scores shifted by a bias's amount."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,9 +32,9 @@ class Try(Method):
         visual = view.visual_of(view.value)
         if self.part == "value":
             return Edit(value=view.with_visual(view.value, torch.zeros_like(visual)))
-        if self.part == "add":
-            groups = weights.shape[1] // visual.shape[1]
-            return Edit(add=-weights @ visual.repeat_interleave(groups, 1))
+        if self.part == "output":
+            unseen = view.scores().softmax(-1).masked_fill(view.visual_keys()[:, None, None], 0)
+            return Edit(output=view.weighted(unseen))
         if self.part == "bias":
             return Edit(bias=torch.full_like(weights, 2.0))
         if self.part == "shift":
@@ -43,7 +43,7 @@ class Try(Method):
 
 
 @pytest.mark.parametrize("name", list(CASES))
-@pytest.mark.parametrize(("one", "two"), [("value", "add"), ("bias", "shift"), ("key", "none")])
+@pytest.mark.parametrize(("one", "two"), [("value", "output"), ("bias", "shift"), ("key", "none")])
 def test_two_ways_of_one_edit(name, one, two):
     model, batch = model_of(name), CASES[name].batch()
     with attach(model, Try(one)):

@@ -7,13 +7,14 @@ its positions, and with them what M-RoPE models keep as rope_deltas on the model
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from .passing import RIDER, Pass
 from .rows import TextRows
@@ -22,6 +23,8 @@ KEYWORD = "steering"
 """The one keyword that carries a pass from the decoder to its attention layers."""
 TWIN = "twin"
 """The name under which a generation's memory holds its second branch."""
+NUMBER = "doors"
+"""The name under which a generation's memory holds the number of the handle it belongs to; a branch's has none."""
 
 
 @dataclass(eq=False)
@@ -33,6 +36,8 @@ class Branch:
     positions: Int[Tensor, "*n q"] | None
     steering: Pass | None = None
     """The branch's own edit of attention, where it has one; no other door acts on a branch."""
+    shared: int = 0
+    """Leading tokens that the first branch reads alike, so that its keys and values serve here too."""
 
 
 class Twin:
@@ -44,9 +49,16 @@ class Twin:
         self.next = None if branch.positions is None else branch.positions[..., -1:] + 1
         self.generation = None if branch.steering is None else branch.steering.generation
 
-    def prefill(self, stack: nn.Module, branch: Branch) -> Float[Tensor, "b d"]:
-        """The last token's final hidden state."""
-        return self._run(stack, branch.embeds, branch.positions, branch.steering)
+    def prefill(self, stack: nn.Module, branch: Branch, first: Any = None) -> Float[Tensor, "b d"]:
+        """The last token's final hidden state. first: the first branch's cache, which holds the prompt by now."""
+        known = branch.shared if first is not None and holds_all(first) else 0
+        positions, steering = branch.positions, branch.steering
+        if known:
+            for number, own in enumerate(first.layers):
+                self.cache.update(own.keys[:, :, :known], own.values[:, :, :known], number)
+            positions = None if positions is None else positions[..., known:]
+            steering = None if steering is None else replace(steering, rows=steering.rows.after(known))
+        return self._run(stack, branch.embeds[:, known:], positions, steering)
 
     def step(self, stack: nn.Module, embeds: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b d"]:
         positions = self.next
@@ -93,6 +105,11 @@ class Twin:
             self.mask = change(self.mask, 0)
         if self.next is not None:
             self.next = change(self.next, self.next.dim() - 2)
+
+
+def holds_all(cache: Any) -> bool:
+    """Whether a cache's layers hold every key where the model put it: no window, no other precision, none elsewhere."""
+    return all(type(layer) in (DynamicLayer, StaticLayer) for layer in cache.layers) and not cache.offloading
 
 
 _FOLLOWED = ("reorder_cache", "crop", "batch_repeat_interleave", "batch_select_indices")

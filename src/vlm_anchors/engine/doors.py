@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import CannotAct
 from ..methods.base import Method, name_of
-from .branch import KEYWORD, TWIN, Branch, Twin, lead
+from .branch import KEYWORD, NUMBER, TWIN, Branch, Twin, lead
 from .passing import Pass
 from .prompt import real_rows
 from .reading import Prompt, Tower, find_tower
@@ -29,8 +29,6 @@ from .site import Site
 if TYPE_CHECKING:
     from .facts import Facts
 
-NUMBER = "doors"
-"""The name under which a generation's memory holds the number of the handle it belongs to."""
 BEYOND = frozenset({"mlp", "hidden", "logits"})
 
 _numbers = itertools.count(1)
@@ -216,8 +214,8 @@ class Doors:
         with self.shut(), torch.no_grad():
             if view.branch is not None:
                 twin = Twin(self.site.config, view.branch)
-                hidden = twin.prefill(self.site.stack, view.branch)
                 cache = getattr(output, "past_key_values", None)
+                hidden = twin.prefill(self.site.stack, view.branch, cache)
                 if cache is not None:
                     view.memory[TWIN] = twin
                     lead(cache)

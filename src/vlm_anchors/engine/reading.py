@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import CannotAct
 from ..methods.base import Method, name_of
 from .anchored import woven_of
-from .branch import Branch, left_padded
+from .branch import NUMBER, Branch, left_padded
 from .facts import Facts
 from .layout import Marks
 from .passing import Pass
@@ -66,10 +66,13 @@ class Prompt:
 
     def edited(self, method: Method) -> Branch:
         """The same prompt again, its attention edited by `method` in the layers that it watches."""
-        main = self.view.steering
+        main, memory = self.view.steering, {name: kept for name, kept in self.memory.items() if name != NUMBER}
         own = replace(main.generation, method=method, watched=method.watched(self.site), watcher=None)
-        own = replace(own, memory=dict(self.memory), kept={}, literal=False)
-        return replace(self.as_given(), steering=Pass(own, main.rows, own.kept))
+        own = replace(own, memory=memory, kept={}, literal=False)
+        # Up to the first text row nothing is edited, unless the first branch's MLPs are.
+        alike = self.site.family.causal_prefix and "mlp" not in self._doors.method.opened()
+        shared = main.rows.first() if alike else 0
+        return replace(self.as_given(), steering=Pass(own, main.rows, own.kept), shared=shared)
 
     def without_image(self) -> Branch:
         """The same words, no visual token and no tag around one."""

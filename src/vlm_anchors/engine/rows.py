@@ -49,6 +49,17 @@ class TextRows:
     def one_anchor_set(self) -> bool:
         return self.shared is None
 
+    def first(self) -> int:
+        """The first text row of any sample."""
+        assert self.index is not None and self.valid is not None
+        return int(self.index.masked_fill(~self.valid, self.index.max()).min())
+
+    def after(self, start: int) -> "TextRows":
+        """The same rows in a pass that begins with the prompt's row `start`."""
+        assert self.index is not None and self.valid is not None
+        text = torch.zeros(len(self.index), int(self.index.max()) + 1, dtype=torch.bool, device=self.index.device)
+        return prompt_rows(text.scatter(1, self.index, self.valid)[:, start:], None)
+
 
 def gather_visual(mask: Bool[Tensor, "b q"], image: Int[Tensor, "b q"], offset: int) -> Visual:
     """Positions of the True entries, left-justified; `offset` is how many keys the cache held before this pass."""

@@ -35,22 +35,22 @@ def edited_rows(
         raise CannotAct(
             "literal=True is the literal form of a bias (CLVA); this method's own tests hold its literal form."
         )
+    index = steering.rows.index
+    own = None if edit.output is None else edit.output.transpose(1, 2).to(query.dtype)
+    if index is None and own is not None:
+        return own, None
     keys = key if edit.key is None else edit.key
     values = value if edit.value is None else edit.value
-    index = steering.rows.index
-    mask = _row_mask(steering, edit, view, attention_mask, query)
     if index is None:
-        out, weights = kernel(module, query, keys, values, mask, *args, **kwargs)
-        return _added(out, edit), weights
+        mask = _row_mask(steering, edit, view, attention_mask, query)
+        return kernel(module, query, keys, values, mask, *args, **kwargs)
     out, weights = kernel(module, query, key, value, attention_mask, *args, **kwargs)
-    rows = take_rows(query, index)
+    if own is not None:
+        return put_rows(out, own, steering, dim=1), weights
+    rows, mask = take_rows(query, index), _row_mask(steering, edit, view, attention_mask, query)
     row_out, row_weights = kernel(module, rows, keys, values, mask, *args, **{**kwargs, "is_causal": False})
-    out = put_rows(out, _added(row_out, edit), steering, dim=1)
+    out = put_rows(out, row_out, steering, dim=1)
     return out, weights if weights is None or row_weights is None else put_rows(weights, row_weights, steering, dim=2)
-
-
-def _added(out: Tensor, edit: Edit) -> Tensor:
-    return out if edit.add is None else out + edit.add.transpose(1, 2).to(out.dtype)
 
 
 def _row_mask(

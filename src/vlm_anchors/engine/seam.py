@@ -25,9 +25,9 @@ from ..registry import split_composition
 from ..types import Vlm
 from . import prompt as decoder_pass
 from .attention import PREFIX, steered_name
-from .branch import KEYWORD, stop_leading
+from .branch import KEYWORD, NUMBER, stop_leading
 from .compose import Composed, parts_of
-from .doors import BEYOND, NUMBER, Doors
+from .doors import BEYOND, Doors
 from .encode import PIXELS, encode_images
 from .facts import Facts
 from .inputs_hook import InputsHook

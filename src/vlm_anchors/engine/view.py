@@ -21,19 +21,19 @@ class Edit:
 
     bias: added to the scores of visual keys before the softmax, float32, finite, (b, 1 or h, 1 or r, v). Adding log f
     is multiplying the weight by f and normalising the row again. shift: the same for all keys, in the query's dtype. key,
-    value: what text rows see in place of the layer's keys and values; the cache keeps the layer's own. add: added to the
-    output of text rows.
+    value: what text rows see in place of the layer's keys and values; the cache keeps the layer's own. output: what text
+    rows put out, in place of everything; the kernel is not run for them.
     """
 
     bias: Float[Tensor, "b _h _r v"] | None = None
     shift: Float[Tensor, "b _h _r k"] | None = None
     key: Float[Tensor, "b g k d"] | None = None
     value: Float[Tensor, "b g k d"] | None = None
-    add: Float[Tensor, "b h r d"] | None = None
+    output: Float[Tensor, "b h r d"] | None = None
 
     @property
     def only_bias(self) -> bool:
-        return self.shift is None and self.key is None and self.value is None and self.add is None
+        return self.shift is None and self.key is None and self.value is None and self.output is None
 
 
 @dataclass
@@ -174,11 +174,20 @@ class AttentionView:
 
     def _scores(self, query: Float[Tensor, "b h r d"], key: Float[Tensor, "b g k d"]) -> Float[Tensor, "b h r k"]:
         b, h, r, d = query.shape
-        groups = query.reshape(b, key.shape[1], -1, d)
-        scores = (groups @ key.transpose(-1, -2)).reshape(b, h, r, -1) * self._scale
+        groups = query.reshape(b * key.shape[1], -1, d)
+        # With beta = 0 the first argument is not read; so product and scale are one kernel.
+        scores = torch.baddbmm(
+            groups[..., :1], groups, key.flatten(0, 1).transpose(-1, -2), beta=0, alpha=self._scale
+        ).view(b, h, r, -1)
         if self._softcap is not None:
             scores = self._softcap * (scores / self._softcap).tanh()
         return scores
+
+    def weighted(self, weights: Float[Tensor, "b h r k"]) -> Float[Tensor, "b h r d"]:
+        """The layer's values, summed by these weights; float32."""
+        b, h, r, k = weights.shape
+        values = self.value.float()
+        return (weights.reshape(b, values.shape[1], -1, k) @ values).reshape(b, h, r, -1)
 
     def weights(self) -> Float[Tensor, "b h r v"]:
         """A: softmax attention of text rows (over all keys) to the visual keys; 0 at keys that are padding."""

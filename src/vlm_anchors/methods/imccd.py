@@ -112,7 +112,9 @@ class IMCCD(Method):
     def begin(self, prompt: "Prompt") -> None:
         rate, frequencies = self.rate_on(prompt.site), inverse_frequencies(prompt.site)
         if rate != 1 and frequencies is not None:
-            prompt.memory["turn"] = turning(prompt.view.visual, rate, frequencies)
+            visual = prompt.view.visual
+            prompt.memory["turn"] = turning(visual, rate, frequencies)
+            prompt.memory["end"] = int(visual.index.max()) + 1
 
     def attention(self, view: AttentionView) -> Edit | None:
         return Edit(key=closed_up(view))
@@ -143,28 +145,38 @@ class Blurred(Method):
         return frozenset(range(1, site.depth + 1))
 
     def attention(self, view: AttentionView) -> Edit | None:
-        key = closed_up(view) if "turn" in view.memory else None
-        scores = view.scores() if key is None else view.scores_of(key)
-        weights, looks = view.at_visual(scores.softmax(-1)), view.at_visual(scores)
-        strong = above_mean(looks, looked_at(view, looks))
-        value = view.visual_of(view.value).float()
-        held = value * view.visual.valid[:, None, :, None]
-        blur = held.sum((2, 3)) / (view.visual.valid.sum(1)[:, None] * value.shape[-1]).clamp(min=1)
-        groups = weights.shape[1] // value.shape[1]
-        taken = (weights * strong) @ (value - blur[..., None, None]).repeat_interleave(groups, 1)
-        return Edit(key=key, add=-taken)
+        key = closed_up(view) if "turn" in view.memory else view.key
+        scores = view.scores_of(key)
+        looks, share = looked_at(view, scores.shape[1])
+        strong = looks & (scores > (scores * share).sum((1, 2, 3), keepdim=True))
+        weak = scores.softmax(-1).masked_fill(strong, 0)
+        blur = view.memory.get(("blur", view.layer))
+        if blur is None:
+            blur = view.memory["blur", view.layer] = mean_value(view, scores.shape[1])
+        return Edit(output=torch.addcmul(view.weighted(weak), 1 - weak.sum(-1, keepdim=True), blur))
 
 
-def looked_at(view: AttentionView, looks: Float[Tensor, "b h r v"]) -> Bool[Tensor, "b h r v"]:
-    """Real text rows and the visual keys they may see."""
-    seen = view.visual.valid[:, None, None] & (looks > torch.finfo(torch.float32).min / 2)
-    return seen if view.rows.valid is None else seen & view.rows.valid[:, None, :, None]
+def looked_at(view: AttentionView, heads: int) -> tuple[Bool[Tensor, "b 1 r k"], Float[Tensor, "b 1 r k"]]:
+    """Image keys that a real text row may see, and their weight in the mean over heads, rows and keys; once a pass."""
+
+    def make() -> tuple[Tensor, Tensor]:
+        looks = image[:, None, None]
+        if mask is not None:
+            looks = looks & (mask > torch.finfo(mask.dtype).min / 2)
+        if view.rows.valid is not None:
+            looks = looks & view.rows.valid[:, None, :, None]
+        return looks, looks / (heads * looks.sum((1, 2, 3), keepdim=True)).clamp(min=1)
+
+    image, mask = view.visual_keys(), view.row_mask
+    return view.keep(("looks", id(image), id(mask)), make)
 
 
-def above_mean(looks: Float[Tensor, "b h r v"], member: Bool[Tensor, "b h r v"]) -> Bool[Tensor, "b h r v"]:
-    """Scores above the sample's mean over heads, rows and image keys."""
-    total = looks.masked_fill(~member, 0).sum((1, 2, 3), keepdim=True)
-    return member & (looks > total / member.sum((1, 2, 3), keepdim=True).clamp(min=1))
+def mean_value(view: AttentionView, heads: int) -> Float[Tensor, "b h 1 1"]:
+    """v_h of each query head."""
+    valid = view.visual.valid
+    held = view.visual_of(view.value).float() * valid[:, None, :, None]
+    mean = held.mean(-1).sum(-1) / valid.sum(1, keepdim=True).clamp(min=1)
+    return mean.repeat_interleave(heads // mean.shape[1], 1)[..., None, None]
 
 
 def inverse_frequencies(site: "Site") -> Tensor | None:
@@ -184,11 +196,16 @@ def turning(visual: "Visual", rate: float, frequencies: Float[Tensor, " f"]) -> 
 
 
 def closed_up(view: AttentionView) -> Float[Tensor, "b g k d"]:
-    """The layer's keys with those of the image turned; the turned ones are made with the prompt and kept."""
-    name = ("turned", view.layer)
-    if name not in view.memory:
-        cos, sin = view.memory["turn"]
-        own = view.visual_of(view.key).float()
-        first, last = own.chunk(2, -1)
-        view.memory[name] = (own * cos + torch.cat([-last, first], -1) * sin).to(view.dtype)
-    return view.with_visual(view.key, view.memory[name])
+    """The layer's keys with those of the image turned. Up to the last image they are made with the prompt and kept."""
+    kept, end = view.memory.get(("closed", view.layer)), view.memory["end"]
+    window = view.columns[0] is not view.visual.index
+    if kept is not None and not window:
+        return torch.cat([kept, view.key[:, :, end:]], 2)
+    cos, sin = view.memory["turn"]
+    own = view.visual_of(view.key).float()
+    first, last = own.chunk(2, -1)
+    turned = (own * cos + torch.cat([-last, first], -1) * sin).to(view.dtype)
+    closed = view.with_visual(view.key, turned)
+    if not window:
+        view.memory["closed", view.layer] = closed[:, :, :end].clone()
+    return closed
