@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 MAX_NEW_TOKENS = 128
 WINDOW = 8
 """Batches read ahead by `ask_many`, so that prompts of like length share a batch."""
-ABOUT_PHOTOGRAPHS = (
-    f"The bundled model {BUNDLED!r} knows drawn scenes only; about a photograph it says confident nonsense. "
-    "`vlm-anchors scenes render` draws scenes; for photographs load a real model, such as llava-hf/llava-1.5-7b-hf."
-)
 
 
 @dataclass(frozen=True)
@@ -193,7 +189,13 @@ def _digest(images: "Sequence[Image.Image]", question: str) -> str:
 
 def _warn_of_photographs(vlm: Vlm, samples: Iterable[Sample]) -> None:
     if any(is_strange(vlm, image) for sample in samples for image in sample.images):
-        warnings.warn(ABOUT_PHOTOGRAPHS, AnchorsWarning, stacklevel=3)
+        warnings.warn(
+            f"The bundled model {BUNDLED!r} knows drawn scenes only; about a photograph it says confident nonsense. "
+            "`vlm-anchors scenes render` draws scenes; for photographs load a real model, "
+            "such as llava-hf/llava-1.5-7b-hf.",
+            AnchorsWarning,
+            stacklevel=3,
+        )
 
 
 def is_strange(vlm: Vlm, image: "Image.Image") -> bool:
