@@ -159,8 +159,10 @@ def test_skipped_conversations_are_listed(tiny_folder, tmp_path):
     with pytest.raises(BadData, match="1 of 4 conversations"):
         train(str(tiny_folder), file, tmp_path / "out", settings=settings(**QUICK), validation=0.3)
     assert not (tmp_path / "out").exists()
+    odd = settings(**QUICK | {"max_steps": 3})
     with pytest.warns(AnchorsWarning, match="1 of 4 conversations"):
-        train(str(tiny_folder), file, tmp_path / "out", settings=settings(**QUICK), validation=0.3, skip_bad=True)
+        done = train(str(tiny_folder), file, tmp_path / "out", settings=odd, validation=0.3, skip_bad=True)
+    assert (done.folder / "checkpoints/checkpoint-3").exists(), "the last step is validated and saved as well"
     listed = (tmp_path / "out/skipped.txt").read_text()
     assert listed.startswith("data.json, entry 4 (id 7): The image none.png is not in") and listed.count("\n") == 1
 

@@ -31,6 +31,11 @@ class Report(TrainerCallback):
             numbers = [f"{name} {rows[-1][name]:.4f}" for name in ("loss", "validation") if rows[-1][name] is not None]
             say("training", state.global_step / state.max_steps, f"step {state.global_step} {' '.join(numbers)}")
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The last step counts too, whether or not it falls on a validation."""
+        if state.global_step == state.max_steps:
+            control.should_evaluate = control.should_save = True
+
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._draw(state)
 
