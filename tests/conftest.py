@@ -9,6 +9,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: a second thread only waits at barriers
 # Test files of one name may lie in several folders (import-mode=importlib); what they share is found from here.
 TESTS = Path(__file__).parent
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 sys.path[:0] = [
     str(TESTS),
     *(str(folder) for folder in sorted(TESTS.iterdir()) if folder.is_dir() and folder.name[0] != "_"),
@@ -43,3 +48,15 @@ def red():
     from PIL import Image
 
     return Image.radial_gradient("L").resize((90, 60)).convert("RGB")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium as Debian installs it; tests that need it are skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield chromium
+        chromium.close()

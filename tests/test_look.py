@@ -11,7 +11,6 @@ from vlm_anchors.errors import CannotAct
 from vlm_anchors.look import figures, measures
 from vlm_anchors.look.study import pieces, study
 
-CHROMIUM = Path("/usr/bin/chromium")
 METHODS = ["none", "clva:tau=1", "attanchor:tau=0"]
 
 
@@ -157,17 +156,6 @@ def test_json(tiny_folder, image, tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert Path(told["page"]).exists()
     assert [answer["method"] for answer in told["answers"]] == ["none"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

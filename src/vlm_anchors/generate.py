@@ -5,7 +5,7 @@ import itertools
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -301,7 +301,7 @@ def stream(
     return streamed(run, lambda **extra: answer_samples(run, [sample], **extra))
 
 
-def streamed(run: Run, work: Callable[..., Any]) -> Iterator[str]:
+def streamed(run: Run, work: Callable[..., Any]) -> Generator[str, None, None]:
     """The text that `work` generates, piece by piece; it runs in a thread of its own and hands its keywords to `generate`.
 
     What it raises is raised here. Closing the iterator early ends the generation after its current token, and waits for
