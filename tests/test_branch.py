@@ -1,6 +1,7 @@
 """The second branch: its twin cache follows the first in everything `generate` does, and nothing of it stays behind."""
 
 import copy
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -176,13 +177,47 @@ def test_what_has_no_next_token_is_refused(method):
             model(**padded)
 
 
-def test_a_prompt_in_pieces_is_refused():
+def cut(single, *ends):
+    """The sample's token ids, cut at these places."""
+    return [single["input_ids"][:, begin:end] for begin, end in itertools.pairwise((0, *ends, None))]
+
+
+def image_of(single):
+    """First visual token, and the token after the last one."""
+    at = (single["input_ids"][0] == tiny.IMAGE).nonzero()
+    return int(at.min()), int(at.max()) + 1
+
+
+@pytest.mark.parametrize("method", [VCD(beta=0.0), PAI(gamma=1.5, cut=0.0)], ids=lambda method: type(method).__name__)
+@torch.no_grad()
+def test_a_prompt_whose_image_came_before_its_text_is_read_again_whole(method):
     model, single = model_of("llava"), CASES["llava"].split(CASES["llava"].batch(), 2)
-    end = int((single["input_ids"][0] == tiny.IMAGE).nonzero().max()) + 1
-    prefix = {**single, "input_ids": single["input_ids"][:, :end], "attention_mask": single["attention_mask"][:, :end]}
-    with attach(model, PAI(gamma=1.5)), torch.no_grad(), pytest.raises(CannotAct, match="in pieces"):
-        cache = prefilled(model, prefix)
-        model(input_ids=single["input_ids"][:, end:], past_key_values=cache)
+    prefix, text = cut(single, image_of(single)[1])
+    with attach(model, method):
+        wanted = model(**single).logits[:, -1]
+        cache = prefilled(model, {"input_ids": prefix, "pixel_values": single["pixel_values"]})
+        found = model(input_ids=text, past_key_values=cache).logits[:, -1]
+    assert (found - wanted).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_a_prompt_in_more_pieces_is_refused():
+    model, single = model_of("llava"), CASES["llava"].split(CASES["llava"].batch(), 2)
+    system, image, text = cut(single, *image_of(single))
+    with attach(model, PAI(gamma=1.5)), pytest.raises(CannotAct, match="in pieces"):
+        cache = prefilled(model, {"input_ids": system})
+        model(input_ids=image, pixel_values=single["pixel_values"], past_key_values=cache)
+        model(input_ids=text, past_key_values=cache)
+
+
+@torch.no_grad()
+def test_rows_chosen_after_the_prompt_are_refused_where_visual_tokens_would_stay_behind():
+    model, batch = model_of("llava"), CASES["llava"].batch()
+    with attach(model, PAI(gamma=1.0)):
+        cache = start(model, batch)
+        cache.batch_select_indices(torch.tensor([2, 0]))
+        with pytest.raises(CannotAct, match="visual tokens of 3 prompts, but the cache now holds 2 rows"):
+            step(model, cache, torch.tensor([[11], [12]]), batch["attention_mask"][[2, 0]])
 
 
 def test_families_without_a_test_warn_or_are_refused():

@@ -15,7 +15,7 @@ import torch
 import vlm_anchors as va
 from vlm_anchors.benchmarks.base import Question
 from vlm_anchors.errors import BadSetting, CannotAct, MissingPackage, UserError
-from vlm_anchors.generate import Run, read_sample
+from vlm_anchors.generate import Run
 from vlm_anchors.prepare import Sample
 from vlm_anchors.report import read_run, tables
 from vlm_anchors.runner import answer, evaluate
@@ -256,7 +256,7 @@ def test_sentences_for_what_cannot_run(tiny, scenes, tmp_path):
         run(tiny, scenes, tmp_path / "odd")
 
 
-SHARING = ["none", "clva", "clearsight", "clearsight:heads=selected", "deco", "pai:gamma=1"]
+SHARING = ["none", "clva", "clearsight", "clearsight:heads=selected", "deco", "pai", "vcd", "icd"]
 ASKED = ["Is there a cup?", "How many forks are there in the image?", "Describe.", "What color is the cup?"]
 
 
@@ -267,9 +267,9 @@ def double(folder):
 
 
 def asked_both_ways(vlm, method, decoding):
-    """Answers to questions about one image: each from its beginning, and with system and image prefilled once."""
-    image = render(from_objects(["cup", "fork"]))
-    samples = [Sample((image,), read_sample(image, text, str(n)).question, str(n)) for n, text in enumerate(ASKED)]
+    """Answers to questions about two images: each from its beginning, and with system and image prefilled once."""
+    images = [render(from_objects(objects)) for objects in (["cup", "fork"], ["dog"])]
+    samples = [Sample((images[n == 1],), text, str(n)) for n, text in enumerate(ASKED)]
     how = Run.of(vlm, method, decoding, 6)
     assert answer.can_reuse(how)
     return [answer.answer_batch(how, [sample], False)[0] for sample in samples], answer.answer_batch(how, samples, True)

@@ -21,8 +21,9 @@ from ..errors import CannotAct
 from ..methods.base import Method, name_of
 from .branch import KEYWORD, NUMBER, TWIN, Branch, Twin, lead
 from .passing import Pass
+from .prefix import note_prefix, whole_prompt
 from .prompt import real_rows
-from .reading import Prompt, Tower, find_tower
+from .reading import Tower, find_tower
 from .rows import Visual
 from .site import Site
 
@@ -142,11 +143,12 @@ class Doors:
         if steering is None or steering.memory.get(NUMBER) != self.number:
             return
         _now.set(None)
-        if steering.idle:
-            return
         embeds = kwargs.get("inputs_embeds")
         if embeds is None:
             embeds = module.get_input_embeddings()(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
+        if steering.idle:
+            note_prefix(steering, embeds, self.facts(), self.site.family.mrope)
+            return
         if steering.rows.index is None:
             _now.set(PassView(self, steering, embeds, None, False))
             return
@@ -160,7 +162,7 @@ class Doors:
                 f"{name_of(self.method)} acts on the last token of each row, but these rows are padded on the right. "
                 "Pad on the left (tokenizer.padding_side = 'left')."
             )
-        prompt = Prompt(view, self, kwargs, past)
+        prompt = whole_prompt(view, self, kwargs, past)
         self.method.begin(prompt)
         view.branch = self.method.second(prompt)
         _now.set(view)

@@ -1,14 +1,25 @@
 """System and image prefilled once and shared by the questions about it: exact where the prefix is causal."""
 
 import copy
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
 from ..families import Family
-from .passing import RIDER, Generation
+from .facts import Facts
+from .passing import RIDER, Generation, Pass
+from .reading import Prompt
+
+if TYPE_CHECKING:
+    from .doors import Doors, PassView
+
+READ = "prefix"
+"""The name under which a generation's memory holds what its prompt began with, for those who read the prompt again."""
 
 
 def reusable(model: Any, family: Family) -> bool:
@@ -40,4 +51,58 @@ def continued(cache: DynamicCache, rows: Tensor) -> dict[str, DynamicCache]:
     if generation is not None:
         visual = generation.visual
         visual.index, visual.valid, visual.image = (t[rows] for t in (visual.index, visual.valid, visual.image))
+        if READ in generation.memory:
+            generation.memory[READ] = generation.memory[READ].of(rows)
     return {"past_key_values": twin}
+
+
+@dataclass(eq=False)
+class Read:
+    """The first piece of a prompt as the decoder read it. rows: which of its prompts each row was, where they moved."""
+
+    embeds: Float[Tensor, "b p d"]
+    ids: Int[Tensor, "b p"]
+    rows: Int[Tensor, " b"] | None = None
+
+    def of(self, rows: Int[Tensor, " n"]) -> "Read":
+        return Read(self.embeds[rows], self.ids[rows], rows)
+
+
+def note_prefix(steering: Pass, embeds: Float[Tensor, "b p d"], facts: Facts | None, mrope: bool) -> None:
+    """Remember a piece without text rows, unless it is unknown what it holds (embeddings only, prepared inputs)."""
+    known = facts is not None and facts.input_ids is not None and facts.mm_encoder_outputs is None and not mrope
+    if known and READ not in steering.memory and facts.input_ids.shape == embeds.shape[:2]:
+        steering.memory[READ] = Read(embeds, facts.input_ids)
+
+
+def whole_prompt(view: "PassView", doors: "Doors", kwargs: Mapping[str, Any], past: int) -> Prompt:
+    """The prompt of this pass; with what was read before it, where that is known to be all of it."""
+    first: Read | None = view.memory.get(READ)
+    facts = doors.facts()
+    if first is None or facts is None or facts.input_ids is None or first.embeds.shape[1] != past:
+        return Prompt(view, doors, kwargs, past)
+    return _Joined(view, doors, first, facts)
+
+
+class _Joined(Prompt):
+    """A prompt that came in two pieces, as if it had come in one: padding, which stood between them, moved to the left."""
+
+    def __init__(self, view: "PassView", doors: "Doors", first: Read, facts: Facts):
+        assert view.real is not None and facts.input_ids is not None
+        real = torch.cat([torch.ones_like(first.ids, dtype=torch.bool), view.real], 1)
+        order = real.to(torch.int8).argsort(dim=1, stable=True)
+        embeds = torch.cat([first.embeds, view.embeds], 1)
+        embeds = embeds.gather(1, order[..., None].expand_as(embeds))
+        ids, real = torch.cat([first.ids, facts.input_ids], 1).gather(1, order), real.gather(1, order)
+        positions = {"position_ids": (real.cumsum(1) - 1).clamp(min=0)}
+        super().__init__(replace(view, embeds=embeds, real=real), doors, positions, 0)
+        self._whole, self._rows = replace(facts, input_ids=ids), first.rows
+
+    @property
+    def facts(self) -> Facts:
+        return self._whole
+
+    def encode(self, given: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
+        """Encoded once an image, then given to each of its questions."""
+        found = super().encode(given)
+        return found if self._rows is None else [found[row] for row in self._rows.tolist()]

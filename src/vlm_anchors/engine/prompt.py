@@ -20,8 +20,14 @@ if TYPE_CHECKING:
     from .seam import Handle
 
 
-def step(generation: Generation, site: Site, cache: Any) -> Pass:
-    """A decoding step: one row, which is a text row."""
+def step(generation: Generation, site: Site, cache: Any, samples: int) -> Pass:
+    """A decoding step of so many samples: one row each, which is a text row."""
+    known = len(generation.visual.valid)
+    if generation.watched and samples != known:
+        raise CannotAct(
+            f"{name_of(generation.method)} found the visual tokens of {known} prompts, but the cache now holds {samples} "
+            f"rows: some were selected or repeated after the prompt. Select or repeat the inputs before it instead."
+        )
     if not torch.compiler.is_compiling():
         generation.steps += 1
         generation.chunk_end = 0

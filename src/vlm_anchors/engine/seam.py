@@ -335,18 +335,18 @@ class Seam:
             _facts.set(None if facts is None else facts.outer)
 
     def _steer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        cache = kwargs.get("past_key_values")
+        cache: Any = kwargs.get("past_key_values")
         generation: Generation | None = getattr(cache, RIDER, None)
         if generation is not None and not generation.life.on:
             # A copy made while a handle that is gone was attached: nobody's any more.
             delattr(cache, RIDER)
             generation = None
-        tokens = kwargs.get("inputs_embeds")
+        tokens: Any = kwargs.get("inputs_embeds")
         tokens = kwargs.get("input_ids") if tokens is None else tokens
-        one = generation is not None and tokens is not None and tokens.shape[1] == 1
+        one = tokens is not None and tokens.shape[1] == 1
         # A static cache that was reset keeps its rider; its next token begins a prompt.
-        if one and (torch.compiler.is_compiling() or cache.get_seq_length()):
-            steering: Pass | None = decoder_pass.step(generation, self.site, cache)
+        if generation is not None and one and (torch.compiler.is_compiling() or cache.get_seq_length()):
+            steering: Pass | None = decoder_pass.step(generation, self.site, cache, len(tokens))
         elif torch.compiler.is_compiling():
             steering = None
         else:

@@ -72,6 +72,10 @@ class ICD(Method):
         if not isinstance(self.system, str):
             raise BadDial(f"ICD.system must be text; found {self.system!r}.")
 
+    @property
+    def leaves_prefix_alone(self) -> bool:
+        return True
+
     def opened(self) -> frozenset[str]:
         return self.doors if self.alpha or self.beta else frozenset()
 

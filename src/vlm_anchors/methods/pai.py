@@ -66,7 +66,7 @@ class PAI(Method):
 
     @property
     def leaves_prefix_alone(self) -> bool:
-        return self.gamma == 1
+        return True
 
     def opened(self) -> frozenset[str]:
         opened = {"attention"} if self.alpha else set()

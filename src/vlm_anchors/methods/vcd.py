@@ -60,6 +60,10 @@ class VCD(Method):
         number(self, "step", 0, DIFFUSION_STEPS - 1, whole=True)
         number(self, "seed", 0, 2**63 - 1, whole=True)
 
+    @property
+    def leaves_prefix_alone(self) -> bool:
+        return True
+
     def opened(self) -> frozenset[str]:
         return self.doors if self.alpha or self.beta else frozenset()
 
