@@ -1,38 +1,47 @@
-"""The parts of runs/attanchor_scenes.sh that no command has: scenes as conversations, and results as one file.
+"""AttAnchor trained as its paper does, a model a tau: LoRA on the bundled model and freshly drawn scenes, all else alike.
 
-    python runs/attanchor_scenes.py draw DIR --train 150 --held 100
-    python runs/attanchor_scenes.py collect DIR --taus 1 0.5 ... -> results/attanchor_scenes.json
+    python runs/attanchor_scenes.py [--train 150] [--scenes 100] [--taus 1 0.5 ...] -> results/attanchor_scenes.json
 
-Three sets of scenes, none of which the bundled model was trained on: training (the train split's next seed), validation
-(a few scenes that choose the checkpoint) and held-out ones, on which the loss is taken. POPE and CHAIR ask about scenes of
-the test split. Intervals are bootstraps over scenes; differences are paired with tau = 1.
+tau = 1 is the plain model, trained alike. Three sets of scenes, none of which the bundled model was trained on: training
+(the train split's next seed), validation (a few scenes that choose the checkpoint) and held-out ones, on which the loss
+is taken. POPE and CHAIR ask about scenes of the test split. Intervals are bootstraps over scenes; differences are
+paired with tau = 1. Run again after a kill, it goes on; the file holds the taus that are done.
 """
 
 import argparse
 import json
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 import vlm_anchors as va
 from vlm_anchors import report
-from vlm_anchors.benchmarks import BENCHMARKS
 from vlm_anchors.provenance import provenance
+from vlm_anchors.runner import evaluate
+from vlm_anchors.runner.bundled import export
 from vlm_anchors.scenes import draw, sample
 from vlm_anchors.scenes.questions import training_set
 from vlm_anchors.train.collate import Collator
 from vlm_anchors.train.data import read_data
+from vlm_anchors.train.presets import settings
+from vlm_anchors.train.run import train
 
 ROOT = Path(__file__).parent.parent
 VALIDATION = 10
+TAU = json.loads((ROOT / "results" / "scenes_tau.json").read_text("utf-8"))["tau"]  # anchors a tenth of the words
+TAUS = (1.0, TAU, 0.08, 0.12, 0.16, 0.1, 0.14, 0.2, 0.3, 0.5)
+SETTINGS = {"precision": "fp32", "epochs": 1, "eval_steps": 20, "learning_rate": 5e-4}
+ASKED = {"pope": ("pope", "bare"), "chair": ("chair:lemma=fixed", "clva")}
 SHOWN = {"pope": ("f1", "accuracy", "yes_ratio"), "chair": ("chair_i", "chair_s", "recall")}
 
 
 def draw_all(folder, train, held):
     """Each scene as the conversations it teaches: eight questions and a caption."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     sets = {
         "train": sample(train, 1, split="train"),
         "validation": sample(VALIDATION, 1, split="val"),
@@ -63,6 +72,24 @@ def losses(vlm, data):
     return sums
 
 
+def run_one(out, tau):
+    """Trains, asks and measures one model; what is there already stays."""
+    run = out / f"tau-{tau:g}"
+    if not (run / "anchors.json").exists():
+        train(
+            "scenes", out / "data" / "train.json", run, validation=out / "data" / "validation.json", device="cpu",
+            settings=settings(tau=tau, **SETTINGS),
+        )  # fmt: skip
+    vlm = va.load(run, device="cpu")
+    for name, (benchmark, protocol) in ASKED.items():
+        evaluate(
+            vlm, benchmark, run / name, data=out / "asked" / name, images=out / "asked" / "images", methods=[vlm.method],
+            protocol_name=protocol, decoding="greedy", batch_size=36,
+        )  # fmt: skip
+    if not (run / "held.json").exists():
+        (run / "held.json").write_text(json.dumps(losses(vlm, out / "data" / "held.json").tolist()), "utf-8")
+
+
 def interval(sums, draws=2000):
     """[value, low, high] of a quotient of sums over scenes; of several, one each from the same draws."""
     weights = np.random.default_rng(0).multinomial(len(sums[0]), [1 / len(sums[0])] * len(sums[0]), size=draws)
@@ -75,7 +102,7 @@ def interval(sums, draws=2000):
 def benchmark_rows(runs, name):
     """Group -> tau -> metric -> [value, low, high] and the paired difference from tau = 1, in the report's own scale."""
     read = {tau: report.read_run(run / name) for tau, run in runs.items()}
-    benchmark = BENCHMARKS.build(read["1"].info["benchmark"])
+    benchmark = report.benchmark_of(read["1"])
     records = [record for one in read.values() for record in one.records]
     plain = read["1"].records[0]["method"]
     of_method = {one.records[0]["method"]: tau for tau, one in read.items()}
@@ -99,30 +126,26 @@ def cell(one):
 
 
 def collect(out, taus):
-    torch.set_num_threads(1)
-    runs = {tau: out / f"tau-{tau}" for tau in taus}
-    sums, trained = {}, {}
+    """The results of the models that are done."""
+    runs = {f"{tau:g}": out / f"tau-{tau:g}" for tau in taus}
+    sums = {tau: np.array(json.loads((run / "held.json").read_text("utf-8"))) for tau, run in runs.items()}
+    trained, sizes = {}, {}
     for tau, run in runs.items():
-        vlm = va.load(run, device="cpu")
-        sums[tau] = losses(vlm, out / "data" / "held.json")
         made = json.loads((run / "training.json").read_text("utf-8"))
         asked = report.read_run(run / "pope").records
-        inserted = [record["acted"].get("attanchor", {}).get("tokens_inserted", 0) for record in asked]
-        trained[tau] = made["result"] | {
-            "method": made["method"],
-            "anchors_a_question": round(float(np.mean(inserted)), 2),
+        inserted = [record["acted"]["attanchor"]["tokens_inserted"] for record in asked]
+        trained[tau] = made["result"] | {"anchors_a_question": round(float(np.mean(inserted)), 2)}
+        sizes = {
+            "training_conversations": made["conversations"],
+            "validation_conversations": made["validation_conversations"],
+            "held_scenes": len(sums[tau]),
+            "asked_scenes": len({record["image"] for record in asked}),
+            "settings": {name: value for name, value in made["settings"].items() if name != "tau"},
         }
-    plain = json.loads((runs["1"] / "training.json").read_text("utf-8"))
     result = {
         "command": "runs/attanchor_scenes.sh",
-        "sizes": {
-            "training_conversations": plain["conversations"],
-            "validation_conversations": plain["validation_conversations"],
-            "held_scenes": len(sums["1"]),
-            "asked_scenes": len({record["image"] for record in report.read_run(runs["1"] / "pope").records}),
-            "settings": plain["settings"],
-        },
-        "calibrated_tau": json.loads((ROOT / "results" / "scenes_tau.json").read_text("utf-8"))["tau"],
+        "sizes": sizes,
+        "calibrated_tau": TAU,
         "trained": trained,
         "loss": {
             tau: {"value": interval([one]), "difference": interval([one, sums["1"]])} for tau, one in sums.items()
@@ -135,19 +158,22 @@ def collect(out, taus):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    drawing, collecting = commands.add_parser("draw"), commands.add_parser("collect")
-    drawing.add_argument("--train", type=int, default=150)
-    drawing.add_argument("--held", type=int, default=100)
-    collecting.add_argument("--taus", nargs="+", required=True)
-    for each in (drawing, collecting):
-        each.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "out" / "attanchor_scenes")
+    parser.add_argument("--train", type=int, default=150, help="scenes, nine conversations each")
+    parser.add_argument("--scenes", type=int, default=100, help="held-out scenes, and scenes that are asked about")
+    parser.add_argument("--taus", type=float, nargs="+", default=TAUS)
     given = parser.parse_args()
-    if given.command == "draw":
-        draw_all(given.folder, given.train, given.held)
-    else:
-        collect(given.folder, given.taus)
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if not (given.out / "data" / "held.json").exists():
+        draw_all(given.out / "data", given.train, given.scenes)
+    export(given.out / "asked", ("pope", "chair"), given.scenes)
+    for done, tau in enumerate(given.taus, 1):
+        print(f"tau {tau:g}", file=sys.stderr, flush=True)
+        run_one(given.out, tau)
+        collect(given.out, sorted(given.taus[:done], reverse=True))
 
 
 main()

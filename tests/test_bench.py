@@ -8,6 +8,7 @@ import torch
 
 from vlm_anchors.bench import run
 from vlm_anchors.bench.shapes import SHAPES
+from vlm_anchors.choice import choose
 from vlm_anchors.cli import main
 from vlm_anchors.engine import attach
 
@@ -38,6 +39,28 @@ def test_every_method_runs_once_a_round_beside_plain():
     }
     # The literal form holds every row's weights, the fast one the text rows' only.
     assert told["literal:clva"]["peak bytes"] > told["clva"]["peak bytes"] >= told["greedy"]["peak bytes"]
+
+
+def test_plain_on_a_prompt_as_long_as_the_method_makes_it(bench, tmp_path):
+    model, batch = tiny.llava(), tiny.llava_batch()
+    spec = "attanchor:tau=0,tokens=all"
+    woven = choose(spec)[0][0].prepare(model, batch)
+    longer = run.padded(model, batch, spec)
+    assert (
+        longer["input_ids"].shape
+        == longer["attention_mask"].shape
+        == woven["input_ids"].shape
+        > batch["input_ids"].shape
+    )
+    assert torch.equal(longer["pixel_values"], batch["pixel_values"])
+    assert torch.equal(longer["input_ids"][:, : batch["input_ids"].shape[1]], batch["input_ids"])
+    out = tmp_path / "told.json"
+    code, _, _ = bench("--model", "MODEL", "--method", "attanchor:tau=0", "--padded", "--rounds", 3, "--max-new-tokens", 2,
+                       "--out", out)  # fmt: skip
+    told = json.loads(out.read_text())
+    assert code == 0 and told["plain prompt tokens"] > told["prompt tokens"]
+    code, _, error = bench("--model", "MODEL", "--method", "clva", "--padded")
+    assert code == 2 and "expected one attanchor; found clva" in error
 
 
 def test_a_ratio_is_taken_inside_its_round():

@@ -52,21 +52,36 @@ def now(device: torch.device) -> float:
 
 def measure(
     model: Any, inputs: dict[str, Any], specs: Sequence[str], *, new_tokens: int, rounds: int = 15, warm: int = 2,
-    progress: Callable[[int], None] = lambda done: None,
+    plain: dict[str, Any] | None = None, progress: Callable[[int], None] = lambda done: None,
 ) -> list[Row]:  # fmt: skip
-    """Times plain generation and every SPEC in turn, `rounds` times; the order rotates from round to round."""
+    """Times plain generation and every SPEC in turn, `rounds` times; the order rotates from round to round.
+
+    plain: another prompt for plain generation, such as one as long as a method makes it (`padded`).
+    """
     rows = [Row(name) for name in ["greedy", *specs]]
+    given = dict.fromkeys(specs, inputs) | {"greedy": inputs if plain is None else plain}
     for done in range(-warm, rounds):
         turn = done % len(rows)
         for row in rows[turn:] + rows[:turn]:
-            parts = _once(model, inputs, row, new_tokens)
+            parts = _once(model, given[row.name], row, new_tokens)
             if done >= 0:
                 for part in PARTS:
                     row.seconds[part].append(parts[part])
         progress(done)
     for row in rows:
-        row.peak_bytes = _peak(model, inputs, row, new_tokens)
+        row.peak_bytes = _peak(model, given[row.name], row, new_tokens)
     return rows
+
+
+def padded(model: Any, inputs: dict[str, Any], spec: str) -> dict[str, Any]:
+    """The inputs with their last word repeated as often as a method that prepares inputs makes them longer."""
+    (method,) = _methods(spec)
+    length = inputs["input_ids"].shape[1]
+    more = method.prepare(model, inputs)["input_ids"].shape[1] - length
+    return {
+        name: torch.cat([each, each[:, -1:].expand(-1, more)], 1) if each.shape[:2] == (len(each), length) else each
+        for name, each in inputs.items()
+    }
 
 
 def _methods(name: str) -> tuple[Method, ...]:

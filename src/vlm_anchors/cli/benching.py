@@ -23,6 +23,10 @@ def bench(
         int | None,
         typer.Option("--questions", metavar="Q", min=2, help="Instead: questions a second, Q an image, prefix shared."),
     ] = None,
+    padded: Annotated[
+        bool,
+        typer.Option("--padded", help="Give the plain model a prompt as long as the method, an attanchor, makes it."),
+    ] = False,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")] = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
@@ -49,18 +53,30 @@ def bench(
         return
     network, inputs, tokens, name, published = _subject(model, shape, device, dtype, batch_size)
     tokens = new_tokens or tokens
+    plain = run.padded(network, inputs, _only(method)) if padded else inputs
     rows = run.measure(
-        network, inputs, method, new_tokens=tokens, rounds=rounds,
+        network, inputs, method, new_tokens=tokens, rounds=rounds, plain=plain,
         progress=lambda done: print(f"round {done + 1} of {rounds}", file=sys.stderr) if done >= 0 else None,
     )  # fmt: skip
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     told = {
         **provenance(network.device),
         "subject": name, "dtype": str(network.dtype).removeprefix("torch."), "batch size": batch_size,
-        "prompt tokens": int(inputs["input_ids"].shape[1]), "new tokens": tokens, "rounds": rounds,
+        "prompt tokens": int(inputs["input_ids"].shape[1]),
+        "plain prompt tokens": int(plain["input_ids"].shape[1]), "new tokens": tokens, "rounds": rounds,
         "published": published, "rows": list(run.summary(rows, weights)),
     }  # fmt: skip
     _finish(told, out, json, _show)
+
+
+def _only(methods: list[str]) -> str:
+    from ..errors import BadSetting
+
+    if len(methods) > 1 or not methods[0].startswith("attanchor") or "+" in methods[0]:
+        raise BadSetting(
+            f"--padded compares with a prompt as long as one method makes it: expected one attanchor; found {', '.join(methods)}."
+        )
+    return methods[0]
 
 
 def _finish(told: dict[str, Any], out: Path | None, json: bool, show: Any) -> None:

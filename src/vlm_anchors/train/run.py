@@ -209,19 +209,21 @@ def _trainer(
     config = lora_config(
         vlm, projector=settings.projector, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout
     )
-    trainer = Quiet(
-        model=vlm.model,
-        args=_arguments(out, settings, every, not _on_card(device), last_checkpoint(out)),
-        train_dataset=_dataset(trained),
-        eval_dataset=_dataset(checked),
-        processing_class=vlm.processor,
-        data_collator=collator,
-        peft_config=config,
-        callbacks=[
-            EarlyStoppingCallback(max(math.ceil(settings.patience / every), 1)),
-            Report(out, vlm, anchors.spec()),
-        ],
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft's own, about names that transformers will drop
+        trainer = Quiet(
+            model=vlm.model,
+            args=_arguments(out, settings, every, not _on_card(device), last_checkpoint(out)),
+            train_dataset=_dataset(trained),
+            eval_dataset=_dataset(checked),
+            processing_class=vlm.processor,
+            data_collator=collator,
+            peft_config=config,
+            callbacks=[
+                EarlyStoppingCallback(max(math.ceil(settings.patience / every), 1)),
+                Report(out, vlm, anchors.spec()),
+            ],
+        )
     for noise in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noise)
     return trainer
@@ -235,6 +237,9 @@ def _steps(conversations: int, settings: Settings) -> int:
 def _arguments(out: Path, settings: Settings, every: int, on_cpu: bool, begun: str | None) -> Any:
     from trl import SFTConfig
 
+    # Transformers renamed the switch after 5.18.
+    fields = {field.name for field in dataclasses.fields(SFTConfig)}
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
     return SFTConfig(
         output_dir=str(out / "checkpoints"),
         per_device_train_batch_size=settings.batch_size,
@@ -249,7 +254,7 @@ def _arguments(out: Path, settings: Settings, every: int, on_cpu: bool, begun: s
         optim=settings.optimizer,
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
-        activation_checkpointing=settings.checkpointing,
+        **{checkpointing: settings.checkpointing},
         seed=settings.seed,
         eval_strategy="steps",
         eval_steps=every,
