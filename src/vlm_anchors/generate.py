@@ -292,10 +292,6 @@ def stream(
     is refused: it knows its answer only at the end.
     """
     run = Run.of(vlm, method, decoding, max_new_tokens)
-    if isinstance(run.decoding, Beam):
-        raise CannotAct(
-            "Beam search knows its answer only at the end, so it cannot be streamed. Use greedy or nucleus."
-        )
     sample = read_sample(image, question, sample_id)
     _warn_of_photographs(vlm, [sample])
     return streamed(run, lambda **extra: answer_samples(run, [sample], **extra))
@@ -307,6 +303,14 @@ def streamed(run: Run, work: Callable[..., Any]) -> Generator[str, None, None]:
     What it raises is raised here. Closing the iterator early ends the generation after its current token, and waits for
     `work` to finish.
     """
+    if isinstance(run.decoding, Beam):
+        raise CannotAct(
+            "Beam search knows its answer only at the end, so it cannot be streamed. Use greedy or nucleus."
+        )
+    return _pieces(run, work)
+
+
+def _pieces(run: Run, work: Callable[..., Any]) -> Generator[str, None, None]:
     from transformers import StoppingCriteria, TextIteratorStreamer
 
     stop = threading.Event()
