@@ -14,14 +14,14 @@ import torch
 
 import vlm_anchors as va
 from vlm_anchors.benchmarks.base import Question
-from vlm_anchors.errors import BadSetting, CannotAct, MissingPackage, UserError
+from vlm_anchors.errors import BadRun, BadSetting, CannotAct, MissingPackage, UserError
 from vlm_anchors.generate import Run
 from vlm_anchors.prepare import Sample
 from vlm_anchors.report import read_run, tables
 from vlm_anchors.runner import answer, evaluate
 from vlm_anchors.runner.batches import Asked, batches
 from vlm_anchors.runner.bundled import bundled_data, export
-from vlm_anchors.runner.folder import BadRun, RunFolder, drop_torn_line, shard
+from vlm_anchors.runner.folder import RunFolder, drop_torn_line, shard
 from vlm_anchors.scenes import from_objects, render
 
 HERE = Path(__file__).parent

@@ -36,6 +36,10 @@ class BadData(UserError):
     """A file of questions, annotations, records or conversations that is not what is needed."""
 
 
+class BadRun(UserError):
+    """A folder of answers that holds something else, or is in use."""
+
+
 class MissingPackage(UserError):
     """Something optional is asked for that is not installed."""
 

@@ -7,16 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import UserError
+from ..errors import BadRun
 
 FIXED = ("model", "revision", "benchmark", "data_sha256", "protocol", "dtype")
 """Settings that make two answers comparable: one RUN has one value of each."""
 
 Key = tuple[str, str, str, int | None]
-
-
-class BadRun(UserError):
-    """A RUN folder that holds something else, or is in use."""
 
 
 def key_of(record: Mapping[str, Any]) -> Key:
