@@ -29,8 +29,9 @@ def test_generated_pages_are_fresh():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_table_comes_from_results():
-    check = [sys.executable, "runs/readme_table.py", "--check"]
+@pytest.mark.parametrize("script", ["readme_table.py", "results_page.py", "training_tables.py"])
+def test_tables_come_from_results(script):
+    check = [sys.executable, f"runs/{script}", "--check"]
     done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
