@@ -11,3 +11,4 @@ runs/clva_ablations.sh
 runs/scenes_all_methods.sh nucleus
 runs/scenes_mme.sh
 .venv/bin/python runs/readme_table.py
+.venv/bin/python runs/results_page.py
