@@ -1,5 +1,6 @@
 """The runner: resumes after anything, never mixes settings, shards, reuses prefixes, and gives the same answers always."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import torch
 
 import vlm_anchors as va
 from vlm_anchors.benchmarks.base import Question
-from vlm_anchors.errors import BadRun, BadSetting, CannotAct, MissingPackage, UserError
+from vlm_anchors.errors import AnchorsWarning, BadRun, BadSetting, CannotAct, MissingPackage, UserError
 from vlm_anchors.generate import Run
 from vlm_anchors.prepare import Sample
 from vlm_anchors.report import read_run, tables
@@ -301,7 +302,6 @@ def test_memory_stays_flat(tiny, scenes, tmp_path):
     """Nothing is kept from one batch to the next."""
     import gc
 
-
     def tensors():
         gc.collect()
         return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
@@ -316,6 +316,36 @@ def test_batches_are_a_function_of_the_questions():
     made = batches(asked, 4)
     assert [len(batch) for batch in made] == [4, 4, 1]
     assert [one.question.image for one in made[0]] == ["0.png"] * 3 + ["1.png"]
+
+
+@pytest.mark.parametrize("method", ["none", "clva", "vcd", "deco", "vista", "attanchor"])
+def test_questions_without_an_image_are_answered_too(tiny, tmp_path, method):
+    """HallusionBench has them; there a method has nothing to act on, says so, and leaves the plain answer."""
+    folder = tmp_path / "images" / "VS" / "map"
+    folder.mkdir(parents=True)
+    render(from_objects(["cup"])).save(folder / "0_1.png")
+    row = {"category": "VS", "subcategory": "map", "visual_input": "1", "set_id": "0", "question_id": "0"}
+    row |= {
+        "question": "Is there a cup?",
+        "gt_answer": "1",
+        "figure_id": "1",
+        "filename": "./hallusion_bench/VS/map/0_1.png",
+    }
+    blind = {**row, "visual_input": "0", "figure_id": "0", "filename": None}
+    longer = {**blind, "question_id": "1", "question": "Is there a cup somewhere?"}
+    (tmp_path / "HallusionBench.json").write_text(json.dumps([row, blind, longer]))
+    given = {"data": tmp_path / "HallusionBench.json", "images": tmp_path / "images", "protocol_name": "llava"}
+    assert evaluate(tiny, "hallusion", tmp_path / "plain", **given) == 3
+    with contextlib.nullcontext() if method == "none" else pytest.warns(AnchorsWarning, match="leaves it as it is"):
+        assert evaluate(tiny, "hallusion", tmp_path / "run", methods=[method], **given) == 3
+    plain, found = comparable(tmp_path / "plain"), comparable(tmp_path / "run")
+    assert sorted(record["image"] is None for record in found.values()) == [False, True, True]
+    for key, record in found.items():
+        if record["image"] is None:
+            assert record["answer"] == plain[(key[0], "none", *key[2:])]["answer"]
+            assert record["acted"] == {}
+    assert tables([tmp_path / "run"])[0].rows[0].n == 3
+    assert "Infinity" not in (tmp_path / "run" / "records.jsonl").read_text()
 
 
 def test_tables_come_from_the_records(tiny, scenes, tmp_path):

@@ -74,7 +74,7 @@ def prepare(vlm: Vlm, samples: Sequence[Sample], max_new_tokens: int = 0) -> Inp
     try:
         batch = vlm.processor(
             text=list(prompts),
-            images=[list(sample.images) for sample in samples],
+            images=[list(sample.images) for sample in samples] if any(sample.images for sample in samples) else None,
             padding=True,
             padding_side="left",
             return_tensors="pt",

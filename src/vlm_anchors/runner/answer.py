@@ -1,7 +1,9 @@
 """Answers one batch: question by question, or with the prompt's prefix prefilled once an image."""
 
 import time
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +11,9 @@ from torch import Tensor
 
 from ..engine import attach
 from ..engine.prefix import continued, prefill_prefix, reusable
+from ..errors import AnchorsWarning
 from ..generate import Run, answer_prepared
+from ..methods.base import name_of
 from ..prepare import Inputs, Sample, prepare, prompt_of
 from ..types import Answer
 
@@ -22,6 +26,8 @@ def can_reuse(run: Run) -> bool:
 def answer_batch(run: Run, samples: Sequence[Sample], reuse: bool) -> list[Answer]:
     """Answers in the order of the samples. With `reuse`, system and image are prefilled once for each image."""
     began = time.perf_counter()
+    if not any(sample.images for sample in samples):
+        run = _without_weaving(run)
     with attach(run.vlm, list(run.methods)) as handle, torch.no_grad():
         shared = _shared(run, samples) if reuse else None
         if shared is None:
@@ -30,6 +36,16 @@ def answer_batch(run: Run, samples: Sequence[Sample], reuse: bool) -> list[Answe
         inputs, prefix, rows = shared
         cache = prefill_prefix(run.vlm.model, prefix)
         return answer_prepared(run, samples, inputs, handle, began, **continued(cache, _expanded(run, rows)))
+
+
+def _without_weaving(run: Run) -> Run:
+    """Questions without an image leave nothing to weave words into; the other methods say so themselves."""
+    for method in run.methods:
+        if "prepare" in method.doors:
+            warnings.warn(
+                f"A question without an image: {name_of(method)} leaves it as it is.", AnchorsWarning, stacklevel=3
+            )
+    return replace(run, methods=tuple(method for method in run.methods if "prepare" not in method.doors))
 
 
 def _expanded(run: Run, rows: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What answers one batch of questions and tells it as records: all that a process needs but the RUN folder."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,7 +78,8 @@ class Answerer:
                 "seconds": round(answer.seconds, 6),
             }
             if self.yes_no and answer.yes_no is not None:
-                more["yes_no"] = [round(logit, 4) for logit in answer.yes_no]
+                # A word that a method cut has no logit, and JSON no infinity.
+                more["yes_no"] = [round(logit, 4) if math.isfinite(logit) else None for logit in answer.yes_no]
             records.append(one.question.record(answer.text, **more))
         return records
 
