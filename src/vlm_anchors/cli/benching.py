@@ -126,7 +126,8 @@ def _show_questions(told: dict[str, Any]) -> None:
             low, high = row["interval"]
             speed = f"{row['questions a second']:.2f}"
             table.add_row(row["way"], speed, f"x{row['speed-up']:.2f}", f"{low:.2f} to {high:.2f}", row["same answers"])
-        Console().print(f"{told['subject']}, {each['method']}, {each['questions an image']} questions an image")
+        head = f"{told['subject']}, {each['method']}, {each['questions an image']} questions an image"
+        Console().print(f"{head}, seconds of {each['seconds of']} time")
         Console().print(table)
 
 
