@@ -229,10 +229,12 @@ def test_trainer_trains_on_anchored_sequences(tmp_path, checkpointing):
     model, _ = ready("llava", [".i."])
     trained = lora(model)
     lengths = []
+    newer = hasattr(TrainingArguments, "activation_checkpointing")
+    switch = "activation_checkpointing" if newer else "gradient_checkpointing"
     arguments = TrainingArguments(
         output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=2, learning_rate=1e-2, report_to=[],
         save_strategy="no", eval_strategy="steps", eval_steps=3, remove_unused_columns=False, use_cpu=True,
-        activation_checkpointing=checkpointing, logging_steps=1, prediction_loss_only=True, disable_tqdm=True,
+        **{switch: checkpointing}, logging_steps=1, prediction_loss_only=True, disable_tqdm=True,
     )  # fmt: skip
     with attach(paired("llava", trained), METHODS[0]) as handle:
         model.model.language_model.register_forward_pre_hook(

@@ -18,18 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from ..adapter import write_anchors
-from ..benchmarks.files import sha256
 from ..choice import choose
 from ..engine import attach
-from ..errors import AnchorsWarning, BadSetting, CannotAct, MissingPackage
+from ..errors import AnchorsWarning, BadData, BadSetting, CannotAct, MissingPackage
 from ..load import load
 from ..methods.base import Method
 from ..provenance import provenance
-from ..registry import parse_spec
+from ..registry import parse_spec, split_composition
 from ..runner.folder import write_whole
 from ..types import Vlm
 from .collate import Collator
-from .data import Bad, Conversation, read_data, split_by_image
+from .data import MARK, Bad, Conversation, fingerprint, read_data, split_by_image
 from .lora import lora_config
 from .presets import Settings
 from .resume import FILE, last_checkpoint, settle
@@ -73,10 +72,11 @@ def train(
     trained, checked, bad = _conversations(Path(data), images, validation, skip_bad, chosen.seed)
     chosen = _fitting(chosen, device)
     vlm = load(model, device="cpu", dtype=dtype or _dtype(chosen, device), **loading)
+    _refuse_marks(vlm, [*trained, *checked])
     collator = Collator(_scaled(vlm, chosen))
     told = {
         "model": str(model), "revision": vlm.revision, "method": anchors.spec(), "data": str(data),
-        "data_sha256": sha256(Path(data)), "validation": str(validation), "conversations": len(trained),
+        "data_sha256": fingerprint(Path(data)), "validation": str(validation), "conversations": len(trained),
         "validation_conversations": len(checked), "settings": dataclasses.asdict(chosen),
     }  # fmt: skip
     settle(out, told | {"versions": provenance("cpu")["versions"]}, first=_rank() == 0)
@@ -91,12 +91,12 @@ def train(
 def _method(spec: str, settings: Settings) -> Method:
     """The method, with the settings' tau where the SPEC names none."""
     name, dials = parse_spec(spec)
+    if not name.startswith("attanchor") or len(split_composition(spec)) > 1:
+        raise CannotAct(
+            f"{spec} has no training form: it acts while a model answers. Train attanchor or attanchor-i2t."
+        )
     if "tau" not in dials:
         spec += f"{',' if dials else ':'}tau={settings.tau}"
-    if not name.startswith("attanchor"):
-        raise CannotAct(
-            f"{name} acts while a model answers and has no training form. Train attanchor or attanchor-i2t."
-        )
     (method,), _ = choose(spec)
     return method
 
@@ -114,6 +114,14 @@ def _conversations(
         return *split_by_image(found, validation, seed), bad
     checked, worse = read_data(Path(str(validation)), folder, skip_bad)
     return found, checked, bad + worse
+
+
+def _refuse_marks(vlm: Vlm, conversations: Sequence[Conversation]) -> None:
+    """The processor would take such a text for an image, in the middle of the training."""
+    mark = str(getattr(vlm.processor, "image_token", MARK))
+    for one in conversations:
+        if any(mark in turn.text for turn in one.turns):
+            raise BadData(f"{one.where} holds {mark}, the mark of {vlm.name} for an image. Take it out.")
 
 
 def _fitting(settings: Settings, device: str | None) -> Settings:
@@ -254,7 +262,7 @@ def _arguments(out: Path, settings: Settings, every: int, on_cpu: bool, begun: s
         optim=settings.optimizer,
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
-        **{checkpointing: settings.checkpointing},
+        **{checkpointing: settings.checkpointing},  # type: ignore[arg-type]
         seed=settings.seed,
         eval_strategy="steps",
         eval_steps=every,
