@@ -1,5 +1,5 @@
 """Writes the generated pages: docs/cli.md from --help, docs/methods.md from the catalogue, docs/families.md from the
-table of families, docs/sentences.md from what the source raises.
+table of families, docs/sentences.md from what the source raises, docs/decisions.md from the notes' titles.
 
 python runs/docs.py            writes them
 python runs/docs.py --check    fails if one is stale (the tests do this)
@@ -7,8 +7,6 @@ python runs/docs.py --check    fails if one is stale (the tests do this)
 
 import dataclasses
 import inspect
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,16 +27,16 @@ def commands(command: Any, name: str = "") -> Iterator[str]:
 
 def cli() -> str:
     from typer.main import get_command
+    from typer.testing import CliRunner
 
     from vlm_anchors.cli.app import app
 
     parts = [NOTE, "# Command line\n", "`vlm-anchors` and `python -m vlm_anchors` are the same.\n"]
-    environment = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
+    runner = CliRunner(env={"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"})
     for command in commands(get_command(app)):
-        asked = [sys.executable, "-m", "vlm_anchors", *command.split(), "--help"]
-        help_text = subprocess.run(asked, capture_output=True, text=True, check=True, env=environment).stdout
-        lines = [line.rstrip() for line in help_text.strip("\n").splitlines()]
-        parts += [f"## vlm-anchors {command}\n".replace(" \n", "\n"), "```text", *lines, "```\n"]
+        told = runner.invoke(app, [*command.split(), "--help"], prog_name="vlm-anchors", catch_exceptions=False)
+        lines = [line.rstrip() for line in told.stdout.strip("\n").splitlines()]
+        parts += [f"## {f'vlm-anchors {command}'.strip()}\n", "```text", *lines, "```\n"]
     parts += [
         "## Exit codes\n",
         "0: done. 2: the input is at fault; one or two sentences on stderr say what was expected, what was found and "
@@ -131,9 +129,17 @@ def _told_apart(row) -> str:
     return f"{row.images}, video tags" if row.video_tags else row.images
 
 
+def decisions() -> str:
+    """Their titles, which are whole sentences."""
+    notes = sorted((DOCS / "decisions").glob("*.md"))
+    titles = [note.read_text().partition("\n")[0].removeprefix("# ") for note in notes]
+    rows = [f"- [{title}](decisions/{note.name})" for title, note in zip(titles, notes, strict=True)]
+    return "\n".join([NOTE, "# Decisions\n", "What was chosen, why, and what else was weighed.\n", *rows]) + "\n"
+
+
 def main() -> int:
     pages = {"cli.md": cli(), "methods.md": methods(), "families.md": families()}
-    pages["sentences.md"] = NOTE + sentences.page()
+    pages |= {"sentences.md": NOTE + sentences.page(), "decisions.md": decisions()}
     stale = [name for name, text in pages.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != text]
     if "--check" in sys.argv:
         if stale:

@@ -54,6 +54,13 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in found}
 
 
+def test_every_page_is_in_the_index_and_in_the_site():
+    index, site = ((ROOT / name).read_text("utf-8") for name in ("docs/index.md", "mkdocs.yml"))
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"]({page.name})" in index, page.name
+        assert f" {page.name}\n" in site, page.name
+
+
 @pytest.fixture(scope="module")
 def sentences():
     """The words of every sentence the source raises; docs/sentences.md lists them, and is held fresh above."""
