@@ -7,6 +7,11 @@ import typer
 
 from . import options as given
 
+LEGEND = """
+on image, first token: share of the words' attention there; counting: that on the image if all tokens were alike.
+to negative, to positive: correlation of the layer's map with the anchors' maps (Fig. 2b). entropy: of the sensitive
+heads' map, nats. anchors on asked: share of a layer's anchors that lie on the object asked about."""
+
 
 @given.takes_model
 def diagnose(
@@ -70,14 +75,15 @@ def _show(told: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console.print(f"{told['model']}, {told['questions']} questions about {told['images']}\n")
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{told['model']}, {told['questions']} questions about {told['images']}. Does each premise hold here?\n"
+    )
     words = {True: "yes", False: "no ", None: "?  "}
     for one in told["verdicts"]:
-        console.print(
-            f"{words[one['holds']]}  {one['premise']} ({one['method']}): {one['meaning']}", style="bold", soft_wrap=True
-        )
-        console.print(f"     {one['number']}", soft_wrap=True)
+        rests = "all methods rest" if one["method"] == "all" else f"{one['method']} rests"
+        console.print(f'{words[one["holds"]]}  "{one["premise"]}" ({rests} on it)', style="bold")
+        console.print(f"     {one['meaning']}: {one['number']}")
     console.print()
     known = "on_asked" in told["layers"][-1]
     names = ["layer", "on image", "counting", "first token", "to negative", "to positive", "entropy"]
@@ -88,9 +94,10 @@ def _show(told: dict[str, Any]) -> None:
         last = [f"{row['on_asked']:.2f}" if "on_asked" in row else "-"] if known else []
         layers.add_row(str(row["layer"]), *shares, *curves, f"{row['entropy_normalised']:.2f}", *last)
     console.print(layers)
+    console.print(LEGEND)
     absent = "The drift that CLVA repairs is " + ("present" if told["drift"] else "absent") + " in this model."
     console.print(f"\n{absent}")
     dials = told["suggestion"]
-    console.print(f"Dials to try: {dials['clva']}\n  {dials['clva_why']}", soft_wrap=True)
+    console.print(f"Dials to try: {dials['clva']}\n  {dials['clva_why']}")
     if dials["attanchor"]:
         console.print(f"  {dials['attanchor']} anchors a tenth of the words.")
