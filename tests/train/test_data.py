@@ -6,7 +6,7 @@ import pytest
 from conversations import image, llava, messages, write
 
 from vlm_anchors.errors import AnchorsWarning, BadData
-from vlm_anchors.train.data import read_data, split_by_image
+from vlm_anchors.train.data import fingerprint, read_data, split_by_image
 
 ASKED = [("user", "Is there a cup?"), ("assistant", "Yes")]
 
@@ -137,6 +137,14 @@ def test_nothing_usable_is_refused_even_with_skip_bad(tmp_path):
     (tmp_path / "data.json").write_bytes(b"\xff\xfe")
     with pytest.raises(BadData, match="cannot be read: .*Expected UTF-8"):
         read_data(tmp_path / "data.json")
+
+
+def test_a_fingerprint_is_of_the_conversations(tmp_path):
+    image(tmp_path)
+    one = fingerprint(write(tmp_path, [llava()]))
+    image(tmp_path, "b.png")
+    assert fingerprint(tmp_path) == fingerprint(tmp_path / "data.json") == one
+    assert fingerprint(write(tmp_path, [llava(answer="No")])) != one
 
 
 def test_no_image_is_on_both_sides_of_the_split(tmp_path):

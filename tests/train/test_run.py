@@ -11,6 +11,7 @@ import vlm_anchors as va
 from vlm_anchors.cli import main
 from vlm_anchors.engine import attach
 from vlm_anchors.errors import AnchorsWarning, BadData, BadModel, BadSetting, CannotAct, UnknownName
+from vlm_anchors.train import run
 from vlm_anchors.train.collate import Collator
 from vlm_anchors.train.data import read_data
 from vlm_anchors.train.merge import merge
@@ -167,6 +168,18 @@ def test_skipped_conversations_are_listed(tiny_folder, tmp_path):
     assert listed.startswith("data.json, entry 4 (id 7): The image none.png is not in") and listed.count("\n") == 1
 
 
+def test_a_text_with_the_models_own_mark_is_refused(tiny_folder, tmp_path, monkeypatch):
+    names = [image(tmp_path, f"{n}.png") for n in range(2)]
+    file = write(tmp_path, [llava(names[0]), llava(names[1], question="What is [IMG]?")])
+    vlm = va.load(str(tiny_folder))
+    vlm.processor.image_token = "[IMG]"
+    monkeypatch.setattr(run, "load", lambda *_, **__: vlm)
+    with pytest.raises(
+        BadData, match=r"data.json, entry 2 holds \[IMG\], the mark of .*tiny for an image. Take it out"
+    ):
+        train(str(tiny_folder), file, tmp_path / "out", validation=0.5)
+
+
 def test_presets_are_the_papers():
     tiny, seven, qwen = PRESETS["tinyllava-1b"], PRESETS["llava-1.5-7b"], PRESETS["qwen2.5-vl-3b"]
     assert (tiny.rank, tiny.alpha, tiny.learning_rate, tiny.warmup, tiny.weight_decay) == (32, 64, 1e-4, 0.03, 0.003)
@@ -198,7 +211,8 @@ def test_settings_are_checked(wrong, error, words):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        (dict(method="clva"), CannotAct, "clva acts while a model answers and has no training form"),
+        (dict(method="clva"), CannotAct, "clva has no training form: it acts while a model answers"),
+        (dict(method="attanchor+clva"), CannotAct, r"attanchor\+clva has no training form"),
         (dict(validation=1.5), BadSetting, "validation is a share of the images between 0 and 1"),
         (dict(device="mps"), BadSetting, "Training runs on cpu or cuda; found device 'mps'"),
         (dict(settings=settings(pixels=1000)), CannotAct, "makes all images one size, so pixels=1000 cannot be kept"),

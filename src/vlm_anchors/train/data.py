@@ -8,6 +8,7 @@ A file holds a list of these or one a line. The images of a conversation stand b
 data has them: that is how LLaVA was trained, how `va.ask` asks, and words before an image find no patch to stand at.
 """
 
+import hashlib
 import json
 import random
 import warnings
@@ -65,14 +66,11 @@ class _Fault(Exception):
         self.kind, self.fault = kind, fault
 
 
-def read_data(
-    data: Path, images: Path | None = None, skip_bad: bool = False, mark: str = MARK
-) -> tuple[list[Conversation], list[Bad]]:
+def read_data(data: Path, images: Path | None = None, skip_bad: bool = False) -> tuple[list[Conversation], list[Bad]]:
     """The conversations of a file, or of all .json and .jsonl files of a folder; and what had to be left out.
 
-    images: the folder that image names count from; the data's own by default. mark: how the model spells an image's
-    placeholder, which no text may hold. Raises `BadData` that names the first bad row and counts the others; with
-    skip_bad they are left out with a warning.
+    images: the folder that image names count from; the data's own by default. Raises `BadData` that names the first bad row
+    and counts the others; with skip_bad they are left out with a warning.
     """
     files = _files(data)
     folder = images or (data if data.is_dir() else data.parent)
@@ -93,11 +91,19 @@ def read_data(
             try:
                 if isinstance(entry, _Fault):
                     raise entry
-                good.append(_conversation(where, entry, find, mark))
+                good.append(_conversation(where, entry, find))
             except _Fault as fault:
                 bad.append(Bad(where, fault.kind, fault.fault))
     _settle(data, len(good), bad, skip_bad)
     return good, bad
+
+
+def fingerprint(data: Path) -> str:
+    """SHA-256 of what `read_data` reads: the file, or the files of a folder in order; not of the images."""
+    digest = hashlib.sha256()
+    for file in _files(data):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def split_by_image(
@@ -156,7 +162,7 @@ def _entries(file: Path) -> Iterator[tuple[str, Any]]:
             yield where, _Fault("broken JSON", f"broken JSON ({error.msg}, column {error.colno})")
 
 
-def _conversation(where: str, row: Any, find: Any, mark: str) -> Conversation:
+def _conversation(where: str, row: Any, find: Any) -> Conversation:
     if not isinstance(row, dict) or not ("conversations" in row or "messages" in row):
         raise _Fault("no conversation", f"no conversation in it; expected {SHAPES}")
     turns, inside = _turns(row["conversations"] if "conversations" in row else row["messages"])
@@ -168,10 +174,9 @@ def _conversation(where: str, row: Any, find: Any, mark: str) -> Conversation:
     first = next(at for at, turn in enumerate(turns) if turn.role == "user")
     turns[first] = _unmarked(turns[first], len(names))
     for at, turn in enumerate(turns):
-        if MARK in turn.text or mark in turn.text:
-            held = MARK if MARK in turn.text else mark
+        if MARK in turn.text:
             raise _Fault(
-                "image mark out of place", f"{held} in turn {at + 1}; images stand before the first question only"
+                "image mark out of place", f"{MARK} in turn {at + 1}; images stand before the first question only"
             )
     if not all(isinstance(name, str) for name in names):
         raise _Fault("missing image", f"an image that is no file name but {type(names[0]).__name__}")
