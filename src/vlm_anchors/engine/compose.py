@@ -94,6 +94,10 @@ class Composed(Method):
         part = self.at("mlp")
         return None if part is None else part.mlp(view, layer, given, output)
 
+    def head(self, view: "PassView", last: "Tensor") -> "Tensor | None":
+        part = self.at("logits")
+        return None if part is None else part.head(view, last)
+
     def logits(self, view: "PassView", first: "Tensor", second: "Tensor | None") -> "Tensor":
         part = self.at("logits")
         return first if part is None else part.logits(view, first, second)

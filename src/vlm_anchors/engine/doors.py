@@ -44,9 +44,6 @@ class Head:
     norm: nn.Module
     out: nn.Module
 
-    def logits(self, hidden: Float[Tensor, "*b d"], norm: bool = True) -> Float[Tensor, "*b n"]:
-        return self.out(self.norm(hidden) if norm else hidden)
-
 
 @dataclass(eq=False)
 class PassView:
@@ -61,6 +58,10 @@ class PassView:
     prompt: bool
     """This pass holds the prompt; else it is a decoding step of one row."""
     branch: Branch | None = None
+    early: Float[Tensor, "b n v"] | None = None
+    """Logits of the rows that the method's `head` put after the last one."""
+    more: int = 0
+    """How many they are."""
 
     @property
     def kept(self) -> dict[Any, Any]:
@@ -80,9 +81,14 @@ class PassView:
     def visual(self) -> Visual:
         return self.steering.visual
 
-    def early_logits(self, hidden: Float[Tensor, "*b d"], norm: bool = True) -> Float[Tensor, "*b n"]:
-        """Logits of a layer's output, through the final norm (or without it) and the output embedding."""
-        return self.doors.head.logits(hidden, norm)
+    def normed(self, hidden: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """A layer's output through the final norm, as the output embedding takes it."""
+        return self.doors.head.norm(hidden)
+
+    def early_logits(self, hidden: Float[Tensor, "*b d"]) -> Float[Tensor, "*b n"]:
+        """Logits of a layer's output at once; where they can wait for the last layer's, `head` makes both in one product."""
+        # Not by a call, which is the model's own to its output embedding and would be taken for it.
+        return self.doors.head.out.forward(self.normed(hidden))
 
 
 class Doors:
@@ -122,6 +128,9 @@ class Doors:
                 self._hooks.append(
                     mlp_of(layers[layer - 1], method).register_forward_hook(functools.partial(self._mlp, layer))
                 )
+        if "logits" in method.opened():
+            self._hooks.append(self.head.out.register_forward_pre_hook(self._to_head))
+            self._hooks.append(self.head.out.register_forward_hook(self._from_head))
         self._hooks.append(self.head.model.register_forward_hook(self._logits, always_call=True))
 
     def close(self) -> None:
@@ -194,6 +203,21 @@ class Doors:
         view = self._view()
         return None if view is None else self.method.mlp(view, layer, args[0], output)
 
+    def _to_head(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+        view = self._view()
+        rows = None if view is None else self.method.head(view, args[0][:, -1])
+        if view is None or rows is None:
+            return None
+        view.more = rows.shape[1] - 1
+        return (torch.cat([args[0][:, :-1], rows], 1) if args[0].shape[1] > 1 else rows,)
+
+    def _from_head(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        view = self._view()
+        if view is None or not view.more:
+            return None
+        view.early = output[:, -view.more :]
+        return output[:, : -view.more]
+
     def _logits(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         view = self._view()
         if view is None:
@@ -224,7 +248,7 @@ class Doors:
             else:
                 assert twin is not None
                 hidden = twin.step(self.site.stack, view.embeds)
-            return self.head.logits(hidden, norm=False).float()
+            return self.head.out(hidden).float()
 
     def last_outputs(self, branch: Branch) -> Float[Tensor, "b l d"]:
         """Every layer's output for a branch's last token, in a pass of its own."""

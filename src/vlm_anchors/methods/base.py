@@ -96,6 +96,13 @@ class Method(ABC):
         """Door "mlp": the MLP's input and output, (b, q, d) each; return a new output, or None to leave it."""
         return None
 
+    def head(self, view: "PassView", last: "Tensor") -> "Tensor | None":
+        """Door "logits", before the output embedding: rows (b, n, d) that it multiplies in place of the last one, (b, d).
+
+        The first row's logits become the model's, the others' are `view.early`: one product for all. None: `last` alone.
+        """
+        return None
+
     def logits(self, view: "PassView", first: "Tensor", second: "Tensor | None") -> "Tensor":
         """Door "logits": new next-token logits (b, vocabulary) from those of both branches, float32."""
         return first

@@ -86,19 +86,22 @@ class DeCo(Method):
     def hidden(self, view: "PassView", layer: int, output: Tensor) -> None:
         view.kept.setdefault("early", {})[layer] = output[:, -1]
 
+    def head(self, view: "PassView", last: Tensor) -> Tensor | None:
+        """The layers' states ride along with the last one: the output embedding is read once for all."""
+        return torch.cat([last[:, None], view.normed(torch.stack(list(view.kept["early"].values()), 1))], 1)
+
     def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
+        assert view.early is not None
         count(view.memory, "steps")
-        early = view.kept["early"]
-        layers = sorted(early)
         tokens, member = candidates(first, self.top_p, self.top_k)
-        middle = view.early_logits(torch.stack([early[layer] for layer in layers], 1)).float()
-        chosen, sure = surest(middle, tokens, member)
+        chosen, sure, own = surest(view.early.float(), tokens, member)
         if view.prompt:
-            view.memory["layer"] = chosen + layers[0]
-        own = middle.gather(1, chosen[:, None, None].expand(-1, 1, middle.shape[-1]))[:, 0]
-        corrected = first + self.alpha * sure[:, None] * own
-        inside = torch.zeros_like(first, dtype=torch.bool).scatter(1, tokens, member)
-        return torch.where(inside, corrected, first if self.outside == "kept" else -torch.inf)
+            view.memory["layer"] = chosen + min(view.kept["early"])
+        old = first.gather(1, tokens)
+        kept = old if self.outside == "kept" else -torch.inf
+        new = torch.where(member, old + self.alpha * sure[:, None] * own, kept)
+        start = first if self.outside == "kept" else torch.full_like(first, -torch.inf)
+        return start.scatter(1, tokens, new)
 
     def acted(self, generation: "Generation") -> list[dict[str, Any]]:
         steps, layer = generation.memory.get("steps", 0), generation.memory.get("layer")
@@ -119,9 +122,9 @@ def candidates(
 
 def surest(
     middle: Float[Tensor, "b l n"], tokens: Int[Tensor, "b c"], member: Bool[Tensor, "b c"]
-) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
-    """Which of the layers gives a candidate the highest probability, and that probability."""
-    shares = middle.softmax(-1).gather(-1, tokens[:, None].expand(-1, middle.shape[1], -1))
-    best = shares.masked_fill(~member[:, None], -1.0).amax(-1)
-    sure, layer = best.max(-1)
-    return layer, sure
+) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"], Float[Tensor, "b c"]]:
+    """Which of the layers gives a candidate the highest probability, that probability, and its logits of candidates."""
+    own = middle.gather(-1, tokens[:, None].expand(-1, middle.shape[1], -1))
+    shares = (own - middle.logsumexp(-1, keepdim=True)).exp()
+    sure, layer = shares.masked_fill(~member[:, None], -1.0).amax(-1).max(-1)
+    return layer, sure, own.gather(1, layer[:, None, None].expand(-1, 1, own.shape[-1]))[:, 0]

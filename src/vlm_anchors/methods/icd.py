@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import BadDial, CannotAct
 from .base import Method, choice, number
-from .parts import TESTED, contrast, count, refuse_untested
+from .parts import TESTED, contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
     from ..engine.branch import Branch
@@ -120,12 +120,7 @@ class ICD(Method):
         return prompt.with_images(prompt.encode({**given, **changed}))
 
     def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
-        if second is not None:
-            count(view.memory, "branch_passes")
-        count(view.memory, "steps")
-        return contrast(first, second, self.alpha, self.beta)
+        return counted_contrast(view.memory, first, second, self.alpha, self.beta)
 
     def acted(self, generation: "Generation") -> list[dict[str, Any]]:
-        memory = generation.memory
-        told = {"steps": memory.get("steps", 0), "branch_passes": memory.get("branch_passes", 0)}
-        return [dict(told) for _ in generation.visual.valid]
+        return contrasts(generation)

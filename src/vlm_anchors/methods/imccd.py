@@ -32,7 +32,7 @@ from torch import Tensor
 from ..engine.view import AttentionView, Edit
 from ..errors import BadDial, CannotAct
 from .base import Method, number
-from .parts import TESTED, contrast, count, refuse_untested
+from .parts import TESTED, contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
     from ..engine.branch import Branch
@@ -123,13 +123,11 @@ class IMCCD(Method):
         return prompt.edited(Blurred()) if self.alpha else None
 
     def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
-        if second is not None:
-            count(view.memory, "branch_passes")
-        return contrast(first, second, self.alpha, self.beta)
+        return counted_contrast(view.memory, first, second, self.alpha, self.beta)
 
     def acted(self, generation: "Generation") -> list[dict[str, Any]]:
-        told = {"branch_passes": generation.memory.get("branch_passes", 0), "visual_tokens": 0}
-        return [{**told, "visual_tokens": sum(counts)} for counts in generation.visual.per_image()]
+        visual = [sum(counts) for counts in generation.visual.per_image()]
+        return [{**told, "visual_tokens": own} for told, own in zip(contrasts(generation), visual, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -95,27 +95,35 @@ class MemVR(Method):
         index = view.visual.index[..., None].expand(-1, -1, view.embeds.shape[-1])
         image = view.embeds.gather(1, index) * view.visual.valid[..., None]
         view.memory["image"] = image.float()
-        view.memory["triggers"] = torch.zeros(len(image), dtype=torch.long, device=image.device)
+        view.memory["triggers"] = [0] * len(image)
 
     def hidden(self, view: "PassView", layer: int, output: Tensor) -> None:
-        unsure = uncertainty(view.early_logits(output[:, -1])) > self.gamma
-        done = view.kept.get("done")
-        fired = unsure if done is None else unsure & ~done
-        view.kept["done"] = unsure if done is None else unsure | done
-        view.kept[("fired", layer + 1)] = fired
+        """Reads the answer back from the device: a layer that need not be tested saves a product with the whole vocabulary."""
+        done: list[bool] = view.kept.setdefault("done", [False] * len(output))
+        if all(done):
+            return
+        unsure = (uncertainty(view.early_logits(output[:, -1])) > self.gamma).tolist()
+        view.kept["fired", layer + 1] = [now and not before for now, before in zip(unsure, done, strict=True)]
+        view.kept["done"] = [now or before for now, before in zip(unsure, done, strict=True)]
 
     def mlp(self, view: "PassView", layer: int, given: Tensor, output: Tensor) -> Tensor | None:
-        fired: Bool[Tensor, " b"] = view.kept[("fired", layer)]
-        view.memory["triggers"] = view.memory["triggers"] + fired
+        fired: list[bool] = view.kept.get(("fired", layer), [])
+        if not any(fired):
+            return None
+        view.memory["triggers"] = [old + new for old, new in zip(view.memory["triggers"], fired, strict=True)]
         image = view.memory["image"]
         recalled = (given.float() @ image.transpose(1, 2)) @ image
         size, own = mean_size(output, view.real), mean_size(recalled, view.real)
         mixed = (1 - self.alpha) * output + self.alpha * recalled * (size / own.clamp(min=1e-30))
-        return torch.where(fired[:, None, None], mixed.to(output.dtype), output)
+        mixed = mixed.to(output.dtype)
+        return (
+            mixed
+            if all(fired)
+            else torch.where(torch.tensor(fired, device=output.device)[:, None, None], mixed, output)
+        )
 
     def acted(self, generation: "Generation") -> list[dict[str, Any]]:
-        triggers = generation.memory.get("triggers")
-        counts = [0] * len(generation.visual.valid) if triggers is None else triggers.tolist()
+        counts = generation.memory.get("triggers", [0] * len(generation.visual.valid))
         return [{"triggers": one, "passes": generation.steps + 1} for one in counts]
 
 

@@ -17,12 +17,11 @@ is on; ours acts there too, `boost_prompt=False` is the code's way. The "layer p
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..engine.view import AttentionView, Edit
 from .base import Method, number
-from .parts import TESTED, check_range, count, layer_range, plausible, refuse_untested, warn_untested
+from .parts import TESTED, check_range, contrast, count, layer_range, refuse_untested, warn_untested
 
 if TYPE_CHECKING:
     from ..engine.branch import Branch
@@ -105,9 +104,7 @@ class PAI(Method):
         if second is None:
             return first
         count(view.memory, "branch_passes")
-        with_image, without = first.log_softmax(-1), second.log_softmax(-1)
-        mixed = self.gamma * (with_image - without) + without
-        return mixed.masked_fill(~plausible(with_image, self.cut), -torch.inf)
+        return contrast(first.log_softmax(-1), second.log_softmax(-1), self.gamma - 1, self.cut)
 
     def acted(self, generation: "Generation") -> list[dict[str, Any]]:
         rows = generation.steps + int(self.boost_prompt) if self.alpha else 0

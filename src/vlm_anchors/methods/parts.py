@@ -12,6 +12,7 @@ from ..errors import AnchorsWarning, BadDial, CannotAct
 from .base import name_of
 
 if TYPE_CHECKING:
+    from ..engine.passing import Generation
     from ..engine.site import Site
 
 PUBLISHED_DEPTH = 32
@@ -63,19 +64,33 @@ def refuse_untested(method: Any, site: "Site", tested: tuple[str, ...], reason: 
         )
 
 
-def plausible(logits: Float[Tensor, "b n"], beta: float) -> Bool[Tensor, "b n"]:
-    """Tokens at least `beta` times as probable as the most probable one; all of them at beta = 0."""
-    if beta == 0:
-        return torch.ones_like(logits, dtype=torch.bool)
-    return logits >= logits.amax(-1, keepdim=True) + math.log(beta)
+def implausible(logits: Float[Tensor, "b n"], beta: float) -> Bool[Tensor, "b n"]:
+    """Tokens less than `beta` times as probable as the most probable one."""
+    return logits < logits.amax(-1, keepdim=True) + math.log(beta)
 
 
 def contrast(
     first: Float[Tensor, "b n"], second: Float[Tensor, "b n"] | None, alpha: float, beta: float
 ) -> Float[Tensor, "b n"]:
     """(1 + alpha) z1 - alpha z2 on the plausible tokens of z1, -inf elsewhere."""
-    mixed = first if second is None else (1 + alpha) * first - alpha * second
-    return mixed if beta == 0 else mixed.masked_fill(~plausible(first, beta), -torch.inf)
+    mixed = first if second is None else second.lerp(first, 1 + alpha)
+    return mixed if beta == 0 else mixed.masked_fill(implausible(first, beta), -torch.inf)
+
+
+def counted_contrast(
+    memory: dict[Any, Any], first: Float[Tensor, "b n"], second: Float[Tensor, "b n"] | None, alpha: float, beta: float
+) -> Float[Tensor, "b n"]:
+    """The contrast, counted for `contrasts`."""
+    count(memory, "steps")
+    if second is not None:
+        count(memory, "branch_passes")
+    return contrast(first, second, alpha, beta)
+
+
+def contrasts(generation: "Generation") -> list[dict[str, Any]]:
+    """What a contrastive method tells of each sample: steps, and how many of them had a second branch."""
+    told = {name: generation.memory.get(name, 0) for name in ("steps", "branch_passes")}
+    return [dict(told) for _ in generation.visual.valid]
 
 
 def count(memory: dict[Any, Any], what: str) -> None:

@@ -91,14 +91,17 @@ class VISTA(Method):
     def hidden(self, view: "PassView", layer: int, output: Tensor) -> None:
         view.kept.setdefault("late", []).append(output[:, -1])
 
+    def head(self, view: "PassView", last: Tensor) -> Tensor | None:
+        """The output embedding is linear: means and mixtures of logits are made before it, and it is read once."""
+        if not self.mix:
+            return None
+        late = torch.stack(view.kept["late"], 1)
+        late = view.normed(late) if self.norm else late
+        return last.float().lerp(late.float().mean(1), self.mix).to(last.dtype)[:, None]
+
     def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
         count(view.memory, "steps")
-        if not self.mix:
-            return first
-        late = torch.stack(view.kept["late"], 1)
-        # Without the norm the head is linear, so the mean may be taken before it: one product instead of six.
-        early = view.early_logits(late).mean(1) if self.norm else view.early_logits(late.mean(1), norm=False)
-        return (1 - self.mix) * first + self.mix * early.float()
+        return first
 
     def acted(self, generation: "Generation") -> list[dict[str, Any]]:
         steps, length = generation.memory.get("steps", 0), generation.memory.get("length")
@@ -111,6 +114,6 @@ def steered(x: Float[Tensor, "b q d"], direction: Float[Tensor, "b d"], lam: flo
     wide, along = x.float(), direction[:, None]
     length = wide.norm(dim=-1, keepdim=True)
     # Everything is multiplied by |x|, which the normalisation takes off again.
-    weight = length - (wide * along).sum(-1, keepdim=True).clamp(max=0)
+    weight = torch.maximum(length, torch.baddbmm(length, wide, direction[..., None], alpha=-1))
     turned = torch.addcmul(wide, weight, along, value=lam)
     return (turned * (length / turned.norm(dim=-1, keepdim=True).clamp(min=1e-30))).to(x.dtype)
