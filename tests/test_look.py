@@ -70,6 +70,15 @@ def test_answers_are_those_of_ask(tiny, image, told):
     assert "".join(told.asked).startswith("is there a cup")
 
 
+@pytest.mark.parametrize("method", ["attanchor:tau=0", "attanchor-i2t:tau=0", "attanchor:tau=0+clva"])
+def test_a_method_that_changes_the_prompt_may_stand_alone(tiny, image, method):
+    """Rows are then counted in the prompt as the method left it; the image lies where it lay."""
+    alone = study(tiny, image, "Is there a cup?", [method], max_new_tokens=2)
+    assert (alone.frame.rows, alone.frame.columns, alone.frame.whole) == (8, 8, True)
+    assert "is there a cup" in "".join(alone.asked)
+    figures.figures_of(alone)
+
+
 def test_the_frame_lies_right(told):
 
     frame = told.frame

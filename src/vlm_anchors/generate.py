@@ -216,6 +216,15 @@ def answer_samples(run: Run, samples: Sequence[Sample], **extra: Any) -> list[An
         return answer_prepared(run, samples, inputs, handle, began, **extra)
 
 
+def prepared(run: Run, inputs: Inputs) -> dict[str, Any]:
+    """What `generate` is given: the inputs, changed by a method whose door that is."""
+    tensors = inputs.tensors
+    for method in run.methods:
+        if "prepare" in method.doors:
+            tensors = method.prepare(run.vlm, tensors)
+    return tensors
+
+
 def answer_prepared(
     run: Run, samples: Sequence[Sample], inputs: Inputs, handle: "Handle", began: float, **extra: Any
 ) -> list[Answer]:
@@ -223,10 +232,7 @@ def answer_prepared(
     from .engine import Shares
     from .sampling import KeyedNoise, YesNo
 
-    tensors = inputs.tensors
-    for method in run.methods:
-        if "prepare" in method.doors:
-            tensors = method.prepare(run.vlm, tensors)
+    tensors = prepared(run, inputs)
     yes_no = YesNo(run.vlm.processor.tokenizer)
     processors: list[Any] = [yes_no]
     if isinstance(run.decoding, Nucleus):

@@ -13,7 +13,7 @@ from ..decoding import Beam
 from ..engine import attach
 from ..engine.site import find_site
 from ..errors import AnchorsWarning, CannotAct
-from ..generate import Run, answer_prepared, read_sample
+from ..generate import Run, answer_prepared, prepared, read_sample
 from ..methods.attanchor import AttAnchor
 from ..prepare import prepare
 from ..types import Answer, Vlm
@@ -109,7 +109,7 @@ def study_of(sample: "Sample", answered: "Sequence[tuple[Run, Seen]]") -> Study:
     (first, seen), *_ = answered
     vlm, rows = first.vlm, seen.before[0].positions
     inputs = prepare(vlm, [sample], first.max_new_tokens)
-    ids = [] if rows is None else inputs.tensors["input_ids"][0].cpu()[rows].tolist()
+    ids = [] if rows is None else prepared(first, inputs)["input_ids"][0].cpu()[rows].tolist()
     return Study(
         model=vlm.name,
         question=sample.question,
