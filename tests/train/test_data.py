@@ -64,6 +64,7 @@ BAD = {
     "missing image": (llava("b.png"), "The image b.png is not in"),
     "unreadable image": (llava("broken.png"), "broken.png cannot be read"),
     "no image": ({**llava(), "image": None}, "no image; anchors stand in one"),
+    "no image, an empty name": ({**llava(), "image": ""}, "no image; anchors stand in one"),
     "no answer": (turns("human"), "a conversation without an answer"),
     "no answer, empty": (llava(answer=" "), "a conversation without an answer"),
     "no answer, one empty": (turns("human", "gpt", "human", "gpt", last=""), "an empty turn of the assistant"),

@@ -2,10 +2,14 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 from conversations import image, llava, scenes, write
+from PIL import Image
+from transformers import Qwen2VLImageProcessor
 
 import vlm_anchors as va
 from vlm_anchors.cli import main
@@ -114,6 +118,28 @@ def test_early_stopping_keeps_the_best(tiny_folder, data, held, tmp_path):
     assert done.steps < 40 and done.best_step == done.steps - 2
     vlm = va.load(tmp_path / "out")
     assert loss_on(vlm, held, vlm.method) == pytest.approx(done.best_loss, abs=1e-5)
+
+
+def test_frozen_weights_may_be_halved_and_trained_ones_are_not(tiny_folder, data, held, tmp_path):
+    """Frozen weights in bfloat16; what trains, the projector too, is kept and saved in float32."""
+    done = train(
+        str(tiny_folder), data, tmp_path / "out", method="attanchor:tau=0.02", validation=str(held), dtype="bfloat16",
+        settings=settings(**QUICK | {"precision": "bf16", "projector": "full"}),
+    )  # fmt: skip
+    kept = safetensors.torch.load_file(done.folder / "adapter_model.safetensors")
+    assert {weight.dtype for weight in kept.values()} == {torch.float32}
+    assert any("multi_modal_projector" in name for name in kept) and 0 < done.best_loss < 20
+
+
+def test_an_area_in_pixels_is_kept_with_the_adapter(tmp_path):
+    """Qwen's processors keep images' sizes; the preset's area gives 576 visual tokens, after saving as well."""
+    small = Qwen2VLImageProcessor()
+    vlm = SimpleNamespace(name="qwen", processor=SimpleNamespace(image_processor=small))
+    run._scaled(vlm, PRESETS["qwen2.5-vl-3b"])
+    small.save_pretrained(tmp_path)
+    for processor in (small, Qwen2VLImageProcessor.from_pretrained(tmp_path)):
+        grid = processor(images=Image.new("RGB", (900, 700)), return_tensors="pt")["image_grid_thw"]
+        assert int(grid.prod()) // 4 == pytest.approx(576, rel=0.03)
 
 
 @pytest.mark.parametrize("change", [dict(precision="bf16"), dict(method="attanchor-i2t:pause_tokens=1,tau=0.02")])

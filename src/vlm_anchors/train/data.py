@@ -169,7 +169,7 @@ def _conversation(where: str, row: Any, find: Any) -> Conversation:
     _check_order(turns)
     named = row.get("images", row.get("image"))
     names = inside or (named if isinstance(named, list) else [] if named is None else [named])
-    if not names:
+    if not names or "" in names:
         raise _Fault("no image", "no image; anchors stand in one")
     first = next(at for at, turn in enumerate(turns) if turn.role == "user")
     turns[first] = _unmarked(turns[first], len(names))

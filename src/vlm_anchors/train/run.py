@@ -232,6 +232,9 @@ def _trainer(
                 Report(out, vlm, anchors.spec()),
             ],
         )
+    for weight in trainer.model.parameters():
+        if weight.requires_grad:  # frozen weights may be in half precision; steps are too small for it
+            weight.data = weight.data.float()
     for noise in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noise)
     return trainer
@@ -281,6 +284,7 @@ def _arguments(out: Path, settings: Settings, every: int, on_cpu: bool, begun: s
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and _world() > 1 else None,
         dataloader_pin_memory=not on_cpu,
+        dataloader_num_workers=0 if on_cpu else 4,
         report_to=[],
         disable_tqdm=True,
     )
