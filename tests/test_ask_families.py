@@ -5,6 +5,10 @@ from test_families import model_of
 from test_family_table import PROCESSORS, noise
 
 import vlm_anchors as va
+from vlm_anchors.generate import Run
+from vlm_anchors.images import read_image
+from vlm_anchors.prepare import Sample
+from vlm_anchors.runner.answer import answer_batch, can_reuse
 
 TEMPLATE = (
     "w30 {% for message in messages %}{% for part in message['content'] %}"
@@ -32,6 +36,37 @@ def test_one_by_one_equals_a_batch(name, method):
     assert [answer.acted for answer in single] == [answer.acted for answer in batched]
     if method != "none":
         assert [len(answer.acted["clva"]["anchors"]["positive"]) for answer in single] == [1, 2, 1]
+
+
+def asked_about_two_images(vlm, method):
+    """The runner's batch, where questions share images and, where they can, the prefix, against each question alone."""
+    images = [read_image(noise(40, 20)), read_image(noise(30, 30))]
+    words = ("w40 w41 w42", "w43", "w45 w46 w47 w48 w49", "w41 w44")
+    samples = [Sample((images[n % 2],), text, str(n)) for n, text in enumerate(words)]
+    how = Run.of(vlm, method, None, 4)
+    alone = [answer_batch(how, [sample], False)[0] for sample in samples]
+    return alone, answer_batch(how, samples, can_reuse(how))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("method", ["none", "clva:tau=1.5", "clva:tau=1.5,rows=all"])
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_questions_about_one_image_share_it(name, method):
+    make, image = PROCESSORS[name]
+    processor = make()
+    processor.chat_template = TEMPLATE.replace("IMAGE", image)
+    alone, together = asked_about_two_images(va.load((model_of(name), processor)), method)
+    assert [each.tokens for each in together] == [each.tokens for each in alone]
+    assert [each.acted for each in together] == [each.acted for each in alone]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*has no chat template")
+@pytest.mark.parametrize("name", ["instructblip", "blip-2"])
+def test_questions_about_one_image_share_it_in_qformers(name):
+    alone, together = asked_about_two_images(qformer(name), "clva:tau=1.5")
+    assert [each.tokens for each in together] == [each.tokens for each in alone]
+    assert [each.acted for each in together] == [each.acted for each in alone]
 
 
 def qformer(name):

@@ -289,13 +289,20 @@ def test_methods_that_touch_the_prefix_read_every_prompt_whole(tiny, method):
     assert not answer.can_reuse(Run.of(tiny, method, None, 4))
 
 
-def test_reuse_really_runs_the_vision_tower_once(tiny, scenes, tmp_path):
-    calls = []
-    hook = tiny.model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
-    run(tiny, scenes, tmp_path / "run", methods=["clva"], batch_size=6, limit=12)
-    with_reuse = len(calls)
+@pytest.mark.parametrize("method", ["clva", "vcd", "attanchor", "vista", "imccd", "clva:rows=all"])
+def test_the_vision_tower_sees_each_image_once(tiny, method):
+    """In a batch, and once more where a method changes it; whether the prefix is shared or not."""
+    seen = []
+    hook = tiny.model.model.vision_tower.register_forward_hook(lambda module, given, out: seen.append(len(out[0])))
+    images = [render(from_objects(objects)) for objects in (["cup", "fork"], ["dog"])]
+    samples = [Sample((images[n % 2],), text, str(n)) for n, text in enumerate(ASKED)]
+    how = Run.of(tiny, method, "greedy", 3)
+    alone = [answer.answer_batch(how, [sample], False)[0] for sample in samples]
+    seen.clear()
+    together = answer.answer_batch(how, samples, answer.can_reuse(how))
     hook.remove()
-    assert with_reuse == 2
+    assert seen == ([2, 2] if method == "vcd" else [2])
+    assert [each.tokens for each in together] == [each.tokens for each in alone]
 
 
 def test_memory_stays_flat(tiny, scenes, tmp_path):

@@ -70,8 +70,9 @@ class Read:
 
 def note_prefix(steering: Pass, embeds: Float[Tensor, "b p d"], facts: Facts | None, mrope: bool) -> None:
     """Remember a piece without text rows, unless it is unknown what it holds (embeddings only, prepared inputs)."""
-    known = facts is not None and facts.input_ids is not None and facts.mm_encoder_outputs is None and not mrope
-    if known and READ not in steering.memory and facts.input_ids.shape == embeds.shape[:2]:
+    if facts is None or facts.input_ids is None or facts.mm_encoder_outputs is not None or mrope:
+        return
+    if READ not in steering.memory and facts.input_ids.shape == embeds.shape[:2]:
         steering.memory[READ] = Read(embeds, facts.input_ids)
 
 

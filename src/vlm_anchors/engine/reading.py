@@ -18,6 +18,7 @@ from .anchored import woven_of
 from .branch import NUMBER, Branch, left_padded
 from .facts import Facts
 from .layout import Marks
+from .once import tower_of
 from .passing import Pass
 from .prompt import _marks
 from .site import Site
@@ -221,11 +222,9 @@ class Tower:
 
 
 def find_tower(site: Site, name: str) -> Tower:
-    for module in reversed(site.outer):
-        if hasattr(module, "get_image_features"):
-            for attribute in ("vision_tower", "visual", "vision_model"):
-                if isinstance(getattr(module, attribute, None), nn.Module):
-                    return Tower(module, getattr(module, attribute))
-    raise CannotAct(
-        f"{name} changes the image, and the vision tower of this model cannot be reached. Choose another model."
-    )
+    found = tower_of(site.outer)
+    if found is None:
+        raise CannotAct(
+            f"{name} changes the image, and the vision tower of this model cannot be reached. Choose another model."
+        )
+    return Tower(*found)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..engine import attach
+from ..engine.once import images_once
 from ..engine.prefix import continued, prefill_prefix, reusable
 from ..errors import AnchorsWarning
 from ..generate import Run, answer_prepared
@@ -24,15 +25,17 @@ def can_reuse(run: Run) -> bool:
 
 
 def answer_batch(run: Run, samples: Sequence[Sample], reuse: bool) -> list[Answer]:
-    """Answers in the order of the samples. With `reuse`, system and image are prefilled once for each image."""
+    """Answers in the order of the samples. Each image is encoded once; with `reuse`, so is system and image prefilled."""
     began = time.perf_counter()
     if not any(sample.images for sample in samples):
         run = _without_weaving(run)
+    owner = _owner(samples)
     with attach(run.vlm, list(run.methods)) as handle, torch.no_grad():
-        shared = _shared(run, samples) if reuse else None
+        shared = _shared(run, samples, owner) if reuse else None
         if shared is None:
             inputs = prepare(run.vlm, samples, run.max_new_tokens)
-            return answer_prepared(run, samples, inputs, handle, began)
+            with images_once(run.vlm.model, owner if _one_image_each(samples) else ()):
+                return answer_prepared(run, samples, inputs, handle, began)
         inputs, prefix, rows = shared
         cache = prefill_prefix(run.vlm.model, prefix)
         return answer_prepared(run, samples, inputs, handle, began, **continued(cache, _expanded(run, rows)))
@@ -53,19 +56,23 @@ def _expanded(run: Run, rows: Tensor) -> Tensor:
     return rows.repeat_interleave(run.beams)
 
 
-def _shared(run: Run, samples: Sequence[Sample]) -> tuple[Inputs, dict[str, Tensor], Tensor] | None:
+def _owner(samples: Sequence[Sample]) -> list[int]:
+    """For each sample the number of its image, counted as they first occur (the same object is the same image)."""
+    seen: dict[tuple[int, ...], int] = {}
+    return [seen.setdefault(tuple(map(id, sample.images)), len(seen)) for sample in samples]
+
+
+def _one_image_each(samples: Sequence[Sample]) -> bool:
+    return all(len(sample.images) == 1 for sample in samples)
+
+
+def _shared(run: Run, samples: Sequence[Sample], owner: list[int]) -> tuple[Inputs, dict[str, Tensor], Tensor] | None:
     """(inputs of all questions, inputs of the prefixes, row of each question's prefix); None if prefixes differ.
 
     The prefix ends with the last visual token: no text row stands in it, so methods see the question as one piece.
     """
-    firsts: list[Sample] = []
-    owner: list[int] = []
-    for sample in samples:
-        same = [i for i, first in enumerate(firsts) if _same_images(first, sample)]
-        owner.append(same[0] if same else len(firsts))
-        if not same:
-            firsts.append(sample)
-    if len(firsts) == len(samples) or any(len(first.images) != 1 for first in firsts):
+    firsts = [samples[owner.index(image)] for image in range(max(owner) + 1)]
+    if len(firsts) == len(samples) or not _one_image_each(samples):
         return None
     whole = prepare(run.vlm, firsts, run.max_new_tokens)
     heads = _heads(run, whole)
@@ -79,10 +86,6 @@ def _shared(run: Run, samples: Sequence[Sample]) -> tuple[Inputs, dict[str, Tens
     prefix = {"input_ids": heads, "attention_mask": torch.ones_like(heads)}
     vision = {k: v for k, v in whole.tensors.items() if k not in ("input_ids", "attention_mask")}
     return Inputs(prompts, _padded(run, heads[rows], tails)), {**prefix, **vision}, rows
-
-
-def _same_images(one: Sample, other: Sample) -> bool:
-    return len(one.images) == len(other.images) and all(a is b for a, b in zip(one.images, other.images, strict=True))
 
 
 def _visual_id(run: Run) -> int:
