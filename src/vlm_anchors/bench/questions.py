@@ -1,12 +1,10 @@
 """Questions a second: several questions an image, batched with a shared prefix, against one at a time.
 
 The loop that most repositories have asks question by question. Here both answer the same questions in one run, their
-answers are compared, and the ratio is taken inside each round. On a CPU with one thread time is the thread's own, which other
-programs on the machine do not stretch; elsewhere it is the clock's on the wall.
+answers are compared, and the ratio is taken inside each round.
 """
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +14,7 @@ from ..generate import Run
 from ..prepare import Sample
 from ..runner.answer import answer_batch
 from ..types import Vlm
-from .run import median_interval
+from .run import clock_of, median_interval
 
 NAMES = ("cup", "fork", "dog", "car", "person", "bench", "chair", "bottle", "cat", "book", "bowl", "clock")
 
@@ -37,24 +35,30 @@ def drawn_samples(images: int, questions: int) -> list[Sample]:
 
 def shape_vlm(name: str, device: str, dtype: str | None) -> Vlm:
     """A shape with random weights and a processor for its image size, so that whole questions can be asked."""
-    from transformers import LlavaProcessor
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
     from ..families import family_of
-    from ..scenes import tinyllava
     from .shapes import build
 
     model, _ = build(name, device, dtype)
+    processor = shape_processor(model)
+    model.config.image_token_id = processor.tokenizer.convert_tokens_to_ids("<image>")
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    return Vlm(model, processor, family_of(model.config), f"shape {name}")
+
+
+def shape_processor(model: Any) -> Any:
+    """A processor for a shape's image size, with the words of the bundled model."""
+    from transformers import LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    from ..scenes import tinyllava
+
     words, vision = tinyllava.tokenizer(), model.config.vision_config
     size = {"height": vision.image_size, "width": vision.image_size}
-    processor = LlavaProcessor(
+    return LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size=size, crop_size=size, do_center_crop=False),
         tokenizer=words, patch_size=vision.patch_size, vision_feature_select_strategy="default", image_token="<image>",
         num_additional_image_tokens=1, chat_template=tinyllava.CHAT_TEMPLATE,
     )  # fmt: skip
-    model.config.image_token_id = words.convert_tokens_to_ids("<image>")
-    model.generation_config.eos_token_id = words.eos_token_id
-    return Vlm(model, processor, family_of(model.config), f"shape {name}")
 
 
 def measure(
@@ -92,18 +96,11 @@ def measure(
             }
         )
     told = {"method": method, "images": images, "questions an image": questions, "new tokens": new_tokens}
-    return {**told, "seconds of": clock_of(vlm)[0], "rows": rows}
-
-
-def clock_of(vlm: Vlm) -> tuple[str, Callable[[], float]]:
-    """Which seconds are counted, and their clock."""
-    if vlm.device.type == "cpu" and torch.get_num_threads() == 1:
-        return "CPU", time.process_time
-    return "wall", time.perf_counter
+    return {**told, "seconds of": clock_of(vlm.device)[0], "rows": rows}
 
 
 def _ask_all(run: Run, samples: Sequence[Sample], size: int, reuse: bool) -> tuple[float, list[str]]:
-    clock = clock_of(run.vlm)[1]
+    clock = clock_of(run.vlm.device)[1]
     began = clock()
     texts: list[str] = []
     for start in range(0, len(samples), size):

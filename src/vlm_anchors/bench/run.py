@@ -1,6 +1,7 @@
 """Interleaved pairs: in each round every method answers once, plain first, and is divided by that round's plain run.
 
-Machines drift; a ratio inside one round does not. Medians over the rounds, with a bootstrap interval.
+Machines drift; a ratio inside one round does not. Medians over the rounds, with a bootstrap interval. On a CPU with one
+thread time is the thread's own, which other programs on the machine do not stretch; elsewhere it is the clock's on the wall.
 """
 
 import statistics
@@ -44,32 +45,40 @@ class Stopwatch:
         return scores
 
 
+def clock_of(device: torch.device) -> tuple[str, Callable[[], float]]:
+    """Which seconds are counted, and their clock."""
+    if device.type == "cpu" and torch.get_num_threads() == 1:
+        return "CPU", time.process_time
+    return "wall", time.perf_counter
+
+
 def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return clock_of(device)[1]()
 
 
 def measure(
     model: Any, inputs: dict[str, Any], specs: Sequence[str], *, new_tokens: int, rounds: int = 15, warm: int = 2,
-    plain: dict[str, Any] | None = None, progress: Callable[[int], None] = lambda done: None,
+    plain: dict[str, Any] | None = None, processor: Any = None, progress: Callable[[int], None] = lambda done: None,
 ) -> list[Row]:  # fmt: skip
     """Times plain generation and every SPEC in turn, `rounds` times; the order rotates from round to round.
 
-    plain: another prompt for plain generation, such as one as long as a method makes it (`padded`).
+    plain: another prompt for plain generation, such as one as long as a method makes it (`padded`). processor: the
+    model's, for methods that write text.
     """
     rows = [Row(name) for name in ["greedy", *specs]]
     given = dict.fromkeys(specs, inputs) | {"greedy": inputs if plain is None else plain}
     for done in range(-warm, rounds):
         turn = done % len(rows)
         for row in rows[turn:] + rows[:turn]:
-            parts = _once(model, given[row.name], row, new_tokens)
+            parts = _once(model, processor, given[row.name], row, new_tokens)
             if done >= 0:
                 for part in PARTS:
                     row.seconds[part].append(parts[part])
         progress(done)
     for row in rows:
-        row.peak_bytes = _peak(model, given[row.name], row, new_tokens)
+        row.peak_bytes = _peak(model, processor, given[row.name], row, new_tokens)
     return rows
 
 
@@ -88,18 +97,18 @@ def _methods(name: str) -> tuple[Method, ...]:
     return choose(name.removeprefix(LITERAL), None)[0] if name != "greedy" else ()
 
 
-def _attached(model: Any, row: Row) -> Any:
+def _attached(model: Any, processor: Any, row: Row) -> Any:
     methods = _methods(row.name)
     if not methods:
         return nullcontext()
-    return attach(model, list(methods), literal=row.name.startswith(LITERAL))
+    return attach((model, processor), list(methods), literal=row.name.startswith(LITERAL))
 
 
 @torch.no_grad()
-def _once(model: Any, inputs: dict[str, Any], row: Row, new_tokens: int) -> dict[str, float]:
+def _once(model: Any, processor: Any, inputs: dict[str, Any], row: Row, new_tokens: int) -> dict[str, float]:
     watch = Stopwatch(model.device)
     began = now(model.device)
-    with _attached(model, row) as handle:
+    with _attached(model, processor, row) as handle:
         given = inputs
         for method in _methods(row.name):
             if "prepare" in method.doors:
@@ -113,15 +122,15 @@ def _once(model: Any, inputs: dict[str, Any], row: Row, new_tokens: int) -> dict
     return {"first token": watch.first - began, "decoding": ended - watch.first, "total": ended - began}
 
 
-def _peak(model: Any, inputs: dict[str, Any], row: Row, new_tokens: int) -> int:
+def _peak(model: Any, processor: Any, inputs: dict[str, Any], row: Row, new_tokens: int) -> int:
     """Bytes at the peak above what stood before the run; from the allocator on CUDA, from its events on a CPU."""
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
         before = torch.cuda.memory_allocated(model.device)
-        _once(model, inputs, row, new_tokens)
+        _once(model, processor, inputs, row, new_tokens)
         return torch.cuda.max_memory_allocated(model.device) - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        _once(model, inputs, row, min(new_tokens, 4))
+        _once(model, processor, inputs, row, min(new_tokens, 4))
     held = peak = 0
     for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":

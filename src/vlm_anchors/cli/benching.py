@@ -51,11 +51,11 @@ def bench(
         told = _questions(model, shape, device, dtype, method, questions, rounds)
         _finish(told, out, json, _show_questions)
         return
-    network, inputs, tokens, name, published = _subject(model, shape, device, dtype, batch_size)
+    network, processor, inputs, tokens, name, published = _subject(model, shape, device, dtype, batch_size)
     tokens = new_tokens or tokens
     plain = run.padded(network, inputs, _only(method)) if padded else inputs
     rows = run.measure(
-        network, inputs, method, new_tokens=tokens, rounds=rounds, plain=plain,
+        network, inputs, method, new_tokens=tokens, rounds=rounds, plain=plain, processor=processor,
         progress=lambda done: print(f"round {done + 1} of {rounds}", file=sys.stderr) if done >= 0 else None,
     )  # fmt: skip
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
@@ -64,7 +64,7 @@ def bench(
         "subject": name, "dtype": str(network.dtype).removeprefix("torch."), "batch size": batch_size,
         "prompt tokens": int(inputs["input_ids"].shape[1]),
         "plain prompt tokens": int(plain["input_ids"].shape[1]), "new tokens": tokens, "rounds": rounds,
-        "published": published, "rows": list(run.summary(rows, weights)),
+        "seconds of": run.clock_of(network.device)[0], "published": published, "rows": list(run.summary(rows, weights)),
     }  # fmt: skip
     _finish(told, out, json, _show)
 
@@ -132,7 +132,7 @@ def _show_questions(told: dict[str, Any]) -> None:
 
 
 def _subject(model: str | None, shape: str | None, device: str | None, dtype: str | None, batch: int) -> Any:
-    """(model, inputs, new tokens, name, published ratios) of a shape, or of a model on a drawn scene."""
+    """(model, processor, inputs, new tokens, name, published ratios) of a shape, or of a model on a drawn scene."""
     from ..errors import BadSetting
 
     if (model is None) == (shape is None):
@@ -141,13 +141,15 @@ def _subject(model: str | None, shape: str | None, device: str | None, dtype: st
         )
     import torch
 
-    from ..bench import shapes
+    from ..bench import questions, shapes
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if model is None:
         assert shape is not None
         network, built = shapes.build(shape, device, dtype)
-        return network, shapes.prompt(network, built, batch), built.new_tokens, f"shape {shape}", built.published
+        processor = questions.shape_processor(network) if network.config.model_type == "llava" else None
+        inputs = shapes.prompt(network, built, batch)
+        return network, processor, inputs, built.new_tokens, f"shape {shape}", built.published
     from ..generate import read_sample
     from ..prepare import prepare
     from ..scenes import render, sample
@@ -155,7 +157,7 @@ def _subject(model: str | None, shape: str | None, device: str | None, dtype: st
     vlm = given.load_model(model, device=device, dtype=dtype)
     question = "Please describe this image in detail."
     samples = [read_sample(render(scene), question) for scene in sample(batch, seed=0)]
-    return vlm.model, prepare(vlm, samples).tensors, 32, f"model {model}", ""
+    return vlm.model, vlm.processor, prepare(vlm, samples).tensors, 32, f"model {model}", ""
 
 
 def _dump(told: dict[str, Any]) -> str:
@@ -179,6 +181,7 @@ def _show(told: dict[str, Any]) -> None:
             table.add_row(row["method"] if first else "", part, *cells, memory if first else "")
     console.print(f"{told['subject']}, {told['dtype']}, batch {told['batch size']}, {told['device']}")
     console.print(table)
-    console.print(f"Median of {told['rounds']} interleaved rounds, ratio to greedy with its 95 % interval.")
+    seconds = f"seconds of {told['seconds of']} time"
+    console.print(f"Median of {told['rounds']} interleaved rounds, {seconds}, ratio to greedy with its 95 % interval.")
     if told["published"]:
         console.print(f"Published, theirs: {told['published']}")
