@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import front
@@ -15,6 +16,7 @@ import torch
 
 import vlm_anchors as va
 from vlm_anchors.benchmarks.base import Question
+from vlm_anchors.engine.once import images_once
 from vlm_anchors.errors import AnchorsWarning, BadRun, BadSetting, CannotAct, MissingPackage, UserError
 from vlm_anchors.generate import Run
 from vlm_anchors.prepare import Sample
@@ -303,6 +305,17 @@ def test_the_vision_tower_sees_each_image_once(tiny, method):
     hook.remove()
     assert seen == ([2, 2] if method == "vcd" else [2])
     assert [each.tokens for each in together] == [each.tokens for each in alone]
+
+
+def test_another_thread_s_images_are_its_own(tiny):
+    """Four images of another thread, while this one shares two among four questions."""
+    pixels = torch.randn(4, 3, *[tiny.model.config.vision_config.image_size] * 2)
+    tower = tiny.model.model.vision_tower
+    with torch.no_grad(), images_once(tiny.model, (0, 0, 1, 1)), ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(torch.no_grad()(tower), pixels).result().last_hidden_state
+        ours = tower(pixels).last_hidden_state
+    assert torch.equal(theirs, tower(pixels).last_hidden_state)
+    assert torch.equal(ours[0], ours[1]) and torch.equal(ours[2], ours[3]) and not torch.equal(ours[0], ours[2])
 
 
 def test_memory_stays_flat(tiny, scenes, tmp_path):

@@ -1,5 +1,6 @@
 """Each image of a batch through the vision tower once, however many questions are asked about it."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -32,8 +33,11 @@ def images_once(model: Any, owner: Sequence[int]) -> Iterator[None]:
         return
     firsts = [owner.index(image) for image in sorted(set(owner))]
     taken: list[bool] = []
+    here = threading.get_ident()
 
     def fewer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if threading.get_ident() != here:
+            return None
         pixels: Any = args[0] if args else kwargs.get(PIXELS)
         whole = isinstance(pixels, Tensor) and pixels.dim() == 4 and len(pixels) == len(owner)
         taken.append(whole)
@@ -42,7 +46,7 @@ def images_once(model: Any, owner: Sequence[int]) -> Iterator[None]:
         return ((pixels[firsts], *args[1:]), kwargs) if args else (args, {**kwargs, PIXELS: pixels[firsts]})
 
     def all_again(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return _rows(output, torch.tensor(owner)) if taken.pop() else None
+        return _rows(output, torch.tensor(owner)) if threading.get_ident() == here and taken.pop() else None
 
     hooks = [
         found[1].register_forward_pre_hook(fewer, with_kwargs=True),

@@ -22,7 +22,7 @@ def on_ray(
     settings: of run.json; each worker loads the model they name. Joins the Ray cluster that `RAY_ADDRESS` names, else
     starts one on this machine that ends with this process.
     """
-    # Both are read when ray is imported or started: nothing is reported anywhere.
+    # Read when ray starts: nothing is reported anywhere.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
