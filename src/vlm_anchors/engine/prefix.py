@@ -1,6 +1,5 @@
 """System and image prefilled once and shared by the questions about it: exact where the prefix is causal."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -44,16 +43,15 @@ def prefill_prefix(model: Any, tensors: dict[str, Tensor]) -> DynamicCache:
 
 
 def continued(cache: DynamicCache, rows: Tensor) -> dict[str, DynamicCache]:
-    """What `generate` takes to go on from copies of the given rows: one a question, each question's image's."""
-    twin = copy.deepcopy(cache)
-    twin.batch_select_indices(rows)
-    generation: Generation | None = getattr(twin, RIDER, None)
+    """What `generate` takes to go on from the given rows: one a question, each question's image's. The cache becomes this."""
+    cache.batch_select_indices(rows)
+    generation: Generation | None = getattr(cache, RIDER, None)
     if generation is not None:
         visual = generation.visual
         visual.index, visual.valid, visual.image = (t[rows] for t in (visual.index, visual.valid, visual.image))
         if READ in generation.memory:
             generation.memory[READ] = generation.memory[READ].of(rows)
-    return {"past_key_values": twin}
+    return {"past_key_values": cache}
 
 
 @dataclass(eq=False)
