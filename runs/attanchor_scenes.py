@@ -9,6 +9,7 @@ paired with tau = 1. Run again after a kill, it goes on; the file holds the taus
 """
 
 import argparse
+import csv
 import json
 import random
 import sys
@@ -125,6 +126,25 @@ def cell(one):
     return found
 
 
+def false_yes(asked):
+    """Of questions about absent objects, by whether the object's own word became an anchor: (answered yes, asked)."""
+    told = {"anchored": [0, 0], "not": [0, 0]}
+    for record in asked:
+        if record["truth"]["label"] == "no":
+            named = set(record["question"].removeprefix("Is there ").removesuffix(" in the image?").split())
+            words = {anchor["word"] for anchor in record["acted"]["attanchor"]["anchors"]}
+            counts = told["anchored" if (named - {"a", "an"}) & words else "not"]
+            counts[0] += record["answer"].lower().startswith("yes")
+            counts[1] += 1
+    return told
+
+
+def before(run):
+    """Loss of the untrained model on the validation scenes, with this run's anchors."""
+    with (run / "loss.csv").open() as file:
+        return float(next(csv.DictReader(file))["validation"])
+
+
 def collect(out, taus):
     """The results of the models that are done."""
     runs = {f"{tau:g}": out / f"tau-{tau:g}" for tau in taus}
@@ -134,7 +154,10 @@ def collect(out, taus):
         made = json.loads((run / "training.json").read_text("utf-8"))
         asked = report.read_run(run / "pope").records
         inserted = [record["acted"]["attanchor"]["tokens_inserted"] for record in asked]
-        trained[tau] = made["result"] | {"anchors_a_question": round(float(np.mean(inserted)), 2)}
+        trained[tau] = made["result"] | {
+            "loss_before": before(run),
+            "anchors_a_question": round(float(np.mean(inserted)), 2),
+        }
         sizes = {
             "training_conversations": made["conversations"],
             "validation_conversations": made["validation_conversations"],

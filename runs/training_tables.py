@@ -9,10 +9,12 @@ import re
 import sys
 from pathlib import Path
 
+from vlm_anchors.look import plots
 from vlm_anchors.train.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "training.md"
+FIGURE = ROOT / "docs" / "figures" / "attanchor-sweep.png"
 OTHERS = ("max_steps", "eval_steps", "seed", "checkpointing")
 
 
@@ -46,18 +48,54 @@ def sweep():
         pope = [shown(told["pope"][f"scenes/{split}"][tau]["f1"]["value"], 1) for split in splits]
         chair = told["chair"]["captions"][tau]
         name = "1 (plain)" if tau == "1" else f"{tau} (calibrated)" if float(tau) == told["calibrated_tau"] else tau
-        cells = [name, str(told["trained"][tau]["anchors_a_question"]), shown(told["loss"][tau]["value"], 3), *pope]
+        made = told["trained"][tau]
+        learnt = f"{made['loss_before']:.3f} → {made['best_loss']:.3f}"
+        cells = [name, str(made["anchors_a_question"]), learnt, shown(told["loss"][tau]["value"], 3), *pope]
         rows.append([*cells, shown(chair["chair_i"]["value"], 1), shown(chair["recall"]["value"], 1)])
-    head = ["tau", "anchors a question", "loss", *(f"POPE F1, {split}" for split in splits), "CHAIR-i", "recall"]
+    head = [
+        "tau",
+        "anchors a question",
+        "validation",
+        "loss",
+        *(f"POPE F1, {split}" for split in splits),
+        "CHAIR-i",
+        "recall",
+    ]
     words = (
         f"`{told['command']}` trains a model a tau, all alike but for it: {sizes['training_conversations']} conversations "
         f"about fresh scenes, {used['epochs']:g} epoch, rank {used['rank']}, rate {used['learning_rate']:g}; the checkpoint is "
-        f"chosen on {sizes['validation_conversations']} conversations. Loss (nats a token) is taken on {sizes['held_scenes']} "
-        f"scenes that no model saw, POPE and CHAIR on {sizes['asked_scenes']} of the test split; 95 % intervals over scenes. "
-        "This is a small model and a small run: it shows that training works, and is no evidence for or against the method on "
-        "a large one."
+        f"chosen on {sizes['validation_conversations']} conversations (their loss before → after). Loss (nats a token) is "
+        f"taken on {sizes['held_scenes']} scenes that no model saw, POPE and CHAIR on {sizes['asked_scenes']} of the test "
+        "split; 95 % intervals over scenes. This is a small model and a small run: it shows that training works, and is no "
+        "evidence for or against the method on a large one."
     )
-    return f"{words}\n\n{table(head, rows)}\n\n{differences(told)}"
+    said = f"{differences(told)} {false_yes(told)}"
+    return f"{words}\n\n{table(head, rows)}\n\n{said}\n\n![F1 and CHAIR-i over tau](figures/{FIGURE.name})"
+
+
+def false_yes(told):
+    """Whether wrong "yes" come with the absent object's word beside a patch."""
+    anchored, alone = ([sum(made["false_yes"][key][at] for tau, made in told["trained"].items() if tau != "1") for at in (0, 1)]
+                       for key in ("anchored", "not"))  # fmt: skip
+    return (
+        f"Over all tau below 1, {anchored[0]} of {anchored[1]} questions about an absent object were answered yes where its own "
+        f"word had become an anchor, beside a patch of something else, and {alone[0]} of {alone[1]} where it had not."
+    )
+
+
+def draw(told):
+    """F1 and CHAIR-i over tau; plain is the model trained with tau = 1."""
+    lines = {f"F1, {name.rpartition('/')[2]}": [rows, "f1"] for name, rows in told["pope"].items()}
+    lines["CHAIR-i"] = [told["chair"]["captions"], "chair_i"]
+    rows = []
+    for tau in sorted(told["loss"], key=float):
+        row = {"tau": float(tau)}
+        for name, (values, metric) in lines.items():
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = values[tau][metric]["value"]
+        rows.append(row)
+    moved = [row for row in rows if row["tau"] < 1]
+    plain = {name: rows[-1][name] for name in lines}
+    plots.sweep(moved, "tau", list(lines), baseline=plain).savefig(FIGURE, dpi=150)
 
 
 def differences(told):
@@ -125,6 +163,8 @@ def main():
     if "--check" in sys.argv:
         sys.exit("docs/training.md is stale: run python runs/training_tables.py" if new != text else 0)
     PAGE.write_text(new, "utf-8")
+    if (told := load("attanchor_scenes")) is not None:
+        draw(told)
 
 
 main()

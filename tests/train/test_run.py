@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +16,7 @@ from transformers import Qwen2VLImageProcessor
 import vlm_anchors as va
 from vlm_anchors.cli import main
 from vlm_anchors.engine import attach
-from vlm_anchors.errors import AnchorsWarning, BadData, BadModel, BadSetting, CannotAct, UnknownName
+from vlm_anchors.errors import AnchorsWarning, BadData, BadModel, BadSetting, CannotAct, MissingPackage, UnknownName
 from vlm_anchors.train import run
 from vlm_anchors.train.collate import Collator
 from vlm_anchors.train.data import read_data
@@ -252,6 +254,12 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_without_trl_a_sentence(tiny_folder, data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(MissingPackage, match=r"Training needs more packages .*trl.*vlm-anchors\[train\]"):
+        train(str(tiny_folder), data, tmp_path / "out", settings=settings(**QUICK), validation=0.2)
+
+
 def test_the_command(tiny_folder, data, tmp_path, capsys):
     quick = [f"--set={name}={value}" for name, value in QUICK.items()]
     command = [
@@ -280,8 +288,6 @@ def test_the_command(tiny_folder, data, tmp_path, capsys):
 
 def broken(done, tmp_path, name, text):
     """A copy of a trained folder with one file exchanged (None: taken away)."""
-    import shutil
-
     folder = shutil.copytree(done.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
     (folder / name).unlink() if text is None else (folder / name).write_text(text)
     return folder
@@ -320,8 +326,6 @@ def test_anchors_that_name_no_method_or_base_are_told(done, tmp_path, tiny_folde
 
 
 def test_an_adapter_without_peft_is_told(done, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(va.UserError, match=r"holds a LoRA adapter, which needs peft.*vlm-anchors\[train\]"):
         va.load(done.folder)
