@@ -10,7 +10,7 @@ from vlm_anchors.look.plots import COLOURS
 from vlm_anchors.registry import parse_spec
 
 ROOT = Path(__file__).parent.parent
-SHOWN = (("pope", "f1", "POPE F1, %"), ("chair", "chair_i", "CHAIR-i, % (lower is better)"))
+SHOWN = (("pope", "f1", "POPE F1"), ("chair", "chair_i", "CHAIR-i, lower is better"))
 
 
 def points(rows, dial, metric):
@@ -23,30 +23,36 @@ def points(rows, dial, metric):
     return sorted(found, key=lambda point: point[0])
 
 
-def curves():
-    for benchmark, metric, words in SHOWN:
+def panel(axes, dial, words, found):
+    """Differences to the plain model, paired, with their intervals; the paper's setting marked."""
+    gaps = [cell["difference"] for _, cell in found]
+    spread = [[abs(gap["interval"][end] - gap["value"]) for gap in gaps] for end in ("low", "high")]
+    axes.errorbar(
+        [x for x, _ in found],
+        [g["value"] for g in gaps],
+        yerr=spread,
+        color=COLOURS[0],
+        marker="o",
+        markersize=4,
+        capsize=2,
+    )
+    axes.axhline(0, color=COLOURS[1], linestyle="--", label="plain")
+    axes.axvline(getattr(CLVA(), dial), color="#666666", linestyle=":", label="the paper's setting")
+    axes.set(xlabel=dial, ylabel=f"{words}\npoints against plain")
+    axes.grid(axis="y", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw():
+    figure = Figure(figsize=(8.4, 5.2), layout="constrained")
+    for line, (benchmark, metric, words) in zip(figure.subplots(2, 2, sharey="row"), SHOWN, strict=True):
         told = json.loads((ROOT / "results" / f"clva_sweep_{benchmark}.json").read_text("utf-8"))
         rows = next(table for table in told["tables"] if table["group"] == "")["rows"]
-        plain = next(row for row in rows if row["method"] == "none")["cells"][metric]["value"]
-        for dial in ("alpha", "beta"):
-            yield dial, words, points(rows, dial, metric), plain
-
-
-def draw(panels):
-    """One panel a curve: values with their intervals, the plain model's value as a line, the paper's setting marked."""
-    figure = Figure(figsize=(8.4, 5.6), layout="constrained")
-    for axes, (dial, words, found, plain) in zip(figure.subplots(2, 2).ravel(), panels, strict=True):
-        values = [cell["value"] for _, cell in found]
-        spread = [[abs(cell[end] - cell["value"]) for _, cell in found] for end in ("low", "high")]
-        axes.errorbar([x for x, _ in found], values, yerr=spread, color=COLOURS[0], marker="o", markersize=4, capsize=2)
-        axes.axhline(plain, color=COLOURS[1], linestyle="--", label="plain")
-        axes.axvline(getattr(CLVA(), dial), color="#666666", linestyle=":", label="the paper's setting")
-        axes.set(xlabel=dial, ylabel=words)
-        axes.grid(axis="y", alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+        for axes, dial in zip(line, ("alpha", "beta"), strict=True):
+            panel(axes, dial, words, points(rows, dial, metric))
+    figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 
 if __name__ == "__main__":
-    draw(curves()).savefig(ROOT / "docs" / "figures" / "clva-sweep.png", dpi=110)
+    draw().savefig(ROOT / "docs" / "figures" / "clva-sweep.png", dpi=110)

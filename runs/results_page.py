@@ -45,7 +45,7 @@ reversed", so both readings are shown, `alpha=-14,beta=-0.9` and `alpha=-0.9,bet
 ours: `heads=all` instead of the heads that stand out, as many anchors at `places=random`, and `logit-shift`, which is the plain
 model with its logit of "yes" moved until it says yes as often as with CLVA. The paper's figures, for LLaVA-1.5-7B:""",
     "clva_sweep": """\
-The shape of the paper's Fig. 5; bars are 95 % intervals.
+The shape of the paper's Fig. 5, as differences to the plain model on the same questions; bars are 95 % intervals.
 
 ![F1 on POPE and CHAIR-i over alpha and beta](figures/clva-sweep.png)""",
 }
