@@ -101,6 +101,14 @@ def test_questions_share_their_images_prefix(bench):
     assert {row["same answers"] for row in table["rows"]} == {"8 of 8"}
 
 
+def test_one_batch_size_alone(bench):
+    asked = ["--questions", 2, "--batch-size", 3, "--rounds", 3, "--json"]
+    code, out, _ = bench("--model", "MODEL", "--method", "none", *asked)
+    table = json.loads(out)["tables"][0]
+    assert (code, table["images"]) == (0, 2)
+    assert [row["way"] for row in table["rows"]] == ["one at a time", "batch 3", "batch 3, prefix shared"]
+
+
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [

@@ -16,7 +16,9 @@ def bench(
     shape: Annotated[
         str | None, typer.Option("--shape", help="Random weights: llava-1.5-7b, tinyllava-1b, qwen2.5-vl-3b or mid.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", metavar="B", min=1)] = 1,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="B", min=1, help="With --questions: this one alone, not a curve.")
+    ] = 1,
     rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=3, help="Interleaved rounds.")] = 15,
     new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", metavar="N", min=2)] = None,
     questions: Annotated[
@@ -48,7 +50,7 @@ def bench(
     if threads:
         torch.set_num_threads(threads)
     if questions:
-        told = _questions(model, shape, device, dtype, method, questions, rounds)
+        told = _questions(model, shape, device, dtype, method, questions, batch_size, rounds)
         _finish(told, out, json, _show_questions)
         return
     network, processor, inputs, tokens, name, published = _subject(model, shape, device, dtype, batch_size)
@@ -96,6 +98,7 @@ def _questions(
     dtype: str | None,
     method: list[str],
     each: int,
+    size: int,
     rounds: int,
 ) -> dict[str, Any]:
     import sys
@@ -110,7 +113,8 @@ def _questions(
     def progress(done: int) -> None:
         print(f"round {done + 1} of {rounds}", file=sys.stderr)
 
-    tables = [questions.measure(vlm, spec, questions=each, rounds=rounds, progress=progress) for spec in method]
+    only: dict[str, Any] = {} if size == 1 else {"batch_sizes": (size,), "images": -(-size // each)}
+    tables = [questions.measure(vlm, spec, questions=each, rounds=rounds, progress=progress, **only) for spec in method]
     return {**provenance(vlm.device), "subject": vlm.name, "dtype": str(vlm.dtype), "rounds": rounds, "tables": tables}
 
 
