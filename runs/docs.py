@@ -138,8 +138,10 @@ def decisions() -> str:
 
 
 def main() -> int:
+    from vlm_anchors.benchmarks.page import page as benchmarks
+
     pages = {"cli.md": cli(), "methods.md": methods(), "families.md": families()}
-    pages |= {"sentences.md": NOTE + sentences.page(), "decisions.md": decisions()}
+    pages |= {"sentences.md": NOTE + sentences.page(), "decisions.md": decisions(), "benchmarks.md": benchmarks()}
     stale = [name for name, text in pages.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != text]
     if "--check" in sys.argv:
         if stale:

@@ -13,6 +13,7 @@ PRINTED = {
     "ask": ("none", "clva:alpha=5", "yes - no:", "'tokens_inserted': "),
     "batch": ("alpha  0:", "alpha 14:", " | "),
     "evaluate": ("f1", "none", "clva", "McNemar"),
+    "your_benchmark": ("accuracy", "counting", "as-asked"),
     "generate": ("Left", "rows_edited"),
 }
 

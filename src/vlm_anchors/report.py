@@ -14,7 +14,7 @@ from typing import Any
 from . import published, statistics
 from .benchmarks import BENCHMARKS
 from .benchmarks.base import BadData, Benchmark, Metric, Record, check_records, score
-from .benchmarks.protocols import PROTOCOLS, protocol
+from .benchmarks.protocols import protocol, protocols
 from .errors import UnknownName
 from .published import PublishedRow
 from .registry import did_you_mean
@@ -273,7 +273,7 @@ def mean_seconds(seeds: Mapping[int | None, Sequence[Record]]) -> float | None:
 
 def said_protocol(benchmark: str, name: Any) -> str:
     """The protocol in words; its name alone where it is none of ours."""
-    known = {each.name for each in PROTOCOLS.get(benchmark, ())}
+    known = {each.name for each in protocols(benchmark)}
     return protocol(benchmark, name).describe() if name in known else str(name or "not recorded")
 
 

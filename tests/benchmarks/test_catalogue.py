@@ -60,6 +60,11 @@ def test_the_first_protocol_is_the_default():
     assert protocol("chair", "pai").prompt("x") == "Please help me describe the image in detail."
 
 
+def test_a_benchmark_without_published_prompts_is_asked_as_its_file_has_it():
+    assert protocol("mine").name == "as-asked"
+    assert protocol("mine").prompt("Is it red?") == "Is it red?"
+
+
 def test_braces_in_questions_stay():
     assert Protocol("p", "{q}!", 1, "greedy", None, "here").prompt("{q} {x}") == "{q} {x}!"
 
@@ -67,8 +72,6 @@ def test_braces_in_questions_stay():
 def test_unknown_names():
     with pytest.raises(UnknownName, match="pope has no protocol 'lava'. Did you mean 'llava'"):
         protocol("pope", "lava")
-    with pytest.raises(UnknownName, match="No benchmark 'pop'"):
-        protocol("pop")
     with pytest.raises(UnknownName, match="No benchmark 'pop'. Did you mean 'pope'"):
         BENCHMARKS.get("pop")
     with pytest.raises(BadDial, match="pope has no dial 'dialct'. Did you mean 'dialect'"):
@@ -117,7 +120,7 @@ def test_importing_them_all_is_light():
 def test_the_page_is_fresh():
     from vlm_anchors.benchmarks.page import page
 
-    assert PAGE.read_text("utf-8") == page(), "run: python -m vlm_anchors.benchmarks.page > docs/benchmarks.md"
+    assert PAGE.read_text("utf-8") == page(), "run: make docs"
 
 
 def test_the_page_names_everything():

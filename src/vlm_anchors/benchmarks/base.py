@@ -90,7 +90,7 @@ class Benchmark(ABC):
     licence: ClassVar[str]
     note: ClassVar[str]
     metrics_of: ClassVar[tuple[Metric, ...]]
-    protocols: ClassVar[tuple[str, ...]]
+    protocols: ClassVar[tuple[str, ...]] = ("as-asked",)
     yes_no: ClassVar[bool] = False
 
     @abstractmethod

@@ -1,14 +1,13 @@
-"""docs/benchmarks.md, written from the catalogue: `python -m vlm_anchors.benchmarks.page > docs/benchmarks.md`."""
+"""docs/benchmarks.md, written from the catalogue; `make docs` writes it."""
 
 import dataclasses
 import inspect
-import sys
 from collections.abc import Sequence
 
 from . import BENCHMARKS
 from .base import Benchmark, Metric
 from .files import official_files
-from .protocols import PROTOCOLS, Protocol
+from .protocols import Protocol, protocols
 from .reading import LETTER_DIALECTS, YES_NO_DIALECTS, parse_yes_no
 
 NOTE = "<!-- Written by `make docs`; edit the code, not this page. -->\n"
@@ -100,7 +99,7 @@ def _benchmark(name: str, summary: str, cls: type[Benchmark]) -> str:
     if dials:
         lines.append(_table(("dial", "default"), [(f"`{dial.name}`", f"`{dial.default!r}`") for dial in dials]))
     lines.append(
-        _table(("protocol", "prompt", "tokens", "decoding", "source"), [_protocol(p) for p in PROTOCOLS[name]])
+        _table(("protocol", "prompt", "tokens", "decoding", "source"), [_protocol(p) for p in protocols(name)])
     )
     return "\n".join(lines)
 
@@ -120,7 +119,3 @@ def _protocol(protocol: Protocol) -> tuple[str, ...]:
         decoding,
         protocol.source + guess,
     )
-
-
-if __name__ == "__main__":
-    sys.stdout.write(page())

@@ -165,10 +165,11 @@ VIZWIZ = [
 CHOICE = [
     _suffix("llava", LETTER, 1024, "greedy", "LLaVA docs/Evaluation.md, model_vqa_science.py, model_vqa_mmbench.py")
 ]
+AS_ASKED = _suffix(
+    "as-asked", "", 128, "greedy", "the question as the file has it", inferred=("max_new_tokens", "decoding")
+)
 CAPTIONS = [
-    _suffix(
-        "as-asked", "", 128, "greedy", "the instruction as the file has it", inferred=("max_new_tokens", "decoding")
-    ),
+    AS_ASKED,
     Protocol(
         "describe", DESCRIBE, 128, "greedy", None, "for files that hold captions and no question", inferred=("all",)
     ),
@@ -191,13 +192,16 @@ PROTOCOLS: dict[str, list[Protocol]] = {
 }
 
 
+def protocols(benchmark: str) -> list[Protocol]:
+    """A benchmark's protocols, the default first; one that nobody has published a prompt for is asked as its file has it."""
+    return PROTOCOLS.get(benchmark, [AS_ASKED])
+
+
 def protocol(benchmark: str, name: str | None = None) -> Protocol:
     """A benchmark's protocol by name; without one, the first of its list."""
-    if benchmark not in PROTOCOLS:
-        raise UnknownName(f"No benchmark {benchmark!r}.{did_you_mean(benchmark, PROTOCOLS)}")
-    known = {each.name: each for each in PROTOCOLS[benchmark]}
+    known = {each.name: each for each in protocols(benchmark)}
     if name is None:
-        return PROTOCOLS[benchmark][0]
+        return protocols(benchmark)[0]
     if name not in known:
         raise UnknownName(f"{benchmark} has no protocol {name!r}.{did_you_mean(name, known)}")
     return known[name]

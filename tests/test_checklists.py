@@ -1,0 +1,129 @@
+"""CONTRIBUTING's checklists, done once each in a copy of the package: what works afterwards, and how many files it took."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vlm_anchors
+from vlm_anchors.families import FAMILIES
+from vlm_anchors.load import BUNDLED_FOLDER
+from vlm_anchors.methods.parts import TESTED
+
+ROOT = Path(__file__).parent.parent
+SOURCE = Path(vlm_anchors.__file__).parent
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The package in a folder of its own, its model by a link; and a folder for tests."""
+    shutil.copytree(SOURCE, tmp_path / "vlm_anchors", ignore=shutil.ignore_patterns("model", "__pycache__"))
+    (tmp_path / "vlm_anchors/scenes/model").symlink_to(BUNDLED_FOLDER)
+    (tmp_path / "tests").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def touched(copy):
+    """Files of the copy that are new since it was made, or not what they were."""
+
+    def contents():
+        return {str(path.relative_to(copy)): path.read_bytes() for path in copy.rglob("*.py")}
+
+    before = contents()
+    return lambda: {name for name, content in contents().items() if before.get(name) != content}
+
+
+def from_example(name):
+    """The imports of an example that its class needs, and the class."""
+    source = (ROOT / "examples" / f"{name}.py").read_text("utf-8")
+    return source[: source.index("\n\n\n", source.index("@dataclass")) + 1].replace("import vlm_anchors as va\n", "")
+
+
+def listed(copy, kind, line):
+    """One line in a catalogue, before its first."""
+    file = copy / f"vlm_anchors/{kind}/__init__.py"
+    at = {"methods": '        Entry("none"', "benchmarks": '        _entry("pope"'}[kind]
+    file.write_text(file.read_text("utf-8").replace(at, f"        {line},\n{at}", 1), "utf-8")
+
+
+def passes(copy, file):
+    """The new test, against the copy."""
+    environment = {**os.environ, "PYTHONPATH": f"{copy}:{ROOT / 'tests'}"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(copy), file]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_method_is_three_files(copy, touched):
+    code = from_example("your_method").replace("va.Method", "Method").replace("from vlm_anchors import scenes\n", "")
+    code = code.replace(
+        "from vlm_anchors.engine.view import Edit", "from ..engine.view import Edit\nfrom .base import Method"
+    )
+    (copy / "vlm_anchors/methods/brighter.py").write_text(code, "utf-8")
+    listed(copy, "methods", 'Entry("brighter", "vlm_anchors.methods.brighter:Brighter", "Looks harder", "examples")')
+    (copy / "tests/test_brighter.py").write_text(
+        """
+import tiny
+import torch
+import vlm_anchors as va
+from vlm_anchors.choice import choose
+from vlm_anchors.cli import main
+
+def test_neutral_is_plain_and_more_is_more(capsys):
+    model, batch = tiny.llava(), tiny.llava_batch()
+    def logits(method):
+        with torch.no_grad(), va.attach(model, method):
+            return model(**batch).logits
+    plain = logits("none")
+    assert torch.allclose(logits(va.Brighter().neutral()), plain, atol=1e-5)
+    assert not torch.allclose(logits("brighter:times=3"), plain, atol=1e-3)
+    assert choose("brighter:times=3")[0][0] == va.Brighter(times=3)
+    assert main(["methods", "brighter"]) == 0
+    assert "brighter:times=2.0" in capsys.readouterr().out
+""",
+        "utf-8",
+    )
+    passes(copy, "tests/test_brighter.py")
+    assert touched() == {f"vlm_anchors/methods/{name}.py" for name in ("__init__", "brighter")} | {
+        "tests/test_brighter.py"
+    }
+
+
+@pytest.mark.skipif(not (BUNDLED_FOLDER / "config.json").exists(), reason="the bundled model is not made yet")
+def test_a_benchmark_is_three_files(copy, touched):
+    (copy / "vlm_anchors/benchmarks/counting.py").write_text(from_example("your_benchmark"), "utf-8")
+    listed(copy, "benchmarks", '_entry("counting", "counting:Counting", "How many of a kind", "examples")')
+    (copy / "tests/test_counting.py").write_text(
+        """
+import json
+from vlm_anchors import scenes
+from vlm_anchors.cli import main
+from vlm_anchors.scenes.draw import save
+
+def test_eval_and_report(tmp_path, capsys):
+    save(scenes.from_objects(["dog"]), tmp_path / "a.png")
+    row = {"image": "a.png", "question": "How many dogs are there in the image?", "count": "one"}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row))
+    run = str(tmp_path / "run")
+    assert main(["eval", "counting", "--data", str(tmp_path / "q.jsonl"), "--images", str(tmp_path), "--out", run]) == 0
+    assert main(["report", run, "--format", "json"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)["tables"]
+    assert table["rows"][0]["cells"]["accuracy"]["value"] == 100
+""",
+        "utf-8",
+    )
+    passes(copy, "tests/test_counting.py")
+    made = {f"vlm_anchors/benchmarks/{name}.py" for name in ("__init__", "counting")}
+    assert touched() == made | {"tests/test_counting.py"}
+
+
+@pytest.mark.parametrize("family", [one for one in FAMILIES if one.name not in TESTED], ids=lambda one: one.name)
+def test_a_family_is_named_in_one_file(family):
+    """What the code does for it follows from its row: no other file asks for a name. (Methods list where they are tested.)"""
+    names = {f'"{name}"' for name in (family.name, *family.model_types)}
+    sources = {path: path.read_text("utf-8") for path in SOURCE.rglob("*.py")}
+    assert [path.name for path, source in sources.items() if any(name in source for name in names)] == ["families.py"]
