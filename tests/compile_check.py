@@ -1,6 +1,7 @@
-"""Run by test_compile.py in a process of its own: the shape checks of the tests cannot be traced by torch.compile.
+"""The decoding step compiled, in a process of its own: the shape checks of the tests cannot be traced by torch.compile.
 
-Prints one JSON line: tokens of the plain run and of the compiled decoding step, graph breaks, and compiled graphs.
+Run by test_compile.py. Prints one JSON line: tokens of the plain run and of the compiled step, graph breaks, and compiled
+graphs; with a second argument, of methods with doors beyond attention.
 """
 
 import json
@@ -14,6 +15,8 @@ from transformers import CompileConfig
 
 from vlm_anchors.engine import attach
 from vlm_anchors.methods.clva import CLVA
+from vlm_anchors.methods.memvr import MemVR
+from vlm_anchors.methods.vcd import VCD
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
@@ -45,4 +48,20 @@ def main(backend):
     sys.stdout.write(json.dumps(told))
 
 
-main(sys.argv[1])
+def doors(backend):
+    """Every door beyond attention: compiled in pieces, and what a single graph is told."""
+    model, batch = tiny.llava(layers=3), tiny.llava_batch()
+    with attach(model, [VCD(beta=0.0), MemVR(gamma=0.0, layers=(1, 2))]):
+        told = {"wanted": tokens(model, batch, disable_compile=True)}
+        for whole in (False, True):
+            config = CompileConfig(fullgraph=whole, backend=backend, mode=None)
+            config._compile_all_devices = True
+            torch._dynamo.reset()
+            try:
+                told["found"] = tokens(model, batch, compile_config=config)
+            except torch._dynamo.exc.Unsupported as refused:
+                told["refused"] = str(refused)
+    sys.stdout.write(json.dumps(told))
+
+
+(doors if sys.argv[2:] else main)(sys.argv[1])

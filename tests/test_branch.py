@@ -211,6 +211,15 @@ def test_a_prompt_in_more_pieces_is_refused():
 
 
 @torch.no_grad()
+def test_a_branch_that_edits_text_rows_needs_the_prompt_in_one_piece():
+    model, single = model_of("llava"), CASES["llava"].split(CASES["llava"].batch(), 2)
+    end = image_of(single)[1]
+    with attach(model, IMCCD()), pytest.raises(CannotAct, match="in two pieces"):
+        cache = prefilled(model, {"input_ids": single["input_ids"][:, :end], "pixel_values": single["pixel_values"]})
+        model(input_ids=single["input_ids"][:, end:], past_key_values=cache)
+
+
+@torch.no_grad()
 def test_rows_chosen_after_the_prompt_are_refused_where_visual_tokens_would_stay_behind():
     model, batch = model_of("llava"), CASES["llava"].batch()
     with attach(model, PAI(gamma=1.0)):

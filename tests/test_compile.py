@@ -1,4 +1,4 @@
-"""The decoding step with CLVA compiles into one graph (fullgraph), and gives the same tokens."""
+"""The decoding step with CLVA compiles into one graph (fullgraph), and gives the same tokens; other doors into several."""
 
 import json
 import os
@@ -11,15 +11,25 @@ import pytest
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_step_equals_uncompiled(backend):
+def check(*arguments):
     done = subprocess.run(
-        [sys.executable, str(HERE / "compile_check.py"), backend],
+        [sys.executable, str(HERE / "compile_check.py"), *arguments],
         capture_output=True, text=True, timeout=900, env={**os.environ, "PYTHONPATH": str(HERE)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_step_equals_uncompiled(backend):
+    told = check(backend)
     assert told["found"] == told["again"] == told["wanted"] != told["plain"]
     assert told["off"] == told["plain"]
     assert told["breaks"] == 0
     assert told["graphs"] <= 2, "one graph with the method, one without"
+
+
+def test_doors_beyond_attention_compile_in_pieces_and_refuse_one_graph():
+    told = check("aot_eager", "doors")
+    assert told["found"] == told["wanted"]
+    assert "Compile with fullgraph=False" in told["refused"]

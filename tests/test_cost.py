@@ -1,11 +1,14 @@
-"""What CLVA adds to a decoding step, counted: kernels launched, not seconds."""
+"""What methods add to a decoding step, counted: kernels launched, not seconds."""
 
+import pytest
 import tiny
 import torch
+from stand_ins import Processor
 from test_clva import split
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vlm_anchors.engine import attach
+from vlm_anchors.methods import METHODS
 from vlm_anchors.methods.clva import CLVA
 
 VIEWS = {
@@ -29,7 +32,7 @@ class Count(TorchDispatchMode):
 def launches(layers, method):
     """Kernels of one decoding step at batch 1."""
     model = tiny.llava(layers=layers)
-    with torch.no_grad(), attach(model, method):
+    with torch.no_grad(), attach((model, Processor()), method):
         cache = model(**split(tiny.llava_batch(), 0), use_cache=True).past_key_values
         with Count() as count:
             model(input_ids=torch.tensor([[9]]), past_key_values=cache)
@@ -40,6 +43,20 @@ def test_a_decoding_step_adds_few_kernels_and_none_a_layer():
     extra = {n: launches(n, CLVA()) - launches(n, CLVA().neutral()) for n in (8, 32)}
     assert extra[32] <= 60, extra
     assert extra[32] - extra[8] <= 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "bound"),
+    [
+        ("clearsight", 1.1), ("deco", 1.1), ("memvr", 1.1), ("pai:gamma=1", 1.1),
+        ("vista", 1.25),  # eight small kernels in each layer, which turn its MLP's output
+        ("pai", 2.1), ("icd", 2.1), ("vcd", 2.1),
+        ("imccd", 2.4),  # the blurred rows of each layer are written out
+    ],
+)  # fmt: skip
+def test_a_decoding_step_costs_what_its_forwards_cost(spec, bound):
+    method = METHODS.build(spec)
+    assert launches(32, method) <= bound * launches(32, method.neutral())
 
 
 def test_no_query_by_key_matrix_is_made():

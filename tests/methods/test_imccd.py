@@ -1,5 +1,7 @@
 """IMCCD against its equations: image keys at their closed-up positions, the blurred branch with every matrix written out."""
 
+import sys
+
 import pytest
 import torch
 from cases import CASES, STEPS, model_of
@@ -17,6 +19,7 @@ class Closed:
     def __init__(self, layout, frequencies, rate, passes, blurred):
         self.visual, self.frequencies, self.rate = layout.visual, frequencies, rate
         self.passes, self.blurred, self.near = passes, blurred, 0
+        self.looks = {"scores": [], "weights": []}
 
     def turned(self, key):
         """Image keys as if rotated at s + (1 - r) N + r i instead of s + i."""
@@ -37,9 +40,10 @@ class Closed:
         out = plain @ values
         moved = _softmax(query, self.turned(key), attention_mask, scaling)
         raw = query @ _repeat(self.turned(key), query).transpose(-1, -2) * scaling
+        for name, seen in (("scores", raw), ("weights", moved)):
+            lasts = [seen[0, :, rows[-1]][:, self.visual].sum(-1).mean() for rows in self.passes]
+            self.looks[name].append(torch.stack(lasts))
         for rows in self.passes:
-            if not rows:
-                continue
             looks = raw[0][:, rows][:, :, self.visual]
             mean = float(looks.mean())
             self.near += int(((looks - mean).abs() < 1e-7).sum())
@@ -58,20 +62,28 @@ class Closed:
         return total
 
 
-def reference(case, method, rate):
+def reference(case, method, rate, window=30):
     def logits(double, single, tokens):
         layout = case.layout(single)
         prompt = single["input_ids"].shape[1]
         passes = [layout.text, *([prompt + t] for t in range(STEPS))]
         frequencies = case.stack(double).rotary_emb.inv_freq
-        found = []
+        found, looks = [], None
         for blurred in (False, True):
             kernel = Closed(layout, frequencies, rate, passes, blurred)
             with literal(double, kernel, case.stack) as edited, torch.no_grad():
                 found.append(edited(**whole(case, single, tokens)).logits[0][-STEPS - 1 :])
             assert not kernel.near
+            looks = looks if blurred else kernel.looks
         first, second = found
-        return cut((1 + method.alpha) * first - method.alpha * second, first, method.beta)
+        alpha = torch.full((len(first), 1), method.alpha, dtype=first.dtype)
+        if method.gate != "off":
+            mean = torch.stack(looks[method.gate]).mean(0)
+            for t in range(1, len(mean)):
+                earlier = mean[:t][:window] if method.window == "first" else mean[:t][-window:]
+                if mean[t] < earlier.mean():
+                    alpha[t] = 0
+        return cut((1 + alpha) * first - alpha * second, first, method.beta)
 
     return logits
 
@@ -85,6 +97,15 @@ def test_equals_the_literal_reference(name, rate, alpha):
         assert told["imccd"]["branch_passes"] == (STEPS + 1 if alpha else 0)
 
 
+@pytest.mark.parametrize(("name", "rate"), [("llava", 1 / 3), ("qwen2.5-vl", 1.0)])
+@pytest.mark.parametrize(("gate", "window"), [("scores", "first"), ("weights", "last")])
+def test_the_caption_gate(name, rate, gate, window, monkeypatch):
+    monkeypatch.setattr(sys.modules[IMCCD.__module__], "WINDOW", 2)
+    method = IMCCD(rate=rate, gate=gate, window=window)
+    acted = compare(CASES[name], method, reference(CASES[name], method, rate, 2), moved=0)
+    assert sum(told["imccd"]["gated"] for told in acted)
+
+
 def test_mrope_has_no_definition():
     with pytest.raises(CannotAct, match="rate=1"):
         attach(model_of("qwen2.5-vl"), IMCCD())
@@ -92,7 +113,9 @@ def test_mrope_has_no_definition():
         attach(model_of("qwen2.5-vl"), IMCCD(rate=0.5))
 
 
-@pytest.mark.parametrize("dials", [{"alpha": -1}, {"beta": 1.5}, {"rate": 0}, {"rate": 2}])
+@pytest.mark.parametrize(
+    "dials", [{"alpha": -1}, {"beta": 1.5}, {"rate": 0}, {"rate": 2}, {"gate": "on"}, {"window": 30}]
+)
 def test_wrong_dials_are_refused(dials):
     with pytest.raises(BadDial):
         IMCCD(**dials)

@@ -48,6 +48,8 @@ class Twin:
         self.mask = None if bool(branch.real.all()) else branch.real.long()
         self.next = None if branch.positions is None else branch.positions[..., -1:] + 1
         self.generation = None if branch.steering is None else branch.steering.generation
+        self.carried: dict[str, Tensor] = {}
+        """What a method remembers of each sample, samples first: it follows the beams."""
 
     def prefill(self, stack: nn.Module, branch: Branch, first: Any = None) -> Float[Tensor, "b d"]:
         """The last token's final hidden state. first: the first branch's cache, which holds the prompt by now."""
@@ -100,7 +102,8 @@ class Twin:
             self.next = self.next - abs(tokens_to_remove)
 
     def _rows(self, change: Any) -> None:
-        """Change the sample dimension of mask and positions."""
+        """Change the sample dimension of mask, positions and what is carried."""
+        self.carried = {name: change(values, 0) for name, values in self.carried.items()}
         if self.mask is not None:
             self.mask = change(self.mask, 0)
         if self.next is not None:

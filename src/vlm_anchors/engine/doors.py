@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .facts import Facts
 
 BEYOND = frozenset({"mlp", "hidden", "logits"})
+ONE_GRAPH = "A method with doors beyond attention is no part of a compiled graph. Compile with fullgraph=False."
 
 _numbers = itertools.count(1)
 _now: ContextVar["PassView | None"] = ContextVar("vlm_anchors_pass", default=None)
@@ -72,6 +73,12 @@ class PassView:
     def memory(self) -> dict[Any, Any]:
         """Lives as long as the generation."""
         return self.steering.memory
+
+    @property
+    def carried(self) -> dict[str, Tensor]:
+        """Tensors of the generation, samples first, that follow the beams as the second branch does; lost without one."""
+        twin: Twin | None = self.memory.get(TWIN)
+        return {} if twin is None else twin.carried
 
     @property
     def depth(self) -> int:
@@ -151,6 +158,8 @@ class Doors:
         steering = None if self._inert else kwargs.get(KEYWORD)
         if steering is None or steering.memory.get(NUMBER) != self.number:
             return
+        if torch.compiler.is_compiling():
+            torch._dynamo.graph_break(msg=ONE_GRAPH)
         _now.set(None)
         embeds = kwargs.get("inputs_embeds")
         if embeds is None:

@@ -9,7 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..errors import CannotAct
 from ..families import Family
+from ..methods.base import Method, name_of
+from .branch import Branch
 from .facts import Facts
 from .passing import RIDER, Generation, Pass
 from .reading import Prompt
@@ -100,6 +103,12 @@ class _Joined(Prompt):
     @property
     def facts(self) -> Facts:
         return self._whole
+
+    def edited(self, method: Method) -> Branch:
+        raise CannotAct(
+            f"{name_of(self._doors.method)} edits the prompt's text rows in a second reading, but this prompt came in two "
+            "pieces. Feed it in one piece with an empty cache."
+        )
 
     def encode(self, given: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
         """Encoded once an image, then given to each of its questions."""

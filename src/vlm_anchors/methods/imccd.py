@@ -18,8 +18,12 @@ Where code and paper differ. The paper's first version calls the second module a
 closes up positions, which is the later version's CMPC, and so do we. Its gamma is read by nothing and is left out here.
 m is one number for a batch of one there; ours is one a sample, over its real rows. InstructBLIP's decoding steps lose the
 closed-up positions in the code's first branch; ours keep them. Qwen-VL's two constants disagree, and for M-RoPE models there
-is no definition at all: there `rate` must be 1, which leaves the second branch only. The caption gate of its CHAIR script
-is not built.
+is no definition at all: there `rate` must be 1, which leaves the second branch only.
+
+The code's captioning adds a gate: with g_t the sum over image keys of the last row's A, mean over heads and layers, a step
+whose g_t is below the mean of a window of earlier steps takes alpha = 0 (the cut stays). For LLaVA it sums z in place of A:
+`gate="scores"`, for InstructBLIP A: "weights". The window is the first 30 steps when it samples, the last 30 when it does
+not: `window`. Ours leaves the step itself out of its window, so the first one is never gated.
 """
 
 from dataclasses import dataclass, replace
@@ -31,8 +35,8 @@ from torch import Tensor
 
 from ..engine.view import AttentionView, Edit
 from ..errors import BadDial, CannotAct
-from .base import Method, number
-from .parts import TESTED, contrasts, counted_contrast, refuse_untested
+from .base import Method, choice, number
+from .parts import TESTED, contrast, contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
     from ..engine.branch import Branch
@@ -51,7 +55,8 @@ PRESETS = {
     ("instructblip-7b", "chair"): ("official-code", {"alpha": 1.0, "beta": 0.3, "rate": 2 / 3}),
     ("instructblip-7b", "mme"): ("official-code", {"alpha": 0.5, "beta": 0.5, "rate": 2 / 3}),
 }
-"""(model, task) -> (where the values come from, dials). The code's CHAIR values go with its caption gate."""
+"""(model, task) -> (where the values come from, dials). The code's CHAIR values go with its gate, which is left to the user."""
+WINDOW = 30
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,9 @@ class IMCCD(Method):
 
     alpha: how much of the blurred branch's logits is taken off; 0 = no second branch. beta: tokens less probable than
     this share of the most probable one are left out; 0 = none. rate: how far an image token advances the position, text
-    being 1; None = the official one of the family, 1 = as the model has it.
+    being 1; None = the official one of the family, 1 = as the model has it. gate: no contrast at steps that look at the
+    image less than a window of earlier ones, by "scores" or "weights"; "off" = contrast at every step. window: the "first"
+    or the "last" 30 steps.
     """
 
     doors: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})
@@ -69,8 +76,12 @@ class IMCCD(Method):
     alpha: float = 1.0
     beta: float = 0.2
     rate: float | None = None
+    gate: str = "off"
+    window: str = "first"
 
     def __post_init__(self):
+        choice(self, "gate", "off", "scores", "weights")
+        choice(self, "window", "first", "last")
         number(self, "alpha", 0)
         number(self, "beta", 0, 1)
         if self.rate is not None:
@@ -107,7 +118,8 @@ class IMCCD(Method):
             )
 
     def watched(self, site: "Site") -> frozenset[int]:
-        return frozenset() if self.off or self.rate_on(site) == 1 else frozenset(range(1, site.depth + 1))
+        idle = self.off or (self.rate_on(site) == 1 and self.gate == "off")
+        return frozenset() if idle else frozenset(range(1, site.depth + 1))
 
     def begin(self, prompt: "Prompt") -> None:
         rate, frequencies = self.rate_on(prompt.site), inverse_frequencies(prompt.site)
@@ -117,17 +129,38 @@ class IMCCD(Method):
             prompt.memory["end"] = int(visual.index.max()) + 1
 
     def attention(self, view: AttentionView) -> Edit | None:
-        return Edit(key=closed_up(view))
+        key = closed_up(view) if "turn" in view.memory else view.key
+        if self.gate != "off":
+            scores = view.anchor_row(view.scores_of(key))
+            looks = scores if self.gate == "scores" else scores.softmax(-1)
+            image = view.visual_keys()[:, None, None]
+            view.kept.setdefault("looks at image", []).append((looks * image).sum((2, 3)).mean(1))
+        return Edit(key=key) if "turn" in view.memory else None
 
     def second(self, prompt: "Prompt") -> "Branch | None":
         return prompt.edited(Blurred()) if self.alpha else None
 
     def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
-        return counted_contrast(view.memory, first, second, self.alpha, self.beta)
+        mixed = counted_contrast(view.memory, first, second, self.alpha, self.beta)
+        if self.gate == "off":
+            return mixed
+        shut = self._shut(view)
+        view.memory["gated"] = view.memory.get("gated", 0) + shut.long()
+        return torch.where(shut[:, None], contrast(first, None, 0, self.beta), mixed)
+
+    def _shut(self, view: "PassView") -> Bool[Tensor, " b"]:
+        """Samples that look at the image less in this step than in the window."""
+        looks = torch.stack(view.kept["looks at image"]).mean(0)
+        earlier = view.carried.get("looks at image", looks[:, None][:, :0])
+        view.carried["looks at image"] = torch.cat([earlier, looks[:, None]], 1)
+        held = earlier[:, :WINDOW] if self.window == "first" else earlier[:, -WINDOW:]
+        return looks < held.mean(1)
 
     def acted(self, generation: "Generation") -> list[dict[str, Any]]:
         visual = [sum(counts) for counts in generation.visual.per_image()]
-        return [{**told, "visual_tokens": own} for told, own in zip(contrasts(generation), visual, strict=True)]
+        told = [{**one, "visual_tokens": own} for one, own in zip(contrasts(generation), visual, strict=True)]
+        gated = generation.memory.get("gated")
+        return told if gated is None else [{**one, "gated": n} for one, n in zip(told, gated.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
