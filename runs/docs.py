@@ -64,9 +64,16 @@ def methods() -> str:
         dials = [field for field in dataclasses.fields(cls) if field.init]
         if dials:
             parts += ["| dial | default |", "|---|---|", *[f"| `{d.name}` | `{d.default!r}` |" for d in dials], ""]
-    return "\n".join(parts).rstrip() + "\n"
+    return "\n".join([*parts, METHODS_AFTER])
 
 
+METHODS_AFTER = """\
+## Not here
+
+- OPERA (arXiv 2311.17911) is a search of its own, with rollback and a forward pass for every candidate: it would replace the
+  decoding instead of joining one, and waits.
+- VisFlow (arXiv 2506.12609) published no code, and its formulas are not known to us: nothing is shipped under its name.
+"""
 FAMILIES_INTRO = """\
 Every row is one transformers class, unmodified. Tests hold each against a literal double-precision reference, on a tiny
 random model of the class: prompt and five decoding steps, left-padded batches, grouped-query heads, several images that

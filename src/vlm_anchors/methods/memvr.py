@@ -11,8 +11,9 @@ Where code and paper differ. The paper's memory has an activation between the pr
 and no more has ours. The code also scales V by the mean size of the MLP's weights, which the normalisation cancels.
 Its entropy is summed over a batch and one image serves all samples; ours decides per sample, with that sample's images
 (all of them), means taken over its real rows. Its Qwen-VL and GLM-4V paths never inject as shipped, so nothing official
-is known there. There is no official alpha for POPE; alpha was 0.12 in the code's captioning script whatever its shell
-script asked for. The papers' choice of logits processor before the entropy is left out: ours sees the raw logits.
+is known there, and Qwen-VL's form (SiLU between the products, V scaled by the size of that MLP's weights) is not built.
+There is no official alpha for POPE; alpha was 0.12 in the code's captioning script whatever its shell script asked for.
+The papers' choice of logits processor before the entropy is left out: ours sees the raw logits.
 """
 
 import math
