@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from vlm_anchors.load import BUNDLED_FOLDER
 ROOT = Path(__file__).parent.parent
 OF_THE_MODEL = ("docs/first-look.png", "../src/vlm_anchors/scenes/model/README.md")
 """Made with the bundled model, and after it."""
+BUNDLED = pytest.mark.skipif(not (BUNDLED_FOLDER / "config.json").exists(), reason="the bundled model is not made yet")
 KINDS = [
     name
     for name, kind in vars(errors).items()
@@ -95,7 +97,27 @@ def test_troubles_speaks_of_sentences_that_exist(sentences):
     assert stale == []
 
 
-@pytest.mark.skipif(not (BUNDLED_FOLDER / "config.json").exists(), reason="the bundled model is not made yet")
+@BUNDLED
+def test_first_steps_lead_to_the_end(tmp_path, monkeypatch, capfd):
+    """Every command of the page, in its order, in an empty folder, and then its Python."""
+    from vlm_anchors.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "first-steps.md").read_text("utf-8")
+    for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("vlm-anchors "):
+                assert main(shlex.split(line)[1:]) == 0, line
+            else:
+                subprocess.run(line, shell=True, check=True)
+    assert "The drift that CLVA repairs is absent in this model." in capfd.readouterr().out
+    (python,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(python, "first-steps.md", "exec"), {})
+    assert capfd.readouterr().out.startswith("Yes (")
+    assert (tmp_path / "seen" / "index.html").exists()
+
+
+@BUNDLED
 def test_python_in_the_readme_runs(tmp_path, monkeypatch):
     """All blocks in one namespace, in their order, in a folder that holds the image they name; comments are the output."""
     from vlm_anchors import scenes
