@@ -32,7 +32,7 @@ ARROW = [
     ["calibration"],
     ["look"],
     ["bench", "runner", "train", "lmms"],
-    ["__init__", "__main__", "cli", "demo"],
+    ["__init__", "__main__", "app", "cli", "demo"],
 ]
 RANK = {name: rank for rank, names in enumerate(ARROW) for name in names}
 
