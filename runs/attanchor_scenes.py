@@ -157,6 +157,7 @@ def collect(out, taus):
         trained[tau] = made["result"] | {
             "loss_before": before(run),
             "anchors_a_question": round(float(np.mean(inserted)), 2),
+            "false_yes": false_yes(asked),
         }
         sizes = {
             "training_conversations": made["conversations"],
