@@ -70,6 +70,12 @@ def test_a_system_prompt_is_replaced(name):
         assert (mine - slow)[seen].abs().max() < 1e-5
 
 
+def test_a_system_prompt_that_is_not_there_is_refused():
+    model, batch = model_of("llava"), CASES["llava"].batch()
+    with attach((model, Processor()), ICD(system="w1 w2")), pytest.raises(CannotAct, match="system prompt 'w1 w2'"):
+        model(**batch)
+
+
 def test_without_a_tokenizer_it_says_so():
     model, batch = model_of("llava"), CASES["llava"].batch()
     with attach(model, ICD()), pytest.raises(CannotAct, match="processor"):

@@ -114,7 +114,16 @@ def test_mrope_has_no_definition():
 
 
 @pytest.mark.parametrize(
-    "dials", [{"alpha": -1}, {"beta": 1.5}, {"rate": 0}, {"rate": 2}, {"gate": "on"}, {"window": 30}]
+    "dials",
+    [
+        {"alpha": -1},
+        {"beta": 1.5},
+        {"rate": 0},
+        {"rate": 2},
+        {"gate": "on"},
+        {"gate": "scores", "alpha": 0.0},
+        {"window": 30},
+    ],
 )
 def test_wrong_dials_are_refused(dials):
     with pytest.raises(BadDial):

@@ -101,6 +101,11 @@ class ICD(Method):
     def _disturbed(self, tokenizer: Any, front: list[int]) -> list[int]:
         """The tokens before the image with the role in the system prompt's place, or first."""
         text = tokenizer.decode(front, skip_special_tokens=False)
+        if self.system not in text:
+            raise CannotAct(
+                f"icd was told to replace the system prompt {self.system!r}, and before the image stands {text!r}. "
+                "Give the prompt's own, or leave system empty."
+            )
         for system in (self.system, *SYSTEMS):
             if system and system in text:
                 return tokenizer.encode(text.replace(system, self.role, 1), add_special_tokens=False)

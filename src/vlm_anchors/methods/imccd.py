@@ -82,6 +82,10 @@ class IMCCD(Method):
     def __post_init__(self):
         choice(self, "gate", "off", "scores", "weights")
         choice(self, "window", "first", "last")
+        if self.gate != "off" and not self.alpha:
+            raise BadDial(
+                f"IMCCD.gate chooses the steps that are contrasted, and alpha=0 contrasts none; found {self.gate!r}."
+            )
         number(self, "alpha", 0)
         number(self, "beta", 0, 1)
         if self.rate is not None:
@@ -97,7 +101,7 @@ class IMCCD(Method):
         return frozenset() if self.off else self.doors
 
     def neutral(self) -> "IMCCD":
-        return replace(self, alpha=0.0, beta=0.0, rate=1.0)
+        return replace(self, alpha=0.0, beta=0.0, rate=1.0, gate="off")
 
     def rate_on(self, site: "Site") -> float:
         if self.rate is not None:
