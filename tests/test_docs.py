@@ -98,6 +98,7 @@ def test_troubles_speaks_of_sentences_that_exist(sentences):
 
 
 @BUNDLED
+@pytest.mark.slow
 def test_first_steps_lead_to_the_end(tmp_path, monkeypatch, capfd):
     """Every command of the page, in its order, in an empty folder, and then its Python."""
     from vlm_anchors.cli import main
