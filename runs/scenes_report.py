@@ -12,6 +12,7 @@ and under "silent".
 """
 
 import json
+import math
 import subprocess
 import sys
 from collections import defaultdict
@@ -48,8 +49,9 @@ def told(pairs):
 
 
 def apart(one, base):
-    """The larger difference between the logits of yes and no; 0 where an answer has none."""
-    return max((abs(a - b) for a, b in zip(one.get("yes_no", ()), base.get("yes_no", ()), strict=True)), default=0.0)
+    """The larger difference between the logits of yes and no; infinite where one of a pair was left out, 0 without logits."""
+    pairs = zip(one.get("yes_no", ()), base.get("yes_no", ()), strict=True)
+    return max((math.inf if None in (a, b) else abs(a - b) for a, b in pairs if a != b), default=0.0)
 
 
 def main(name, *folders):

@@ -89,6 +89,18 @@ def test_a_method_that_moves_no_answer_gets_no_row(run, tmp_path, monkeypatch, c
     assert (memvr["moved"], memvr["changed"]) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("logits", "gap"), [([12.0, 11.0], 0), ([12.5, 11.0], 0.5), ([None, 11.0], float("inf")), (None, 0)]
+)
+def test_logits_left_out_are_far_from_any_other(logits, gap):
+    """A method may cut a word: its logit is then null."""
+    from scenes_report import apart
+
+    here, there = ({"yes_no": values} if logits else {} for values in (logits, [12.0, 11.0]))
+    assert apart(here, there) == gap
+    assert apart(here, here) == 0
+
+
 def test_the_logit_shift_says_yes_as_often_as_clva(run, tmp_path):
     import logit_shift
 
