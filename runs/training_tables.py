@@ -130,58 +130,6 @@ def listed(found):
     return f" ({'; '.join(parts)})" if parts else ""
 
 
-def false_yes(told):
-    """Whether wrong "yes" come with the absent object's word beside a patch."""
-    anchored, alone = ([sum(made["false_yes"][key][at] for tau, made in told["trained"].items() if tau != "1") for at in (0, 1)]
-                       for key in ("anchored", "not"))  # fmt: skip
-    return (
-        f"Over all tau below 1, {anchored[0]} of {anchored[1]} questions about an absent object were answered yes where its own "
-        f"word had become an anchor, beside a patch of something else, and {alone[0]} of {alone[1]} where it had not."
-    )
-
-
-def draw(told):
-    """F1 and CHAIR-i over tau; plain is the model trained with tau = 1."""
-    lines = {f"F1, {name.rpartition('/')[2]}": [rows, "f1"] for name, rows in told["pope"].items()}
-    lines["CHAIR-i"] = [told["chair"]["captions"], "chair_i"]
-    rows = []
-    for tau in sorted(told["loss"], key=float):
-        row = {"tau": float(tau)}
-        for name, (values, metric) in lines.items():
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = values[tau][metric]["value"]
-        rows.append(row)
-    moved = [row for row in rows if row["tau"] < 1]
-    plain = {name: rows[-1][name] for name in lines}
-    plots.sweep(moved, "tau", list(lines), baseline=plain).savefig(FIGURE, dpi=150)
-
-
-def differences(told):
-    """What differs from tau = 1 beyond its paired interval, and in which direction."""
-    found = {"loss": told["loss"]}
-    for split, rows in told["pope"].items():
-        found[f"POPE F1 {split.rpartition('/')[2]}"] = {tau: row["f1"] for tau, row in rows.items()}
-    for name in ("chair_i", "recall"):
-        rows = told["chair"]["captions"]
-        found[{"chair_i": "CHAIR-i", "recall": "recall"}[name]] = {tau: row[name] for tau, row in rows.items()}
-    better, worse, total = [], [], 0
-    for name, rows in found.items():
-        sign = -1 if name in ("loss", "CHAIR-i") else 1
-        for tau, row in rows.items():
-            if tau == "1":
-                continue
-            total += 1
-            value, low, high = row["difference"]
-            if low > 0 or high < 0:
-                (better if sign * value > 0 else worse).append(
-                    f"{name} at {tau} ({value:+.3g} [{low:.3g}, {high:.3g}])"
-                )
-    return (
-        f"Of {total} paired differences from tau = 1, {len(better)} are better beyond their interval"
-        f"{': ' + '; '.join(better) if better else ''}. {len(worse)} are worse{': ' + '; '.join(worse) if worse else ''}. "
-        f"Expect one in twenty by chance."
-    )
-
-
 def cost():
     rows, notes = [], []
     for name in ("mid", "scenes"):
