@@ -39,8 +39,8 @@ LLaVA-1.5-7B's preset for the benchmark, else for any task, else the method's de
 ([scenes_tau.json](../results/scenes_tau.json)). Its paper trains the model with it, and so does `train attanchor`; here it is
 put on a model that never saw it.
 
-Read sampled rows with care: a method that leaves improbable words out, or makes logits steeper, samples more like greedy search,
-and that alone helps. Hold its row against the plain model's greedy one before taking a gain over sampled plain for better sight.""",
+Read sampled rows with care: a method that leaves improbable words out, or makes logits steeper, samples more like greedy
+search, and that alone helps. Hold its row against the plain model's greedy one before taking its gain for better sight.""",
     "scenes": "The shape of the paper's Table 6, whose figures, for LLaVA-1.5-7B and COCO, are:",
     "clva_ablations": """\
 Table 4 of the paper: `clva:beta=0` is positive only, `clva:alpha=0` negative only, `clva` both; it gives no sizes for "signs
