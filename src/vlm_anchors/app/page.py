@@ -71,7 +71,6 @@ def examples(n: int = 6) -> list[Example]:
 def start(vlm: "Vlm", host: str, port: int) -> "Page":
     """The page, served in threads of their own until `.blocks.close()`."""
     page = Page(vlm)
-    os.environ["GRADIO_TEMP_DIR"] = page.folder.name
     page.blocks.launch(
         server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, prevent_thread_lock=True,
         ssr_mode=False, mcp_server=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
@@ -88,6 +87,7 @@ class Page:
         self.vlm = vlm
         self.folder = tempfile.TemporaryDirectory(prefix="vlm-anchors-")
         """Where Gradio would put files. It stays empty: guard.py refuses uploads, and images travel inside messages."""
+        os.environ["GRADIO_TEMP_DIR"] = self.folder.name
         self.examples = examples()
         self.depth, self.heads = depth_and_heads(vlm)
         self.visits = Visits(lambda: Visit(self.examples[0].image, layer=self.depth // 2 + 1))
