@@ -233,3 +233,20 @@ def test_what_was_done_in_words():
     assert in_words({"attanchor": {"anchors": words}, "clva": {"x": 0.12345}}) == (
         "attanchor: anchors dog red, clva: x 0.123"
     )
+
+
+def test_a_word_that_was_cut_has_no_logit_in_json():
+    from vlm_anchors.cli.asking import as_dict
+    from vlm_anchors.types import Answer
+
+    fields = {
+        "text": "No",
+        "method": "vcd",
+        "decoding": "greedy",
+        "tokens": (1,),
+        "seconds": 0.1,
+        "acted": {},
+        "prompt": "?",
+    }
+    told = as_dict(Answer(**fields, yes_no=(float("-inf"), 2.5)))
+    assert told["yes_no"] == {"yes": None, "no": 2.5, "margin": None}

@@ -1,5 +1,6 @@
 """`vlm-anchors ask` and `vlm-anchors compare`."""
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -81,11 +82,15 @@ def compare(
 
 
 def as_dict(answer: "Answer") -> dict[str, Any]:
-    """The answer as plain values. `yes_no` holds the logits of both words at the first step, and their difference."""
+    """The answer as plain values. `yes_no` holds the logits of both words at the first step, and their difference.
+
+    A word that the method cut has no logit: None, since JSON knows no infinity.
+    """
     yes_no = None
     if answer.yes_no is not None:
         yes, no = answer.yes_no
-        yes_no = {"yes": yes, "no": no, "margin": yes - no}
+        told = {"yes": yes, "no": no, "margin": yes - no}
+        yes_no = {name: value if math.isfinite(value) else None for name, value in told.items()}
     return {
         "method": answer.method,
         "decoding": answer.decoding,
