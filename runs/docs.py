@@ -43,7 +43,8 @@ def cli() -> str:
         "what to do. 1: anything else; `--debug` shows where it happened.\n",
         "## Methods and decodings as text\n",
         "A SPEC is a name with its dials: `clva`, `clva:alpha=5,beta=0`, `nucleus:top_p=0.9,seed=1`. Methods that "
-        "compose are joined by `+`. `15-32` is a range, `none`, `true` and `false` are themselves. Where a method is asked for, "
+        "compose are joined by `+`. `preset=MODEL/TASK` begins with published dials (`vlm-anchors methods NAME` lists them). "
+        "`15-32` is a range, `none`, `true` and `false` are themselves. Where a method is asked for, "
         "`greedy`, `beam` and `nucleus` are accepted and set the decoding.",
     ]
     return "\n".join(parts) + "\n"
@@ -56,7 +57,7 @@ def methods() -> str:
     parts = [NOTE, "# Methods\n", "| name | class | what it does | source |", "|---|---|---|---|"]
     parts += [f"| [`{e.name}`](#{e.name}) | `va.{e.class_name}` | {e.summary} | {e.source} |" for e in METHODS]
     parts += ["", "Any method goes with any decoding unless it says why not:\n", "| name | class | what it does |"]
-    parts += ["|---|---|---|", *[f"| `{e.name}` | `va.{e.class_name}` | {e.summary} |" for e in DECODINGS], ""]
+    parts += ["|---|---|---|", *[f"| `{e.name}` | `va.{e.class_name}` | {e.summary} |" for e in DECODINGS], "", PRESETS]
     for entry in METHODS:
         cls = entry.load()
         parts += [f"## {entry.name}\n", "```text", inspect.getdoc(inspect.getmodule(cls)), "```\n"]
@@ -64,7 +65,24 @@ def methods() -> str:
         dials = [field for field in dataclasses.fields(cls) if field.init]
         if dials:
             parts += ["| dial | default |", "|---|---|", *[f"| `{d.name}` | `{d.default!r}` |" for d in dials], ""]
+        if cls.presets:
+            parts += ["| preset | dials | from |", "|---|---|---|", *map(preset_row, cls.presets), ""]
     return "\n".join([*parts, METHODS_AFTER])
+
+
+PRESETS = """\
+A **preset** is a method's dials for a model and a task, and who says so: the authors' published program ("official-code"),
+their text ("paper"), or we, where neither does ("ours"). In a SPEC, `vcd:preset=llava-1.5-7b/pope`; dials after it win. In
+Python, `va.VCD.preset("llava-1.5-7b/pope")`. Layer numbers are no part of them: left alone, a method takes its paper's, which
+are those of a decoder of 32 layers, scaled to the depth at hand (layer × depth / 32, to the nearest, halves up).
+"""
+
+
+def preset_row(preset: Any) -> str:
+    from vlm_anchors.methods.base import spelled
+
+    dials = f"`{spelled(preset.dials)}`" if preset.dials else "its defaults"
+    return f"| `{preset.name}` | {dials} | {preset.source} |"
 
 
 METHODS_AFTER = """\

@@ -34,7 +34,8 @@ SECTIONS = (
 )
 WORDS = {
     "scenes_methods": """\
-LLaVA-1.5-7B's preset for the benchmark, else for any task, else the method's defaults; the papers' layers of 32 scaled to 12
+LLaVA-1.5-7B's preset for the benchmark, else for any task, else the method's defaults, which are "ours"; the papers' layers of
+32 scaled to 12
 (layer × 12 / 32, to the nearest, halves up). AttAnchor's tau anchors a tenth of the words of training scenes
 ([scenes_tau.json](../results/scenes_tau.json)). Its paper trains the model with it, and so does `train attanchor`; here it is
 put on a model that never saw it.
@@ -76,8 +77,13 @@ def grid(head, rows):
 
 def presets():
     """The dials behind "every method"."""
-    by = [baselines(benchmark) for benchmark in BENCHMARKS]
-    rows = [[name, *(f"`{each[name][0]}` ({each[name][1]})" for each in by)] for name in by[0]]
+    by = [[baselines(benchmark, decoding) for decoding in ("greedy", "nucleus")] for benchmark in BENCHMARKS]
+
+    def cell(name, greedy, sampled):
+        (spec, source), (other, _) = greedy[name], sampled[name]
+        return f"`{spec}`{'' if other == spec else f', sampled `{other}`'} ({source})"
+
+    rows = [[name, *(cell(name, *each) for each in by)] for name in by[0][0]]
     return grid(["method", *BENCHMARKS], rows)
 
 

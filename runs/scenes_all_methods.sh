@@ -10,7 +10,7 @@ out="${RUN:-runs/out}/scenes"
 export SEEDS=0
 for decoding in greedy ${1:-}; do
   for benchmark in pope chair mme; do
-    mapfile -t presets < <(.venv/bin/python runs/scenes_methods.py "$benchmark")
+    mapfile -t presets < <(.venv/bin/python runs/scenes_methods.py "$benchmark" "$decoding")
     runs/scenes_answer.sh "$benchmark" "$decoding" "$decoding" none clva
     runs/scenes_answer.sh "$benchmark" "$decoding-others" "$decoding" "${presets[@]}"
     folders=("$out/$benchmark/greedy" "$out/$benchmark/greedy-others")

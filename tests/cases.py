@@ -131,5 +131,18 @@ def tokens_of(model, inputs, **how):
     return model.generate(**inputs, **how)[:, -how["max_new_tokens"] :]
 
 
+def beams(model, inputs, num_beams=3):
+    """What each beam of one prompt says, best first, the logits its steps were chosen by, (beams, steps + 1, vocabulary),
+    and the row of the search that it stood in at each step."""
+    out = model.generate(
+        **inputs, max_new_tokens=STEPS + 1, min_new_tokens=STEPS + 1, do_sample=False, num_beams=num_beams,
+        num_return_sequences=num_beams, output_logits=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    rows = out.beam_indices[:, : STEPS + 1]
+    steps = torch.stack(out.logits)
+    chosen = [torch.stack([steps[t, row] for t, row in enumerate(beam)]) for beam in rows.tolist()]
+    return out.sequences[:, -STEPS - 1 :], torch.stack(chosen), rows.tolist()
+
+
 def in_double(inputs):
     return {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}

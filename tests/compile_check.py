@@ -34,15 +34,18 @@ def main(backend):
     config._compile_all_devices = True
     model, batch = tiny.llava(layers=6), tiny.llava_batch()
     plain = tokens(model, batch, disable_compile=True)
-    with attach(model, CLVA()):
+    with attach(model, CLVA()) as handle:
         wanted = tokens(model, batch, disable_compile=True)
+        acted = handle.acted
         torch._dynamo.reset()
         counters.clear()
         found = tokens(model, batch, compile_config=config)
+        same = handle.acted == acted
         again = tokens(model, batch, compile_config=config)
+    same = same and handle.acted == acted
     off = tokens(model, batch, compile_config=config)
     told = {
-        "plain": plain, "wanted": wanted, "found": found, "again": again, "off": off,
+        "plain": plain, "wanted": wanted, "found": found, "again": again, "off": off, "acted": same,
         "breaks": sum(counters["graph_break"].values()), "graphs": counters["stats"]["unique_graphs"],
     }  # fmt: skip
     sys.stdout.write(json.dumps(told))
@@ -51,14 +54,16 @@ def main(backend):
 def doors(backend):
     """Every door beyond attention: compiled in pieces, and what a single graph is told."""
     model, batch = tiny.llava(layers=3), tiny.llava_batch()
-    with attach(model, [VCD(beta=0.0), MemVR(gamma=0.0, layers=(1, 2))]):
+    with attach(model, [VCD(beta=0.0), MemVR(gamma=0.0, layers=(1, 2))]) as handle:
         told = {"wanted": tokens(model, batch, disable_compile=True)}
+        acted = handle.acted
         for whole in (False, True):
             config = CompileConfig(fullgraph=whole, backend=backend, mode=None)
             config._compile_all_devices = True
             torch._dynamo.reset()
             try:
                 told["found"] = tokens(model, batch, compile_config=config)
+                told["acted"] = handle.acted == acted
             except torch._dynamo.exc.Unsupported as refused:
                 told["refused"] = str(refused)
     sys.stdout.write(json.dumps(told))

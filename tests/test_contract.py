@@ -3,16 +3,17 @@
 A new method joins by its line in the catalogue. Where its defaults say nothing on tiny models, `SHARP` has stronger ones.
 """
 
+import dataclasses
 import warnings
 
 import pytest
 import torch
-from cases import CASES, model_of, run, tokens_of
+from cases import CASES, beams, model_of, run, tokens_of
 from stand_ins import Processor
 
 from vlm_anchors.engine import attach
 from vlm_anchors.errors import AnchorsWarning
-from vlm_anchors.methods import METHODS
+from vlm_anchors.methods import METHODS, imccd
 
 SHARP = {
     "clva": {"tau": 1.0},
@@ -120,6 +121,31 @@ def test_beams_equal_one_by_one(name, case):
         for sample in range(3):
             alone = tokens_of(model, CASES[case].split(batch, sample), num_beams=3)
             assert torch.equal(alone[0], together[sample])
+
+
+@everywhere
+@pytest.mark.parametrize("name", [*IN_MODEL, "imccd, gated"])
+def test_a_beam_is_steered_by_its_own_past(name, case, monkeypatch):
+    """A beam that changed places at every step has the logits of a run that was made to say its tokens."""
+    monkeypatch.setattr(imccd, "WINDOW", 2)
+    method = method_of(name.partition(",")[0], case)
+    if "gated" in name:
+        method = dataclasses.replace(method, gate="weights", window="last", alpha=3.0)
+    model, batch = model_of(case), CASES[case].batch()
+    gated, moved = [], 0
+    for sample in range(3):
+        single = CASES[case].split(batch, sample)
+        with steered(name, case, method) as handle:
+            tokens, logits, rows = beams(model, single)
+            for own, chosen in zip(tokens, logits, strict=True):
+                alone, _ = run(model, single, own[None])
+                seen = torch.isfinite(alone[:, 0])
+                assert torch.equal(torch.isfinite(chosen), seen)
+                assert (chosen - alone[:, 0])[seen].abs().max() < BOUND
+                gated += [told["imccd"]["gated"] for told in handle.acted if "gated" in name]
+        moved += sum(len(set(row)) > 1 for row in rows)
+    assert moved, "no beam ever left its row"
+    assert "gated" not in name or 0 < sum(gated)
 
 
 @everywhere

@@ -69,14 +69,16 @@ class Catalogue:
         return {field.name: field.default for field in dataclasses.fields(self.get(name).load()) if field.init}
 
     def build(self, spec: str) -> Any:
-        """One object from one `name:dial=value,...`; dials are checked by the class itself."""
+        """One object from one `name:dial=value,...`; dials are checked by the class itself. `preset=...` is where it starts."""
         name, dials = parse_spec(spec)
-        cls = self.get(name).load()
+        cls: Any = self.get(name).load()
+        presets = getattr(cls, "presets", ())
         known = [field.name for field in dataclasses.fields(cls) if field.init]
+        preset = dials.pop("preset", None) if presets else None
         for dial in dials:
             if dial not in known:
                 raise BadDial(f"{name} has no dial {dial!r}.{did_you_mean(dial, known)}")
-        return cls(**dials)
+        return cls(**dials) if preset is None else cls.preset(str(preset), **dials)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

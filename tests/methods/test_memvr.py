@@ -16,6 +16,7 @@ class Passes:
     """The prompt's rows are one pass, each answer row one of its own; hooks replay what each pass decided."""
 
     def __init__(self, case, model, method, layout, prompt, total):
+        assert method.activation in ("none", "silu")
         self.case, self.model, self.method, self.layout = case, model, method, layout
         self.groups = [list(range(prompt)), *([row] for row in range(prompt, total))]
         self.done, self.fire, self.image, self.near = set(), {}, None, 0
@@ -34,7 +35,7 @@ class Passes:
     def test(self, layer):
         def hook(module, args, output):
             for number, rows in enumerate(self.groups):
-                top = early(self.case, self.model, output[0, rows[-1]]).topk(10).values.softmax(-1)
+                top = early(self.case, self.model, output[0, rows[-1]], self.method.norm).topk(10).values.softmax(-1)
                 unsure = -sum(float(p) * math.log(p) for p in top) / math.log(10)
                 self.near += abs(unsure - self.method.gamma) < 1e-5
                 if unsure > self.method.gamma and number not in self.done:
@@ -50,12 +51,21 @@ class Passes:
                 if self.fire.get(number) != layer:
                     continue
                 x, own = args[0][0, rows], output[0, rows]
-                recalled = (x @ self.image.T) @ self.image
+                recalled = self.memory(x, module)
                 scale = own.abs().mean() / recalled.abs().mean()
                 output[0, rows] = (1 - self.method.alpha) * own + self.method.alpha * recalled * scale
             return output
 
         return hook
+
+    def memory(self, x, mlp):
+        if self.method.activation == "none":
+            return (x @ self.image.T) @ self.image
+        size = self.image.abs().mean()
+        keys = self.image * mlp.up_proj.weight.abs().mean() / size
+        values = self.image * mlp.down_proj.weight.abs().mean() / size
+        looks = x @ keys.T
+        return (looks / (1 + (-looks).exp())) @ values
 
 
 def reference(case, method, fired):
@@ -82,7 +92,31 @@ def test_equals_the_literal_reference(name, gamma):
         assert all(len(one) == STEPS + 1 for one in fired)
 
 
-@pytest.mark.parametrize("dials", [{"alpha": 1.5}, {"gamma": -1}, {"layers": (3, 1)}])
+@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("norm", [True, False])
+def test_the_form_of_the_code_for_qwen_vl(name, norm):
+    method = MemVR(alpha=0.4, gamma=0.5, layers=(2, 6), activation="silu", norm=norm)
+    fired = []
+    compare(CASES[name], method, reference(CASES[name], method, fired))
+    assert all(fired)
+
+
+def test_an_mlp_without_known_weights_is_refused():
+    model = model_of("llava")
+    mlp = CASES["llava"].stack(model).layers[2].mlp
+    weights, mlp.up_proj.weight = mlp.up_proj.weight, torch.nn.Parameter(torch.ones(4, dtype=torch.int8), False)
+    try:
+        with pytest.raises(CannotAct, match="weights that widen an MLP"):
+            attach(model, MemVR(activation="silu", layers=(2, 3)))
+        with attach(model, MemVR(layers=(2, 3))):
+            pass
+    finally:
+        mlp.up_proj.weight = weights
+
+
+@pytest.mark.parametrize(
+    "dials", [{"alpha": 1.5}, {"gamma": -1}, {"layers": (3, 1)}, {"activation": "relu"}, {"norm": "yes"}]
+)
 def test_wrong_dials_are_refused(dials):
     with pytest.raises(BadDial):
         MemVR(**dials)

@@ -16,19 +16,23 @@ def methods(
 ) -> None:
     """The methods there are; with a NAME, that method's dials."""
     from ..methods import METHODS
+    from ..methods.base import spelled
 
     if name is None:
         _show("methods", [_entry(entry) for entry in METHODS], json)
         return
     entry = METHODS.get(name)
     dials = METHODS.dials(name)
+    presets = [{**one._asdict(), "dials": dict(one.dials)} for one in getattr(entry.load(), "presets", ())]
     if json:
-        given.print_json({**_entry(entry), "dials": dials})
+        given.print_json({**_entry(entry), "dials": dials, "presets": presets})
         return
     typer.echo(f"{entry.name}: {entry.summary} ({entry.source})")
     typer.echo(inspect.getdoc(entry.load()))
-    spelled = ",".join(f"{dial}={value}" for dial, value in dials.items())
-    typer.echo(f"\nDefaults: {entry.name}:{spelled}" if dials else "\nIt has no dials.")
+    typer.echo(f"\nDefaults: {entry.name}:{spelled(dials)}" if dials else "\nIt has no dials.")
+    if presets:
+        typer.echo(f"\nPresets, as {entry.name}:preset=MODEL/TASK, other dials after it:")
+        _show("presets", [{**one, "dials": spelled(one["dials"]) or "its defaults"} for one in presets], json)
 
 
 def families(json: given.Json = False) -> None:
@@ -63,7 +67,9 @@ def _show(kind: str, rows: list[dict[str, str]], json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*rows[0], box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in rows[0]:
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)

@@ -92,10 +92,17 @@ class PassView:
         """A layer's output through the final norm, as the output embedding takes it."""
         return self.doors.head.norm(hidden)
 
-    def early_logits(self, hidden: Float[Tensor, "*b d"]) -> Float[Tensor, "*b n"]:
+    def early_logits(self, hidden: Float[Tensor, "*b d"], norm: bool = True) -> Float[Tensor, "*b n"]:
         """Logits of a layer's output at once; where they can wait for the last layer's, `head` makes both in one product."""
         # Not by a call, which is the model's own to its output embedding and would be taken for it.
-        return self.doors.head.out.forward(self.normed(hidden))
+        return self.doors.head.out.forward(self.normed(hidden) if norm else hidden)
+
+    def widening(self, layer: int) -> Float[Tensor, ""]:
+        """Mean size of the weights that widen a layer's MLP; measured once a generation."""
+        if ("widening", layer) not in self.memory:
+            weight = widening_of(layers_of(self.doors.site)[layer - 1], self.doors.method)
+            self.memory["widening", layer] = weight.detach().abs().mean(dtype=torch.float32)
+        return self.memory["widening", layer]
 
 
 class Doors:
@@ -298,6 +305,22 @@ def layers_of(site: Site) -> Any:
             f"The layers of {type(site.stack).__name__} cannot be reached one by one. Choose another model."
         )
     return layers
+
+
+WIDENING = ("up_proj", "gate_up_proj", "fc1")
+
+
+def widening_of(layer: nn.Module, method: Method) -> Tensor:
+    """The weights that widen a layer's MLP."""
+    mlp = mlp_of(layer, method)
+    found = next((getattr(mlp, name) for name in WIDENING if hasattr(mlp, name)), None)
+    weight = getattr(found, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        raise CannotAct(
+            f"{name_of(method)} with these dials measures the weights that widen an MLP, and {type(mlp).__name__} has none by "
+            "a name it knows, or quantized ones. Use activation=none."
+        )
+    return weight
 
 
 def mlp_of(layer: nn.Module, method: Method) -> nn.Module:

@@ -53,8 +53,21 @@ class Generation:
     kept: dict[Any, Any] = field(default_factory=dict)
     """What the method kept in the pass that held the prompt: `acted` is read from it."""
     prompt: TextRows | None = None
+    end: int = 0
+    """Keys in the cache once the prompt was read."""
+    length: Tensor | None = None
+    """Keys in a cache of fixed size, which counts them on the device itself, and so in a compiled graph too."""
     chunk_end: int = 0
     """Rows of the last pass that was not a decoding step, to tell a prompt fed in pieces from a conversation."""
+
+    def note_length(self, cache: Any) -> None:
+        length = None if cache is None else cache.get_seq_length()
+        self.length = length if isinstance(length, Tensor) else None
+
+    def count_steps(self) -> None:
+        """Add the steps of a compiled graph, which cannot count: there are as many as keys after the prompt."""
+        if self.length is not None:
+            self.steps = max(self.steps, int(self.length) - self.end)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Generation":
         """A copied cache goes on with the same method and watcher, and tables of its own."""

@@ -93,7 +93,7 @@ def prompt(
         generation.text_seen, generation.prompt, generation.kept = True, rows, kept
         if past:
             handle.follow(generation, cache)
-        generation.chunk_end = q
+        generation.chunk_end, generation.end = q, past + q
         if generation.watched:
             generation.method.check_prompt(generation.visual)
     return Pass(generation, rows, kept, offsets=_offsets(site, cache, q))

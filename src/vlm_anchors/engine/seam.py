@@ -191,6 +191,7 @@ class Handle:
         if generation is None or generation.prompt is None:
             return []
         assert generation.prompt.valid is not None
+        generation.count_steps()
         edited = generation.prompt.valid.sum(1).tolist()
         told: list[dict[str, Any]] = [{} for _ in edited]
         for part in parts_of(self.method):
@@ -280,7 +281,7 @@ class Seam:
             steer = self._steer_latents if site.kind == "qformer" else self._steer
             self._hooks.append(site.stack.register_forward_pre_hook(steer, with_kwargs=True))
             if site.kind == "decoder":
-                self._hooks.append(site.stack.register_forward_hook(self._ride_new_cache, with_kwargs=True))
+                self._hooks.append(site.stack.register_forward_hook(self._after, with_kwargs=True))
             if site.visual_features is not None:
                 self._hooks.append(site.visual_features.register_forward_hook(self._note_features))
         self.users += 1
@@ -357,13 +358,14 @@ class Seam:
                 weakref.finalize(steering, self._forget).atexit = False
         return (args, {**kwargs, KEYWORD: steering}) if steering is not None else None
 
-    def _ride_new_cache(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """A cache that the decoder made itself gets its generation after the fact."""
         steering = kwargs.get(KEYWORD)
-        if torch.compiler.is_compiling() or steering is None or kwargs.get("past_key_values") is not None:
+        if torch.compiler.is_compiling() or steering is None:
             return
-        cache, handle = output.past_key_values, self._handle()
-        if cache is not None and handle is not None:
+        cache, handle = getattr(output, "past_key_values", None), self._handle()
+        steering.generation.note_length(cache)
+        if cache is not None and handle is not None and kwargs.get("past_key_values") is None:
             handle.ride(steering.generation, cache)
 
     def _steer_latents(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..engine.anchored import Anchored
 from ..engine.prompts import Prompts, read_prompts, unprepared
 from ..engine.weave import Copies
-from .base import Method, choice, number
+from .base import DEFAULTS, Method, Preset, choice, number
 
 if TYPE_CHECKING:
     from ..types import Vlm
@@ -44,6 +44,12 @@ class AttAnchor(Method):
     """
 
     doors: ClassVar[frozenset[str]] = frozenset({"prepare"})
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset("tinyllava-1b", "any", "paper", {"tau": 0.12}),
+        Preset("llava-1.5-7b", "any", "paper", {"tau": 0.12}),
+        Preset("qwen2.5-vl-3b", "any", "paper", {"tau": 0.08}),
+        DEFAULTS,
+    )
 
     tau: float = 0.12
     order: str = "prompt"

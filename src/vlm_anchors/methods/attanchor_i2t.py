@@ -23,7 +23,7 @@ from torch import Tensor
 from ..engine.anchored import Anchored
 from ..engine.prompts import Prompts, read_prompts, unprepared
 from ..engine.weave import PAUSE, Copies
-from .base import Method, choice, number
+from .base import DEFAULTS, Method, Preset, choice, number
 
 if TYPE_CHECKING:
     from ..types import Vlm
@@ -40,6 +40,12 @@ class AttAnchorI2T(Method):
     """
 
     doors: ClassVar[frozenset[str]] = frozenset({"prepare"})
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset("tinyllava-1b", "any", "paper", {"tau": 0.12}),
+        Preset("llava-1.5-7b", "any", "paper", {"tau": 0.12}),
+        Preset("qwen2.5-vl-3b", "any", "paper", {"tau": 0.12}),
+        DEFAULTS,
+    )
 
     tau: float = 0.12
     pause_tokens: int = 0

@@ -9,9 +9,10 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from ..errors import BadDial
+from ..errors import BadDial, UnknownName
+from ..registry import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,23 @@ if TYPE_CHECKING:
     from ..types import Vlm
 
 
+class Preset(NamedTuple):
+    """Dials for a model and a task ("any": whatever it is). source: "official-code", "paper", or "ours" where neither says."""
+
+    model: str
+    task: str
+    source: str
+    dials: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}/{self.task}"
+
+
+DEFAULTS = Preset("any", "any", "ours", {})
+"""The last preset of every baseline: its defaults, with the published layers scaled to the model's depth."""
+
+
 @dataclass(frozen=True)
 class Method(ABC):
     """One published method with its dials; leaves only, methods never inherit from each other."""
@@ -33,6 +51,18 @@ class Method(ABC):
     doors: ClassVar[frozenset[str]] = frozenset()
     """Which doors this method can open ("prepare", "attention", "mlp", "hidden", "logits"); two methods with one door in
     common do not compose."""
+
+    presets: ClassVar[tuple[Preset, ...]] = ()
+    """Dials that others used, or that we suggest, and who says so: `NAME:preset=MODEL/TASK` in a SPEC."""
+
+    @classmethod
+    def preset(cls, name: str, **dials: Any) -> Self:
+        """The method at the preset "MODEL/TASK" (or "MODEL", its "any" task); `dials` win over the preset's."""
+        known = {one.name: one for one in cls.presets}
+        wanted = name if "/" in name else f"{name}/any"
+        if wanted not in known:
+            raise UnknownName(f"{name_of(cls)} has no preset {name!r}.{did_you_mean(wanted, known)}")
+        return cls(**{**known[wanted].dials, **dials})
 
     def opened(self) -> frozenset[str]:
         """Which of them these dials open: none where the method is off."""
@@ -117,30 +147,35 @@ class Method(ABC):
 
 
 def name_of(thing: Any) -> str:
-    """The catalogue name of a method or decoding object; its class name in lower case if it is not registered."""
+    """The catalogue name of a method or decoding, object or class; its class name in lower case if it is not registered."""
     from ..decoding import DECODINGS
     from . import METHODS
 
     if hasattr(thing, "parts"):
         return "+".join(name_of(part) for part in thing.parts)
-    target = f"{type(thing).__module__}:{type(thing).__name__}"
+    kind = thing if isinstance(thing, type) else type(thing)
+    target = f"{kind.__module__}:{kind.__name__}"
     for entry in [*METHODS, *DECODINGS]:
         if entry.target == target:
             return entry.name
-    return type(thing).__name__.lower()
+    return kind.__name__.lower()
 
 
 def spec_of(thing: Any, name: str) -> str:
     """`name:dial=value,...` with only the dials that were moved from their defaults."""
-    moved = [
-        f"{field.name}={_spell(getattr(thing, field.name))}"
-        for field in dataclasses.fields(thing)
-        if getattr(thing, field.name) != field.default
-    ]
-    return f"{name}:{','.join(moved)}" if moved else name
+    values = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
+    moved = {
+        field.name: values[field.name] for field in dataclasses.fields(thing) if values[field.name] != field.default
+    }
+    return f"{name}:{spelled(moved)}" if moved else name
 
 
-def _spell(value: Any) -> str:
+def spelled(dials: Mapping[str, Any]) -> str:
+    """`dial=value,...` as a SPEC has it."""
+    return ",".join(f"{dial}={_spelled(value)}" for dial, value in dials.items())
+
+
+def _spelled(value: Any) -> str:
     if isinstance(value, tuple):
         return "-".join(str(part) for part in value)
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..engine.view import AttentionView, Edit
-from .base import Method, choice, number
+from .base import DEFAULTS, Method, Preset, choice, number
 from .parts import check_range, layer_range, warn_untested
 
 if TYPE_CHECKING:
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from ..engine.site import Site
 
 LAYERS = (10, 15)
-PRESETS = {
-    ("llava-1.5-7b", "pope"): ("official-code", {"enhance": 1.15, "suppress": 0.95, "layers": (10, 15)}),
-}
-"""(model, task) -> (where the values come from, dials). There are no official values for other models or tasks."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,10 @@ class ClearSight(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"attention"})
     site: ClassVar[str] = "decoder"
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset("llava-1.5-7b", "pope", "official-code", {"enhance": 1.15, "suppress": 0.95}),
+        DEFAULTS,
+    )
 
     enhance: float = 1.15
     suppress: float = 0.95

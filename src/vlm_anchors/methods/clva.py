@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import AnchorsWarning, BadDial, CannotAct
-from .base import Method, choice, number
+from .base import Method, Preset, choice, number
 
 if TYPE_CHECKING:
     from ..engine.passing import Generation
@@ -61,6 +61,7 @@ class CLVA(Method):
     """
 
     doors: ClassVar[frozenset[str]] = frozenset({"attention"})
+    presets: ClassVar[tuple[Preset, ...]] = (Preset("any", "any", "paper", {"alpha": 14.0, "beta": 0.9}),)
 
     alpha: float = 14.0
     beta: float = 0.9

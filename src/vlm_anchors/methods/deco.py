@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .base import Method, choice, number
+from .base import DEFAULTS, Method, Preset, choice, number
 from .parts import check_range, count, layer_range, warn_untested
 
 if TYPE_CHECKING:
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     from ..engine.site import Site
 
 LAYERS = (20, 28)
-PRESETS = {
-    ("llava-1.5-7b", "any"): ("official-code", {"alpha": 0.6, "top_p": 0.9, "top_k": 20, "layers": (20, 28)}),
-    ("llava-1.5-7b", "README's table"): ("official-code", {"alpha": 0.5, "layers": (20, 28)}),
-}
-"""(model, task) -> (where the values come from, dials)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,11 @@ class DeCo(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"hidden", "logits"})
     site: ClassVar[str] = "decoder"
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset("llava-1.5-7b", "any", "official-code", {"alpha": 0.6, "top_p": 0.9, "top_k": 20}),
+        Preset("llava-1.5-7b", "readme", "official-code", {"alpha": 0.5}),
+        DEFAULTS,
+    )
 
     alpha: float = 0.6
     layers: tuple[int, int] | None = None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from ..errors import BadDial, CannotAct
-from .base import Method, choice, number
+from .base import DEFAULTS, Method, Preset, choice, number
 from .parts import TESTED, contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
@@ -37,11 +37,6 @@ SYSTEMS = (
     "and polite answers to the human's questions.",
 )
 """System prompts of Qwen2-VL's and Vicuna's templates."""
-PRESETS = {
-    ("llava-1.5-7b", "any"): ("official-code", {"alpha": 1.0, "beta": 0.1}),
-    ("instructblip-7b", "any"): ("official-code", {"alpha": 1.0, "beta": 0.1, "where": "role"}),
-}
-"""(model, task) -> (where the values come from, dials). Which of its five roles was used is not marked."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,12 @@ class ICD(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"logits"})
     site: ClassVar[str] = "decoder"
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset("llava-1.5-7b", "any", "official-code", {"alpha": 1.0, "beta": 0.1}),
+        Preset("instructblip-7b", "any", "official-code", {"alpha": 1.0, "beta": 0.1, "where": "role"}),
+        DEFAULTS,
+    )
+    """Which of its five roles was used is not marked."""
 
     alpha: float = 1.0
     beta: float = 0.1

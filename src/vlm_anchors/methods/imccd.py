@@ -17,13 +17,15 @@ the branch's output is the unchanged one minus sum_j A_j M_j (V_j - v_h), which 
 Where code and paper differ. The paper's first version calls the second module attention refinement; the official code
 closes up positions, which is the later version's CMPC, and so do we. Its gamma is read by nothing and is left out here.
 m is one number for a batch of one there; ours is one a sample, over its real rows. InstructBLIP's decoding steps lose the
-closed-up positions in the code's first branch; ours keep them. Qwen-VL's two constants disagree, and for M-RoPE models there
-is no definition at all: there `rate` must be 1, which leaves the second branch only.
+closed-up positions in the code's first branch, and its second branch keeps no cache, so that every step takes m over all
+text rows; ours keep them, and a step has an m of its own, as in the code for LLaVA. Qwen-VL's two constants disagree, and
+for M-RoPE models there is no definition at all: there `rate` must be 1, which leaves the second branch only.
 
 The code's captioning adds a gate: with g_t the sum over image keys of the last row's A, mean over heads and layers, a step
 whose g_t is below the mean of a window of earlier steps takes alpha = 0 (the cut stays). For LLaVA it sums z in place of A:
 `gate="scores"`, for InstructBLIP A: "weights". The window is the first 30 steps when it samples, the last 30 when it does
-not: `window`. Ours leaves the step itself out of its window, so the first one is never gated.
+not: `window`. Ours leaves the step itself out of its window, so the first one is never gated. The presets for CHAIR have
+the gate ("chair" samples, as the scripts do); nothing else has.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +37,7 @@ from torch import Tensor
 
 from ..engine.view import AttentionView, Edit
 from ..errors import BadDial, CannotAct
-from .base import Method, choice, number
+from .base import DEFAULTS, Method, Preset, choice, number
 from .parts import TESTED, contrast, contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
@@ -47,16 +49,9 @@ if TYPE_CHECKING:
     from ..engine.site import Site
 
 RATES = {"llava": 1 / 3, "instructblip": 2 / 3}
-PRESETS = {
-    ("llava-1.5-7b", "pope"): ("official-code", {"alpha": 3.0, "beta": 0.2, "rate": 1 / 3}),
-    ("llava-1.5-7b", "chair"): ("official-code", {"alpha": 1.0, "beta": 0.2, "rate": 1 / 3}),
-    ("llava-1.5-7b", "mme"): ("official-code", {"alpha": 1.0, "beta": 0.5, "rate": 1 / 3}),
-    ("instructblip-7b", "pope"): ("official-code", {"alpha": 3.0, "beta": 0.3, "rate": 2 / 3}),
-    ("instructblip-7b", "chair"): ("official-code", {"alpha": 1.0, "beta": 0.3, "rate": 2 / 3}),
-    ("instructblip-7b", "mme"): ("official-code", {"alpha": 0.5, "beta": 0.5, "rate": 2 / 3}),
-}
-"""(model, task) -> (where the values come from, dials). The code's CHAIR values go with its gate, which is left to the user."""
 WINDOW = 30
+_LLAVA_CAPTIONS = {"alpha": 1.0, "beta": 0.2, "rate": 1 / 3, "gate": "scores"}
+_INSTRUCTBLIP_CAPTIONS = {"alpha": 1.0, "beta": 0.3, "rate": 2 / 3, "gate": "weights"}
 
 
 @dataclass(frozen=True)
@@ -72,6 +67,19 @@ class IMCCD(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})
     site: ClassVar[str] = "decoder"
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset("llava-1.5-7b", "pope", "official-code", {"alpha": 3.0, "beta": 0.2, "rate": 1 / 3}),
+        Preset("llava-1.5-7b", "chair", "official-code", _LLAVA_CAPTIONS),
+        Preset("llava-1.5-7b", "chair-greedy", "official-code", {**_LLAVA_CAPTIONS, "window": "last"}),
+        Preset("llava-1.5-7b", "mme", "official-code", {"alpha": 1.0, "beta": 0.5, "rate": 1 / 3}),
+        Preset("instructblip-7b", "pope", "official-code", {"alpha": 3.0, "beta": 0.3, "rate": 2 / 3}),
+        Preset("instructblip-7b", "chair", "official-code", _INSTRUCTBLIP_CAPTIONS),
+        Preset("instructblip-7b", "chair-greedy", "official-code", {**_INSTRUCTBLIP_CAPTIONS, "window": "last"}),
+        Preset("instructblip-7b", "mme", "official-code", {"alpha": 0.5, "beta": 0.5, "rate": 2 / 3}),
+        Preset("qwen2.5-vl-7b", "pope", "ours", {"alpha": 3.0, "beta": 0.2, "rate": 1.0}),
+        Preset("qwen2.5-vl-7b", "any", "ours", {"rate": 1.0}),
+        DEFAULTS,
+    )
 
     alpha: float = 1.0
     beta: float = 0.2

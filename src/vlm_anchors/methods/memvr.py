@@ -7,13 +7,14 @@ When a middle layer is unsure of the next token, the next layer's MLP looks at t
     if u_l > gamma, l in layers 7-16 of 32, and not yet in this pass, then in layer l + 1 (8-17), x the MLP's input,
     MLP(x) <- (1 - alpha) MLP(x) + alpha a mean|MLP(x)| / mean|a|,      a = (x V^T) V
 
-Where code and paper differ. The paper's memory has an activation between the products; the official LLaVA path has none,
-and no more has ours. The code also scales V by the mean size of the MLP's weights, which the normalisation cancels.
-Its entropy is summed over a batch and one image serves all samples; ours decides per sample, with that sample's images
-(all of them), means taken over its real rows. Its Qwen-VL and GLM-4V paths never inject as shipped, so nothing official
-is known there, and Qwen-VL's form (SiLU between the products, V scaled by the size of that MLP's weights) is not built.
-There is no official alpha for POPE; alpha was 0.12 in the code's captioning script whatever its shell script asked for.
-The papers' choice of logits processor before the entropy is left out: ours sees the raw logits.
+Where code and paper differ. The paper's memory has an activation between the products, the official LLaVA path none, and
+neither has ours; `activation="silu"` is the code's form for Qwen-VL, a = silu(x V1^T) V with V1 = V mean|W_up| / mean|V|,
+W_up the weights that widen that layer's MLP. (The code scales the second V too, and on LLaVA both, by mean sizes of weights:
+the normalisation cancels that.) Qwen-VL's entropy skips the final norm: `norm=False`. But as shipped its Qwen-VL and GLM-4V
+paths never inject, so no value for them is known to work. The code's entropy is summed over a batch and one image serves all
+samples; ours decides per sample, with that sample's images (all of them), means taken over its real rows. There is no
+official alpha for POPE; in the code's captioning script alpha is 0.12 whatever its shell script asks for (0.31). The code
+passes logits through the logits processors before the entropy; ours sees the raw ones.
 """
 
 import math
@@ -24,8 +25,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..engine.doors import layers_of, widening_of
 from ..errors import CannotAct
-from .base import Method, number
+from .base import DEFAULTS, Method, Preset, choice, number
 from .parts import check_range, layer_range, warn_untested
 
 if TYPE_CHECKING:
@@ -36,14 +38,6 @@ if TYPE_CHECKING:
 
 LAYERS = (7, 16)
 TOP = 10
-PRESETS = {
-    ("llava-1.5-7b", "mme"): ("official-code", {"alpha": 0.12, "gamma": 0.75, "layers": (7, 16)}),
-    ("llava-1.5-7b", "chair"): ("official-code", {"alpha": 0.12, "gamma": 0.75, "layers": (7, 16)}),
-    ("llava-1.5-7b", "llava-bench"): ("official-code", {"alpha": 0.32, "gamma": 0.75, "layers": (7, 16)}),
-    ("llava-1.5-7b", "mm-vet"): ("official-code", {"alpha": 0.12, "gamma": 0.75, "layers": (7, 16)}),
-    ("llava-1.5-7b", "vizwiz"): ("official-code", {"alpha": 0.28, "gamma": 0.75, "layers": (7, 16)}),
-}
-"""(model, task) -> (where the values come from, dials)."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +46,36 @@ class MemVR(Method):
 
     alpha: share of the image memory in the MLP's output; 0 = off. gamma: normalised entropy above which a layer counts as
     unsure; 1 or more never triggers. layers: (first, last) layer that is tested, from 1; the one after it is changed. None
-    = 7-16 of 32, scaled to the model's depth.
+    = 7-16 of 32, scaled to the model's depth. activation: between the memory's two products, "none" or "silu". norm:
+    whether a tested layer's state passes the final norm before the output embedding.
     """
 
     doors: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp"})
     site: ClassVar[str] = "decoder"
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset("llava-1.5-7b", "mme", "official-code", {"alpha": 0.12, "gamma": 0.75}),
+        Preset("llava-1.5-7b", "chair", "official-code", {"alpha": 0.12, "gamma": 0.75}),
+        Preset("llava-1.5-7b", "llava-bench", "official-code", {"alpha": 0.32, "gamma": 0.75}),
+        Preset("llava-1.5-7b", "mm-vet", "official-code", {"alpha": 0.12, "gamma": 0.75}),
+        Preset("llava-1.5-7b", "vizwiz", "official-code", {"alpha": 0.28, "gamma": 0.75}),
+        Preset("llava-1.5-7b", "pope", "ours", {"alpha": 0.12}),
+        Preset("qwen2.5-vl-7b", "any", "ours", {"alpha": 0.28, "activation": "silu"}),
+        DEFAULTS,
+    )
+    """Qwen2.5-VL's are what the code's scripts for Qwen-VL-Chat ask for, where nothing is ever injected."""
 
     alpha: float = 0.12
     gamma: float = 0.75
     layers: tuple[int, int] | None = None
+    activation: str = "none"
+    norm: bool = True
 
     def __post_init__(self):
         number(self, "alpha", 0, 1)
         number(self, "gamma", 0)
         check_range(self, "layers")
+        choice(self, "activation", "none", "silu")
+        choice(self, "norm", True, False)
 
     @property
     def off(self) -> bool:
@@ -83,6 +93,9 @@ class MemVR(Method):
             raise CannotAct(
                 f"memvr changes the MLP after a tested layer, and layer {site.depth} is the last. Choose earlier ones."
             )
+        if self.activation == "silu" and not self.off:
+            for layer in self.fed_layers(site):
+                widening_of(layers_of(site)[layer - 1], self)
 
     def read_layers(self, site: "Site") -> frozenset[int]:
         """A last layer that is tested would have no MLP after it."""
@@ -103,7 +116,7 @@ class MemVR(Method):
         done: list[bool] = view.kept.setdefault("done", [False] * len(output))
         if all(done):
             return
-        unsure = (uncertainty(view.early_logits(output[:, -1])) > self.gamma).tolist()
+        unsure = (uncertainty(view.early_logits(output[:, -1], self.norm)) > self.gamma).tolist()
         view.kept["fired", layer + 1] = [now and not before for now, before in zip(unsure, done, strict=True)]
         view.kept["done"] = [now or before for now, before in zip(unsure, done, strict=True)]
 
@@ -112,8 +125,7 @@ class MemVR(Method):
         if not any(fired):
             return None
         view.memory["triggers"] = [old + new for old, new in zip(view.memory["triggers"], fired, strict=True)]
-        image = view.memory["image"]
-        recalled = (given.float() @ image.transpose(1, 2)) @ image
+        recalled = self._recalled(view, layer, given.float())
         size, own = mean_size(output, view.real), mean_size(recalled, view.real)
         mixed = (1 - self.alpha) * output + self.alpha * recalled * (size / own.clamp(min=1e-30))
         mixed = mixed.to(output.dtype)
@@ -122,6 +134,15 @@ class MemVR(Method):
             if all(fired)
             else torch.where(torch.tensor(fired, device=output.device)[:, None, None], mixed, output)
         )
+
+    def _recalled(self, view: "PassView", layer: int, given: Float[Tensor, "b q d"]) -> Float[Tensor, "b q d"]:
+        image = view.memory["image"]
+        products = given @ image.transpose(1, 2)
+        if self.activation == "silu":
+            entries = view.visual.valid.sum(1).clamp(min=1) * image.shape[-1]
+            size = image.abs().sum((1, 2)) / entries
+            products = torch.nn.functional.silu(products * (view.widening(layer) / size)[:, None, None])
+        return products @ image
 
     def acted(self, generation: "Generation") -> list[dict[str, Any]]:
         counts = generation.memory.get("triggers", [0] * len(generation.visual.valid))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from ..engine.view import AttentionView, Edit
-from .base import Method, number
+from .base import DEFAULTS, Method, Preset, number
 from .parts import TESTED, check_range, contrast, count, layer_range, refuse_untested, warn_untested
 
 if TYPE_CHECKING:
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from ..engine.site import Site
 
 LAYERS = (3, 32)
-PRESETS = {
-    ("llava-1.5-7b", "any"): ("official-code", {"alpha": 0.2, "gamma": 1.1, "boost_prompt": False, "layers": (3, 32)}),
-    ("llava-1.5-7b", "paper's setting"): ("paper", {"alpha": 0.5, "gamma": 1.1, "layers": (3, 32)}),
-}
-"""(model, task) -> (where the values come from, dials). The second as a user quotes it in the official repository."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +45,12 @@ class PAI(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})
     site: ClassVar[str] = "decoder"
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset("llava-1.5-7b", "any", "official-code", {"alpha": 0.2, "gamma": 1.1, "boost_prompt": False}),
+        Preset("llava-1.5-7b", "paper", "paper", {"alpha": 0.5, "gamma": 1.1}),
+        DEFAULTS,
+    )
+    """The paper's as a user quotes it in the official repository."""
 
     alpha: float = 0.2
     gamma: float = 1.1

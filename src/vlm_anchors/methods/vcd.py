@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Method, number
+from .base import DEFAULTS, Method, Preset, number
 from .parts import TESTED, contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
     from ..engine.site import Site
 
 DIFFUSION_STEPS = 1000
-PRESETS = {
-    ("llava-1.5-7b", "pope"): ("official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
-    ("instructblip-7b", "pope"): ("official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
-    ("qwen-vl", "pope"): ("official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
-}
-"""(model, task) -> (where the values come from, dials)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +42,13 @@ class VCD(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"logits"})
     site: ClassVar[str] = "decoder"
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset("llava-1.5-7b", "pope", "official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
+        Preset("instructblip-7b", "pope", "official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
+        Preset("qwen-vl", "pope", "official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
+        Preset("qwen2.5-vl-7b", "pope", "ours", {"beta": 0.2}),
+        DEFAULTS,
+    )
 
     alpha: float = 1.0
     beta: float = 0.1

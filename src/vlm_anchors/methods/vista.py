@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .base import Method, number
+from .base import DEFAULTS, Method, Preset, number
 from .parts import TESTED, check_range, count, layer_range, refuse_untested
 
 if TYPE_CHECKING:
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
     from ..engine.site import Site
 
 LAYERS = (26, 31)
-PRESETS = {
-    ("llava-1.5-7b", "chair"): ("official-code", {"lam": 0.17, "mix": 0.3, "layers": (26, 31)}),
-    ("llava-1.5-7b", "pope"): ("official-code", {"lam": 0.01, "mix": 0.3, "layers": (26, 31)}),
-    ("llava-1.5-7b", "mmhal"): ("official-code", {"lam": 0.1, "mix": 0.3, "layers": (26, 31)}),
-}
-"""(model, task) -> (where the values come from, dials)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +42,12 @@ class VISTA(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp", "logits"})
     site: ClassVar[str] = "decoder"
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset("llava-1.5-7b", "chair", "official-code", {"lam": 0.17, "mix": 0.3}),
+        Preset("llava-1.5-7b", "pope", "official-code", {"lam": 0.01, "mix": 0.3}),
+        Preset("llava-1.5-7b", "mmhal", "official-code", {"lam": 0.1, "mix": 0.3}),
+        DEFAULTS,
+    )
 
     lam: float = 0.1
     mix: float = 0.3

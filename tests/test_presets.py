@@ -1,0 +1,92 @@
+"""Presets: published dials by the name of a model and a task, each with who says so."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import vlm_anchors as va
+from vlm_anchors.cli.app import app
+from vlm_anchors.errors import BadDial, UnknownName
+from vlm_anchors.methods import METHODS
+
+BASELINES = ("vcd", "icd", "imccd", "memvr", "clearsight", "pai", "deco", "vista")
+PRESETS = [(entry.name, preset) for entry in METHODS for preset in entry.load().presets]
+OFFICIAL = {
+    "vcd:preset=llava-1.5-7b/pope": (1.0, {"beta": 0.2, "step": 500}),
+    "icd:preset=instructblip-7b": (1.0, {"beta": 0.1, "where": "role"}),
+    "imccd:preset=llava-1.5-7b/pope": (3.0, {"beta": 0.2, "rate": 1 / 3, "gate": "off"}),
+    "imccd:preset=llava-1.5-7b/chair": (1.0, {"beta": 0.2, "rate": 1 / 3, "gate": "scores", "window": "first"}),
+    "imccd:preset=llava-1.5-7b/mme": (1.0, {"beta": 0.5}),
+    "imccd:preset=instructblip-7b/pope": (3.0, {"beta": 0.3, "rate": 2 / 3}),
+    "imccd:preset=instructblip-7b/chair": (1.0, {"beta": 0.3, "gate": "weights"}),
+    "imccd:preset=instructblip-7b/mme": (0.5, {"beta": 0.5}),
+    "memvr:preset=llava-1.5-7b/mme": (0.12, {"gamma": 0.75, "activation": "none"}),
+    "memvr:preset=llava-1.5-7b/llava-bench": (0.32, {"gamma": 0.75}),
+    "memvr:preset=llava-1.5-7b/vizwiz": (0.28, {"gamma": 0.75}),
+    "pai:preset=llava-1.5-7b": (0.2, {"gamma": 1.1, "cut": 0.1, "boost_prompt": False}),
+    "pai:preset=llava-1.5-7b/paper": (0.5, {"gamma": 1.1, "boost_prompt": True}),
+    "deco:preset=llava-1.5-7b": (0.6, {"top_p": 0.9, "top_k": 20, "outside": "cut"}),
+    "deco:preset=llava-1.5-7b/readme": (0.5, {}),
+    "clva:preset=any": (14.0, {"beta": 0.9}),
+}
+"""What the official programs run with, typed in a second time."""
+
+
+@pytest.mark.parametrize(("spec", "values"), OFFICIAL.items())
+def test_the_published_values(spec, values):
+    alpha, others = values
+    method = METHODS.build(spec)
+    assert method.alpha == alpha
+    assert {dial: getattr(method, dial) for dial in others} == others
+
+
+def test_values_without_an_alpha():
+    for task, lam in (("chair", 0.17), ("pope", 0.01), ("mmhal", 0.1)):
+        assert va.VISTA.preset(f"llava-1.5-7b/{task}") == va.VISTA(lam=lam, mix=0.3)
+    assert va.ClearSight.preset("llava-1.5-7b/pope") == va.ClearSight(enhance=1.15, suppress=0.95)
+    assert va.AttAnchor.preset("qwen2.5-vl-3b") == va.AttAnchor(tau=0.08)
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_every_preset_says_whose_it_is_and_can_be_built(name, preset):
+    assert preset.source in ("official-code", "paper", "ours")
+    method = METHODS.build(f"{name}:preset={preset.name}")
+    assert method == METHODS.get(name).load().preset(preset.name)
+    assert METHODS.build(method.spec()) == method, "a record's method is built again from what it says"
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_has_published_values_and_ours_for_any_other_model(name):
+    presets = METHODS.get(name).load().presets
+    assert len({preset.name for preset in presets}) == len(presets)
+    assert "official-code" in {preset.source for preset in presets}
+    assert (presets[-1].name, presets[-1].source, presets[-1].dials) == ("any/any", "ours", {})
+    assert METHODS.build(f"{name}:preset=any") == METHODS.build(name)
+
+
+def test_dials_beside_a_preset_win():
+    assert METHODS.build("vcd:preset=llava-1.5-7b/pope,alpha=2") == va.VCD(alpha=2, beta=0.2)
+    assert va.VCD.preset("llava-1.5-7b/pope", beta=0.3) == va.VCD(beta=0.3)
+
+
+def test_unknown_presets_are_refused():
+    with pytest.raises(
+        UnknownName, match=r"vcd has no preset 'llava/pope'\. Did you mean 'llava-1.5-7b/pope'\? Known: "
+    ):
+        METHODS.build("vcd:preset=llava/pope")
+    with pytest.raises(BadDial, match="none has no dial 'preset'"):
+        METHODS.build("none:preset=any")
+
+
+def test_layers_of_a_preset_fit_any_depth():
+    """Official numbers are those of 32 layers; none of our presets pins them."""
+    assert not [name for name, preset in PRESETS if "layers" in preset.dials]
+
+
+def test_the_command_lists_them():
+    told = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["methods", "imccd"])
+    assert "imccd:preset=MODEL/TASK" in told.stdout
+    assert "official-code" in told.stdout and "gate=scores" in told.stdout
+    found = json.loads(CliRunner().invoke(app, ["methods", "vcd", "--json"]).stdout)["presets"]
+    assert {"model": "qwen2.5-vl-7b", "task": "pope", "source": "ours", "dials": {"beta": 0.2}} in found
