@@ -16,6 +16,7 @@ import torch
 
 import vlm_anchors as va
 from vlm_anchors.benchmarks.base import Question
+from vlm_anchors.durable import drop_torn_line
 from vlm_anchors.engine.once import images_once
 from vlm_anchors.errors import AnchorsWarning, BadRun, BadSetting, CannotAct, MissingPackage, UserError
 from vlm_anchors.generate import Run
@@ -24,7 +25,7 @@ from vlm_anchors.report import read_run, tables
 from vlm_anchors.runner import answer, evaluate
 from vlm_anchors.runner.batches import Asked, batches
 from vlm_anchors.runner.bundled import bundled_data, export
-from vlm_anchors.runner.folder import RunFolder, drop_torn_line, shard
+from vlm_anchors.runner.folder import RunFolder, shard
 from vlm_anchors.scenes import from_objects, render
 
 HERE = Path(__file__).parent

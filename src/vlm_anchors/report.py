@@ -1,8 +1,8 @@
 """Records to tables: numbers with intervals, differences with p-values, the share of unread answers, published figures.
 
-A run is a folder with run.json and records.jsonl (records.RANK.jsonl of shards are read together). Scores are made here,
-every time, from the records alone. Rows are methods, tables are what may be compared: one benchmark, data file, model and
-protocol; groups (splits, sub-tasks) get a table each below the whole.
+A run is a folder with run.json and records.jsonl (records.RANK.jsonl of shards are read together), and reviews.jsonl where
+a judge was asked. Scores are made here, every time, from these alone. Rows are methods, tables are what may be compared: one
+benchmark, data file, model, protocol and judge; groups (splits, sub-tasks) get a table each below the whole.
 """
 
 import json
@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import published, statistics
+from . import published, reviews, statistics
 from .benchmarks import BENCHMARKS
 from .benchmarks.base import BadData, Benchmark, Metric, Record, check_records, score
 from .benchmarks.protocols import protocol, protocols
+from .durable import read_lines
 from .errors import UnknownName
 from .published import PublishedRow
 from .registry import did_you_mean
@@ -24,12 +25,17 @@ Key = tuple[str, str]  # method, decoding
 
 @dataclass(frozen=True)
 class Run:
-    """A folder of answers: what was run, and the records; torn counts half-written last lines that were dropped."""
+    """A folder of answers: what was run, and the records with their reviews; torn counts half-written last lines left out."""
 
     path: Path
     info: Mapping[str, Any]
     records: list[dict[str, Any]]
     torn: int = 0
+
+    @property
+    def judge(self) -> str:
+        """The model that reviewed the answers; empty where none did."""
+        return next((str(record["judge"]) for record in self.records if "judge" in record), "")
 
 
 @dataclass(frozen=True)
@@ -93,33 +99,11 @@ def read_run(path: Path) -> Run:
     kept: dict[tuple[Any, ...], dict[str, Any]] = {}
     torn = 0
     for file in files:
-        rows, dropped = _records(file)
+        rows, dropped = read_lines(file)
         torn += dropped
         for row in rows:
-            kept.setdefault((row["id"], *key_of(row), row.get("seed")), row)
-    return Run(path, info, list(kept.values()), torn)
-
-
-def _records(file: Path) -> tuple[list[dict[str, Any]], int]:
-    lines = file.read_bytes().split(b"\n")
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            if number == len(lines):  # no line break after it: it was being written
-                return rows, 1
-            raise BadData(
-                f"{file}, line {number}: not a whole record. Only a last line may be torn; remove this one."
-            ) from None
-        if not isinstance(row, dict) or "id" not in row:
-            raise BadData(
-                f"{file}, line {number}: expected a record with an id; found {str(row)[:40]!r}. Remove the line."
-            )
-        rows.append(row)
-    return rows, 0
+            kept.setdefault(reviews.key_of(row), row)
+    return Run(path, info, reviews.beside(list(kept.values()), reviews.read(path)), torn)
 
 
 def key_of(record: Record) -> Key:
@@ -151,7 +135,8 @@ def tables(
     for path in paths:
         run = read_run(Path(path))
         names = ("benchmark", "model", "revision", "protocol", "data_sha256")
-        together.setdefault(tuple(str(run.info.get(name, "")) for name in names), []).append(run)
+        same = (*(str(run.info.get(name, "")) for name in names), run.judge)
+        together.setdefault(same, []).append(run)
     made = []
     for runs in together.values():
         made.extend(_tables(runs, against, draws, groups, everyone))
@@ -183,7 +168,7 @@ def _tables(runs: Sequence[Run], against: str, draws: int, groups: bool, everyon
                 group,
                 model,
                 said_protocol(benchmark.name, info.get("protocol")),
-                benchmark.remark(),
+                benchmark.remark_on(here),
                 against,
                 used,
                 rows,

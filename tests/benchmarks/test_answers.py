@@ -6,9 +6,14 @@ import re
 import pytest
 from benchmarks.made import record
 
-from vlm_anchors.benchmarks import amber, chair, hallusion, mme, pope
+from vlm_anchors.benchmarks import hallusion
+from vlm_anchors.benchmarks.amber import Amber
 from vlm_anchors.benchmarks.answers import answered, mme_answers
 from vlm_anchors.benchmarks.base import BadData, Question
+from vlm_anchors.benchmarks.chair import Chair
+from vlm_anchors.benchmarks.hallusion import Hallusion
+from vlm_anchors.benchmarks.mme import Mme
+from vlm_anchors.benchmarks.pope import Pope
 
 QUESTIONS = [Question(f"coco/random/{i}", "1.jpg", "?", "coco/random", {"label": "yes"}) for i in (1, 2, 3)]
 
@@ -55,11 +60,20 @@ def test_a_bare_number_is_not_enough_for_two_splits(tmp_path):
         answered(more, lines(tmp_path / "a.jsonl", {"question_id": 1, "text": "x"}))
 
 
-@pytest.mark.parametrize("module", [pope, amber, chair])
-def test_what_we_write_we_read(tmp_path, module):
+def written(folder, bench, records):
+    """The files a benchmark gives; the first one's path."""
+    paths = []
+    for name, text in bench.answer_files(records).items():
+        (folder / name).write_text(text)
+        paths.append(folder / name)
+    return paths[0]
+
+
+@pytest.mark.parametrize("bench", [Pope(), Amber(), Chair()], ids=lambda bench: bench.name)
+def test_what_we_write_we_read(tmp_path, bench):
     questions = [Question(str(i), "1.jpg", "?", "g", {"label": "yes"}) for i in (1, 2)]
-    module.write_answers([q.record(f"answer {q.id}") for q in questions], tmp_path / "a.json")
-    assert [r["answer"] for r in answered(questions, tmp_path / "a.json")] == ["answer 1", "answer 2"]
+    path = written(tmp_path, bench, [q.record(f"answer {q.id}") for q in questions])
+    assert [r["answer"] for r in answered(questions, path)] == ["answer 1", "answer 2"]
 
 
 def test_hallusionbench_goes_by_its_five_numbers(tmp_path):
@@ -73,13 +87,13 @@ def test_hallusionbench_goes_by_its_five_numbers(tmp_path):
         "question_id": "1",
     }
     question = Question(hallusion.name_of(truth), "1.png", "?", "VD/map", truth)
-    hallusion.write_answers([question.record("Yes")], tmp_path / "r.json")
-    assert answered([question], tmp_path / "r.json")[0]["answer"] == "Yes"
+    path = written(tmp_path, Hallusion(), [question.record("Yes")])
+    assert answered([question], path)[0]["answer"] == "Yes"
 
 
 def test_mme_results_folder(tmp_path):
     records = [record(f"count/{i}", f"Yes {i}", "a.jpg", "count", label=label) for i, label in ((1, "yes"), (2, "no"))]
-    mme.write_answers(records, tmp_path)
+    written(tmp_path, Mme(), records)
     questions = [Question(r["id"], r["image"], "?", "count", r["truth"]) for r in records]
     assert [r["answer"] for r in mme_answers(questions, tmp_path)] == ["Yes 1", "Yes 2"]
     with pytest.raises(BadData, match="has 2 lines for 1 questions"):

@@ -10,7 +10,7 @@ from benchmarks.made import record
 
 from vlm_anchors.benchmarks import captions
 from vlm_anchors.benchmarks.base import total
-from vlm_anchors.benchmarks.captions import Captions, write_answers
+from vlm_anchors.benchmarks.captions import Captions
 from vlm_anchors.errors import BadData, MissingPackage, UnknownName
 
 ANSWERS = ["a man", "zzz", "a dog runs over the green grass", "two cats sleep", "the red bus stops at the old station"]
@@ -154,6 +154,6 @@ def test_meteor_of_summed_counts_is_the_jars(rows, score):
     assert captions.meteor_of(total(captions.meteor_line(METEOR[i]) for i in rows)) == pytest.approx(score)
 
 
-def test_answers_in_cocos_format(tmp_path):
-    write_answers([record(7, "A dog.")], tmp_path / "r.json")
-    assert json.loads((tmp_path / "r.json").read_text()) == [{"image_id": 7, "caption": "A dog."}]
+def test_answers_in_cocos_format():
+    (text,) = Captions().answer_files([record(7, "A dog.")]).values()
+    assert json.loads(text) == [{"image_id": 7, "caption": "A dog."}]

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.made import record
 
 from vlm_anchors.benchmarks import chair
-from vlm_anchors.benchmarks.chair import Chair, read_synonyms, write_answers
+from vlm_anchors.benchmarks.chair import Chair, read_synonyms
 from vlm_anchors.benchmarks.words import COCO, double_words, fixed, pattern, tokens
 from vlm_anchors.errors import BadData, MissingPackage, UnknownName
 
@@ -196,9 +196,11 @@ def test_ground_truth_from_cocos_own_annotations(tmp_path):
     assert truths == {"7": ["cup", "dog"], "8": ["kite"]}
 
 
-def test_captions_in_the_official_format(tmp_path):
-    write_answers([record(7, "A dog.", objects=[])], tmp_path / "c.jsonl")
-    assert json.loads((tmp_path / "c.jsonl").read_text()) == {"image_id": 7, "caption": "A dog."}
+def test_captions_in_the_official_format():
+    files = Chair().answer_files([record(7, "A dog.", objects=[]), record("a.png", "Ein Hündchen.", objects=[])])
+    rows = [json.loads(line) for line in files.pop("captions.jsonl").splitlines()]
+    assert rows == [{"image_id": 7, "caption": "A dog."}, {"image_id": "a.png", "caption": "Ein Hündchen."}]
+    assert not files
 
 
 def test_a_synonym_file_of_another_length(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.made import record
 
 from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.benchmarks.choice import MmBench, ScienceQa, unpack_images, worded, write_answers
+from vlm_anchors.benchmarks.choice import MmBench, ScienceQa, unpack_images, worded
 from vlm_anchors.errors import UnknownName
 
 OPTIONS = ["cat", "dog", "bird"]
@@ -145,9 +145,9 @@ def test_dialects_are_checked():
         MmBench("lava")
 
 
-def test_wording_and_answers(tmp_path):
+def test_wording_and_answers():
     assert worded("", "Which?", ["a", "b"]) == "Which?\nA. a\nB. b"
-    write_answers([science(7, "B"), science(8, "C", image=None)], tmp_path / "a.jsonl")
-    one, two = map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines())
+    (text,) = ScienceQa().answer_files([science(7, "B"), science(8, "C", image=None)]).values()
+    one, two = map(json.loads, text.splitlines())
     assert one == {"question_id": "7", "prompt": "<image>\n?", "text": "B"}
     assert "<image>" not in two["prompt"]

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.made import record
 
 from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.benchmarks.hallusion import Hallusion, write_answers
+from vlm_anchors.benchmarks.hallusion import Hallusion
 from vlm_anchors.errors import UnknownName
 
 
@@ -91,9 +91,16 @@ def test_answers_go_back_in_the_official_layout(tmp_path):
     (tmp_path / "HallusionBench.json").write_text(json.dumps([ROW]))
     (question,) = Hallusion().questions(tmp_path)
     assert question.image == "VD/map/0_0.png"
-    write_answers([question.record("Yes")], tmp_path / "result.json")
-    (row,) = json.loads((tmp_path / "result.json").read_text())
-    assert (row["model_prediction"], row["gt_answer"], row["set_id"]) == ("Yes", "1", "0")
+    (row,) = json.loads(Hallusion().answer_files([question.record("Yes")])["HallusionBench_result.json"])
+    assert row == {**{k: v for k, v in ROW.items() if k != "filename"}, "model_prediction": "Yes"}
+
+
+def test_the_official_judge_finds_the_answer_in_words(official):
+    """Its script reads gt_answer_details of every entry."""
+    questions = Hallusion().questions(official("hallusionbench"))
+    rows = json.loads(Hallusion().answer_files([q.record("Yes") for q in questions])["HallusionBench_result.json"])
+    assert len(rows) == 1129
+    assert all(row["gt_answer_details"] and row["question"] and row["sample_note"] is not None for row in rows)
 
 
 def test_official_file_gives_the_official_scores(official):

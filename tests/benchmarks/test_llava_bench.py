@@ -1,14 +1,12 @@
-"""LLaVA-Bench: the official answer file, a judge that is never called unasked, and the script's arithmetic."""
+"""LLaVA-Bench: the official answer file, what a judge is asked, and the script's arithmetic."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from benchmarks.made import record
 
 from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.benchmarks.llava_bench import Judge, LlavaBench, content, marks, review, write_answers
+from vlm_anchors.benchmarks.llava_bench import LlavaBench, content, marks, requests
 
 
 @pytest.mark.parametrize(
@@ -38,7 +36,7 @@ def test_scores():
 
 
 def test_without_reviews_there_is_no_score():
-    with pytest.raises(BadData, match="Question 1 and 0 more have no review. LLaVA-Bench is scored by a judge"):
+    with pytest.raises(BadData, match="Question 1 and 0 more have no review. Let a judge read them: vlm-anchors judge"):
         LlavaBench().score([answered()])
 
 
@@ -56,66 +54,39 @@ EXPECTED = (
 
 
 def test_the_judge_is_asked_word_for_word(tmp_path):
-    asked = []
-    done = review(
-        [answered()], files(tmp_path), tmp_path / "rule.json", lambda text: asked.append(text) or "8 7", send=True
-    )
-    assert asked == [EXPECTED]
-    assert done[0]["review"] == "8 7"
-    again = review(done, tmp_path, tmp_path / "rule.json", lambda text: pytest.fail("asked twice"), send=True)
-    assert again == done
+    assert requests([answered()], files(tmp_path), tmp_path / "rule.json") == [EXPECTED]
     rule = {"role": "Assistant", "prompt": "Rate both."}
     assert content(answered(), "It is a cat.", "A cat\non a mat", rule) == EXPECTED
 
 
-def test_nothing_is_sent_unless_said(tmp_path):
-    with pytest.raises(
-        BadData, match="sends questions and answers to another machine and may cost money; say so with send=True"
-    ):
-        review([answered()], files(tmp_path), tmp_path / "rule.json", lambda text: pytest.fail("sent"))
-
-
-def test_faults(tmp_path):
+@pytest.mark.parametrize(
+    ("record", "rules", "words"),
+    [
+        (answered("odd"), None, "has no rule 'llava_bench_odd' with a role and a prompt. Give LLaVA's"),
+        (answered(), "[]", "has no rule 'llava_bench_conv' with a role and a prompt"),
+        (answered(), '{"llava_bench_conv": {"role": "Assistant"}}', "has no rule 'llava_bench_conv'"),
+        (
+            {**answered(), "id": "9"},
+            None,
+            "has no context or reference answer for question 9. Take all files of one set",
+        ),
+        ({**answered(), "image": "2.jpg"}, None, "has no context or reference answer for question 1"),
+    ],
+)
+def test_faults(tmp_path, record, rules, words):
     files(tmp_path)
-    with pytest.raises(BadData, match="has no rule 'llava_bench_odd'"):
-        review([answered("odd")], tmp_path, tmp_path / "rule.json", str, send=True)
-    with pytest.raises(BadData, match="has no context or reference answer for question 9"):
-        review([{**answered(), "id": "9"}], tmp_path, tmp_path / "rule.json", str, send=True)
+    if rules:
+        (tmp_path / "rule.json").write_text(rules)
+    with pytest.raises(BadData, match=words):
+        requests([record], tmp_path, tmp_path / "rule.json")
 
 
-class Server(BaseHTTPRequestHandler):
-    seen: list = []
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.seen.append((body, self.headers.get("Authorization")))
-        good = body["model"] == "judge"
-        self.send_response(200 if good else 404)
-        self.end_headers()
-        self.wfile.write(json.dumps({"choices": [{"message": {"content": "8 7\nFine."}}]}).encode() if good else b"{}")
-
-    def log_message(self, *words):
-        pass
-
-
-def test_an_openai_compatible_address(monkeypatch):
-    server = HTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/v1/chat/completions"
-    monkeypatch.setenv("MY_KEY", "abc")
-    try:
-        assert Judge(url, "judge", key_variable="MY_KEY").ask("Rate.") == "8 7\nFine."
-        body, key = Server.seen[-1]
-        assert key == "Bearer abc"
-        assert [message["role"] for message in body["messages"]] == ["system", "user"]
-        assert (body["temperature"], body["max_tokens"]) == (0.2, 1024)
-        with pytest.raises(
-            BadData, match="gave no review .* Check the address, the model name 'other' and the key in MY_KEY"
-        ):
-            Judge(url, "other", key_variable="MY_KEY").ask("Rate.")
-    finally:
-        server.shutdown()
-        server.server_close()
+def test_the_remark_names_judge_and_days():
+    judged = answered(judge="gpt-4-0314", reviewed="2026-11-20T23:59:59Z")
+    later = {**judged, "reviewed": "2026-11-22T00:00:00Z"}
+    assert LlavaBench().remark_on([judged]) == "judge gpt-4-0314, reviews of 2026-11-20"
+    assert LlavaBench().remark_on([later, judged]) == "judge gpt-4-0314, reviews of 2026-11-20 to 2026-11-22"
+    assert LlavaBench().remark_on([answered(review="8 7")]) == "judge not recorded"
 
 
 def test_questions_and_the_official_answer_file(tmp_path):
@@ -123,9 +94,11 @@ def test_questions_and_the_official_answer_file(tmp_path):
     (tmp_path / "questions.jsonl").write_text(json.dumps(row) + "\n")
     (question,) = LlavaBench().questions(tmp_path)
     assert (question.group, question.truth) == ("conv", {"question_id": 1})
-    write_answers([question.record("A cat.", method="clva", model="scenes")], tmp_path / "out.jsonl")
-    written = json.loads((tmp_path / "out.jsonl").read_text())
-    assert written == {
+    later = record(12, "A dog.", question_id=12)
+    (text,) = LlavaBench().answer_files([later, question.record("A cat.", method="clva", model="scenes")]).values()
+    first, second = map(json.loads, text.splitlines())  # the script goes by line
+    assert second["question_id"] == 12
+    assert first == {
         "question_id": 1,
         "prompt": "What is it?",
         "text": "A cat.",

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.made import record
 
 from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.benchmarks.mme import COGNITION, PERCEPTION, Mme, write_answers
+from vlm_anchors.benchmarks.mme import COGNITION, PERCEPTION, Mme
 from vlm_anchors.errors import UnknownName
 
 
@@ -86,9 +86,19 @@ def test_a_folder_without_tasks(tmp_path):
         Mme().questions(tmp_path)
 
 
-def test_answers_go_back_in_the_official_layout(tmp_path):
-    write_answers(pair("a", "Yes,\n it\tis", "No"), tmp_path)
-    assert (tmp_path / "count.txt").read_text() == "a\t?\tYes\tYes, it is\na\t?\tNo\tNo\n"
+def test_answers_go_back_in_the_official_layout():
+    files = Mme().answer_files([*pair("a", "Yes,\n it\tis", "No"), *pair("b", "", "No", "OCR")])
+    assert files == {
+        "count.txt": "a\t?\tYes\tYes, it is\na\t?\tNo\tNo\n",
+        "OCR.txt": "b\t?\tYes\t\nb\t?\tNo\tNo\n",
+    }
+
+
+def test_pairs_stand_on_neighbouring_lines_whatever_the_order_of_answering():
+    records = [record(f"count/{i}", str(i), f"{(i - 1) // 2}.jpg", "count", label="yes") for i in (4, 1, 3, 2, 10, 9)]
+    lines = [line.split("\t") for line in Mme().answer_files(records)["count.txt"].splitlines()]
+    assert [line[3] for line in lines] == ["1", "2", "3", "4", "9", "10"]
+    assert [line[0] for line in lines[::2]] == [line[0] for line in lines[1::2]]
 
 
 def test_official_files_give_the_official_scores(official):

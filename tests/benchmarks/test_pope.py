@@ -1,10 +1,12 @@
 """POPE's numbers by hand, by dialect, and over the official files."""
 
+import json
+
 import pytest
 from benchmarks.made import record
 
 from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.benchmarks.pope import Pope, write_answers
+from vlm_anchors.benchmarks.pope import Pope
 from vlm_anchors.errors import UnknownName
 
 
@@ -104,9 +106,17 @@ def test_unknown_dialect():
         Pope("poppe")
 
 
-def test_answers_in_the_official_format(tmp_path):
-    write_answers([record(1, "Yes", question="Is it?", label="yes")], tmp_path / "a.jsonl")
-    assert (tmp_path / "a.jsonl").read_text() == '{"question": "Is it?", "answer": "Yes"}\n'
+def test_answers_in_the_official_format_a_file_a_split_in_the_order_of_the_questions():
+    """evaluate.py goes by line, and records stand in the order of answering."""
+    more = {"group": "coco/random", "label": "yes"}
+    records = [record(f"coco/random/{i}", f"Yes {i}", question=f"Is it {i}?", **more) for i in (10, 2, 1)]
+    records.append(record("coco/popular/1", "No", question="Is it?", group="coco/popular", label="no"))
+    files = Pope().answer_files(records)
+    assert list(files) == ["coco-random.jsonl", "coco-popular.jsonl"]
+    assert [json.loads(line) for line in files["coco-random.jsonl"].splitlines()] == [
+        {"question": f"Is it {i}?", "answer": f"Yes {i}"} for i in (1, 2, 10)
+    ]
+    assert files["coco-popular.jsonl"] == '{"question": "Is it?", "answer": "No"}\n'
 
 
 @pytest.mark.parametrize("folder", ["official_coco", "official_seem_aokvqa", "official_seem_gqa"])

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.made import record
 
 from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.benchmarks.vqa import CONTRACTIONS, Gqa, Vizwiz, Vqav2, clean, evalai, vqa_accuracy, write_answers
+from vlm_anchors.benchmarks.vqa import CONTRACTIONS, Gqa, Vizwiz, Vqav2, clean, evalai, vqa_accuracy
 from vlm_anchors.errors import UnknownName
 
 
@@ -99,8 +99,26 @@ def test_vqav2_files(tmp_path):
     (question,) = Vqav2().questions(vqa_files(tmp_path))
     assert (question.id, question.image, question.group) == ("5", "COCO_val2014_000000000009.jpg", "other")
     assert Vqav2().score([question.record("Dog.")]).metrics["accuracy"] == 0.0
-    write_answers([question.record("A Dog.")], tmp_path / "out.json")
-    assert json.loads((tmp_path / "out.json").read_text()) == [{"question_id": 5, "answer": "dog"}]
+    (text,) = Vqav2().answer_files([question.record("A Dog.")]).values()
+    assert json.loads(text) == [{"question_id": 5, "answer": "dog"}]
+
+
+def test_vizwiz_answers_for_its_server():
+    """As LLaVA's convert_vizwiz_for_submission.py writes them."""
+    records = [record("VizWiz_val_00000000", "The 2 dogs.", "VizWiz_val_00000000.jpg", answers=["x"] * 10)]
+    (text,) = Vizwiz().answer_files(records).values()
+    assert json.loads(text) == [{"image": "VizWiz_val_00000000.jpg", "answer": "2 dogs"}]
+
+
+def test_gqa_answers_for_eval_py():
+    """As LLaVA's convert_gqa_for_eval.py writes them; as they are where they are scored so."""
+    records = [record("201307251", "Dining Table.", answer="dining table")]
+    files = Gqa().answer_files(records)
+    assert json.loads(files["testdev_balanced_predictions.json"]) == [
+        {"questionId": "201307251", "prediction": "dining table"}
+    ]
+    (text,) = Gqa("exact").answer_files(records).values()
+    assert json.loads(text)[0]["prediction"] == "Dining Table."
 
 
 def test_vqav2_files_that_do_not_belong_together(tmp_path):

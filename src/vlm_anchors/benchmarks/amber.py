@@ -10,7 +10,6 @@ likeness from spaCy's en_core_web_lg; both can be given (`nouns`, `similar` of `
 counts exact words and listed associations only. Every existence question has the answer "no", so its precision is idle.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled
 from .files import need, of_split, read_json, read_text, rows, unique, word
 from .language import nltk_nouns, spacy_similar
+from .official import in_file_order, json_array
 from .reading import WITHOUT_LABEL, parse_yes_no
 
 GROUPS = {
@@ -89,6 +89,11 @@ class Amber(Benchmark):
             )
         found = [question for path in paths for question in _read(path, by_id)]
         return of_split(unique(found, data), split, data)
+
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """For inference.py: answers.json, [{"id", "response"}]."""
+        rows_ = ({"id": int(record["id"]), "response": record["answer"]} for record in in_file_order(records))
+        return {"answers.json": json_array(rows_)}
 
     def counts(self, records: Sequence[Record]) -> list[Counts]:
         described = [record for record in records if record["group"] == "generative"]
@@ -247,9 +252,3 @@ def plain_nouns(text: str) -> list[str]:
     from .words import fixed, tokens
 
     return [fixed(token) for token in tokens(text.lower())]
-
-
-def write_answers(records: Sequence[Record], path: Path) -> None:
-    """The official answer file: [{"id", "response"}]."""
-    lines = [{"id": int(record["id"]), "response": record["answer"]} for record in records]
-    path.write_text(json.dumps(lines, indent=1, ensure_ascii=False), encoding="utf-8")

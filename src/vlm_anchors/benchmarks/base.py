@@ -123,6 +123,16 @@ class Benchmark(ABC):
         """The dialect or variant, printed beside every number."""
         return ""
 
+    def remark_on(self, records: Sequence[Record]) -> str:
+        """The remark, with what only the records know (who judged them)."""
+        return self.remark()
+
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """File name -> text, as the official scorer or server takes one method's answers; pure. `BadData` without a format."""
+        raise BadData(
+            f"{self.name} has no official format for answers. They stand in records.jsonl, one a line, as 'answer'."
+        )
+
     def score(self, records: Iterable[Record]) -> Score:
         """A pure function of the records: nothing is read, sampled or remembered."""
         return score(self, list(records))
@@ -162,7 +172,7 @@ def score(benchmark: Benchmark, records: Sequence[Record], counts: Sequence[Coun
     if len(groups) > 1:
         parts = {group: _one(benchmark, {group: sums[group]}, len(rows)) for group, rows in groups.items()}
     whole = _one(benchmark, sums, len(records))
-    return Score(whole.metrics, whole.n, whole.unread, parts, benchmark.remark())
+    return Score(whole.metrics, whole.n, whole.unread, parts, benchmark.remark_on(records))
 
 
 def _one(benchmark: Benchmark, sums: Mapping[str, Counts], n: int) -> Score:
@@ -189,15 +199,15 @@ def ratio(above: float, below: float) -> float | None:
     return above / below if below else None
 
 
-def check_records(records: Sequence[Record], name: str) -> None:
+def check_records(records: Sequence[Record], name: str, needed: Sequence[str] = NEEDED) -> None:
     """Raises `BadData` where records cannot be scored: none, a key missing, an id twice."""
     if not records:
         raise BadData(f"There are no answers to score for {name}; answer some questions first.")
     for line, record in enumerate(records, 1):
-        missing = [key for key in NEEDED if key not in record]
+        missing = [key for key in needed if key not in record]
         if missing:
             raise BadData(
-                f"Record {line} of {name} has no {' and no '.join(map(repr, missing))}; a record needs {', '.join(NEEDED)}."
+                f"Record {line} of {name} has no {' and no '.join(map(repr, missing))}; a record needs {', '.join(needed)}."
             )
         if not isinstance(record["answer"], str):
             raise BadData(

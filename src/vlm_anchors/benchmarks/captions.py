@@ -9,7 +9,6 @@ CIDEr weighs words by how rare they are among these very references: on a handfu
 """
 
 import functools
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from ..errors import MissingPackage, UnknownName
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled
 from .files import need, of_split, question_files, read_json, read_text, rows, unique
 from .language import install
+from .official import json_array, number_or_text
 from .protocols import DESCRIBE
 
 KNOWN = ("bleu", "rouge_l", "cider", "meteor", "bertscore")
@@ -66,6 +66,11 @@ class Captions(Benchmark):
                 _coco(path) if _is_coco(path) else [q for line, row in rows(path) for q in _row(row, path, line)]
             )
         return of_split(unique(found, data), split, data)
+
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """For COCO's caption evaluation: captions_results.json, [{"image_id", "caption"}]."""
+        rows_ = ({"image_id": number_or_text(r["id"]), "caption": r["answer"]} for r in records)
+        return {"captions_results.json": json_array(rows_)}
 
     def counts(self, records: Sequence[Record]) -> list[Counts]:
         counts: list[Counts] = [{"n": 1, "unread": int(not record["answer"].strip())} for record in records]
@@ -251,11 +256,3 @@ def bertscore(answers: Sequence[str], references: Sequence[list[str]]) -> list[f
             "BERTScore needs bert-score, which is not installed. Run: pip install bert-score"
         ) from None
     return score(list(answers), list(references), lang="en")[2].tolist()
-
-
-def write_answers(records: Sequence[Record], path: Path) -> None:
-    """COCO's result format: [{"image_id", "caption"}]."""
-    lines = [
-        {"image_id": int(r["id"]) if str(r["id"]).isdecimal() else r["id"], "caption": r["answer"]} for r in records
-    ]
-    path.write_text(json.dumps(lines, ensure_ascii=False), encoding="utf-8")

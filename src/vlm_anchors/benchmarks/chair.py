@@ -10,7 +10,6 @@ English. Never mix: objects counted by one, captions by another. Quirks kept und
 never found, "ties" is no tie. Falls as captions get shorter: read recall and length beside it.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +19,7 @@ from typing import Any
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio
 from .files import need, of_split, read_json, read_text, rows, unique
 from .language import nltk_tokens, wordnet_lemmas
+from .official import json_lines, number_or_text
 from .protocols import DESCRIBE
 from .words import COCO, double_words, fixed, pattern, tokens
 
@@ -85,6 +85,11 @@ class Chair(Benchmark):
             image = f"COCO_val2014_{int(key):012d}.jpg" if key.isdecimal() else key
             found.append(Question(key, image, DESCRIBE, "captions", {"objects": sorted(names)}))
         return of_split(unique(found, data), split, data)
+
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """For chair.py: captions.jsonl, {"image_id", "caption"} a line."""
+        rows_ = ({"image_id": number_or_text(r["id"]), "caption": r["answer"]} for r in records)
+        return {"captions.jsonl": json_lines(rows_)}
 
     def mentions(self, caption: str) -> tuple[list[str], int]:
         """The objects a caption mentions, with repetitions, and its number of words (caption_to_words)."""
@@ -198,12 +203,3 @@ def _only(folder: Path) -> Path:
             f"(*objects*.json); found {len(paths)} such files."
         )
     return paths[0]
-
-
-def write_answers(records: Sequence[Record], path: Path) -> None:
-    """The official caption file: one {"image_id", "caption"} a line."""
-    lines = []
-    for record in records:
-        key = int(record["id"]) if str(record["id"]).isdecimal() else record["id"]
-        lines.append(json.dumps({"image_id": key, "caption": record["answer"]}, ensure_ascii=False))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

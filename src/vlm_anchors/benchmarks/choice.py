@@ -9,14 +9,15 @@ was not asked does not count against a question.
 
 import base64
 import csv
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio, switch
 from .files import need, of_split, question_files, read_json, read_text, unique
+from .official import json_lines
 from .reading import LETTER_DIALECTS, parse_letter
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -34,8 +35,20 @@ class _Choice(Benchmark):
     def remark(self) -> str:
         return f"dialect {self.dialect}"
 
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """For LLaVA's scorer or converter: answers.jsonl, {"question_id", "prompt", "text"} a line."""
+        return {"answers.jsonl": json_lines(map(answer_of, records))}
+
     def read(self, record: Record) -> str | None:
         return parse_letter(record["answer"].strip(), record["truth"]["options"], self.dialect)
+
+
+def answer_of(record: Record) -> dict[str, Any]:
+    """A line of LLaVA's answer file. ScienceQA knows problems by text, MMBench questions and rotations by number."""
+    truth = record["truth"]
+    key = truth["base"] + ROTATION * truth["turn"] if "base" in truth else record["id"]
+    prompt = ("<image>\n" if record["image"] is not None else "") + record["question"]
+    return {"question_id": key, "prompt": prompt, "text": record["answer"]}
 
 
 @dataclass(frozen=True)
@@ -202,13 +215,3 @@ def unpack_images(path: Path, folder: Path) -> int:
             (folder / f"{row['index']}.jpg").write_bytes(base64.b64decode(row["image"]))
             count += 1
     return count
-
-
-def write_answers(records: Sequence[Record], path: Path) -> None:
-    """LLaVA's answer file, which its converters for ScienceQA and the MMBench server take."""
-    lines = []
-    for record in records:
-        key = int(record["id"]) if str(record["id"]).isdecimal() and "base" in record["truth"] else record["id"]
-        prompt = ("<image>\n" if record["image"] is not None else "") + record.get("prompt", record["question"])
-        lines.append(json.dumps({"question_id": key, "prompt": prompt, "text": record["answer"]}, ensure_ascii=False))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

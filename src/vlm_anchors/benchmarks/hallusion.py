@@ -10,16 +10,17 @@ without its figure (VS, figure 0) and wrong elsewhere. Differs: VLMEvalKit and l
 without an image; `images_only` does so too.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, switch
 from .files import need, of_split, question_files, rows, unique, word
+from .official import json_array
 from .reading import WITHOUT_LABEL, parse_yes_no
 
 FIELDS = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
+FOR_THE_JUDGE = ("sample_note", "gt_answer_details")  # not scored here; the official script's judge reads them
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,16 @@ class Hallusion(Benchmark):
             if self.images_only and row["filename"] is None:
                 continue
             truth = {"label": label, **{field: str(row[field]) for field in FIELDS}}
+            truth |= {field: row[field] for field in FOR_THE_JUDGE if field in row}
             image = row["filename"] and row["filename"].removeprefix("./").removeprefix("hallusion_bench/")
             found.append(
                 Question(name_of(truth), image, row["question"], f"{row['category']}/{row['subcategory']}", truth)
             )
         return of_split(unique(found, path), split, path)
+
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """For evaluation.py: HallusionBench_result.json, the questions' fields with `model_prediction`."""
+        return {"HallusionBench_result.json": json_array(map(result_of, records))}
 
     def counts(self, records: Sequence[Record]) -> list[Counts]:
         judged = [correctness(record, self.dialect) for record in records]
@@ -110,6 +116,13 @@ class Hallusion(Benchmark):
 def name_of(truth: Mapping[str, str]) -> str:
     """The key of utils.py's get_eval_all."""
     return "_".join(truth[field] for field in ("category", "subcategory", "set_id", "figure_id", "question_id"))
+
+
+def result_of(record: Record) -> dict[str, str]:
+    """One entry of the official result file."""
+    truth = dict(record["truth"])
+    label = {"yes": "1", "no": "0"}[truth.pop("label")]
+    return {**truth, "question": record["question"], "gt_answer": label, "model_prediction": record["answer"]}
 
 
 def correctness(record: Record, dialect: str) -> int:
@@ -161,15 +174,3 @@ def _group(counts: list[Counts], records: Sequence[Record], right: Sequence[int]
 def percent(above: float, below: float) -> float | None:
     """Rounded as evaluation.py prints it."""
     return round(100 * above / below, 4) if below else None
-
-
-def write_answers(records: Sequence[Record], path: Path) -> None:
-    """The official result file: the fields of the question with `model_prediction`."""
-    rows_ = []
-    for record in records:
-        truth = dict(record["truth"])
-        label = {"yes": "1", "no": "0"}[truth.pop("label")]
-        rows_.append(
-            {**truth, "question": record["question"], "gt_answer": label, "model_prediction": record["answer"]}
-        )
-    path.write_text(json.dumps(rows_, ensure_ascii=False), encoding="utf-8")

@@ -3,23 +3,18 @@
     score = 100 * mean of the judge's marks for the answer / mean of its marks for the reference
 
 Script: LLaVA eval_gpt_review_bench.py and summarize_gpt_review.py. The judge's rules are not part of this package: give
-LLaVA's llava/eval/table/rule.json. Nothing is sent anywhere unless `judge` is called with an address and `send=True`.
+LLaVA's llava/eval/table/rule.json to `vlm-anchors judge`, which sends nothing without --send.
 A review whose first line is not two numbers is unread; the script counts it as marks of -1 and -1, which is reproduced.
 """
 
-import json
-import os
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled
 from .files import need, of_split, question_files, read_json, rows, unique
-
-ROLE = "You are a helpful and precise assistant for checking the quality of the answer."
+from .official import in_file_order, json_lines
 
 
 @dataclass(frozen=True)
@@ -30,9 +25,7 @@ class LlavaBench(Benchmark):
     version = "in-the-wild (60 questions), COCO (90)"
     source = "arXiv 2304.08485; github.com/haotian-liu/LLaVA"
     licence = "not confirmed"
-    note = (
-        "The number depends on the judge: name the model and its date. Without reviews only the answer file is written."
-    )
+    note = "The number depends on the judge, which tables name with its dates. Without reviews there is only the answer file."
     metrics_of = (
         Metric("relative", "higher", "percent"),
         Metric("reference_mark", "neither", "points"),
@@ -51,12 +44,22 @@ class LlavaBench(Benchmark):
                 found.append(Question(str(row["question_id"]), row["image"], row["text"], row["category"], truth))
         return of_split(unique(found, data), split, data)
 
+    def remark_on(self, records: Sequence[Record]) -> str:
+        names = sorted({str(record["judge"]) for record in records if "judge" in record})
+        days = sorted({str(record["reviewed"])[:10] for record in records if "reviewed" in record})
+        when = f", reviews of {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
+        return f"judge {' and '.join(names) or 'not recorded'}{when}"
+
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """For eval_gpt_review_bench.py: answers.jsonl as LLaVA writes it, in the order of the questions."""
+        return {"answers.jsonl": json_lines(map(answer_of, in_file_order(records)))}
+
     def counts(self, records: Sequence[Record]) -> list[Counts]:
         missing = [record["id"] for record in records if "review" not in record]
         if missing:
             raise BadData(
-                f"Question {missing[0]} and {len(missing) - 1} more have no review. LLaVA-Bench is scored by a judge: "
-                f"write the answer file and judge it (see docs/benchmarks.md)."
+                f"Question {missing[0]} and {len(missing) - 1} more have no review. Let a judge read them: "
+                f"vlm-anchors judge (see docs/benchmarks.md); `report --answers` writes the answer file without."
             )
         counts = []
         for record in records:
@@ -70,6 +73,18 @@ class LlavaBench(Benchmark):
         reference, mark = round(c["reference"] / c["n"], 3), round(c["mark"] / c["n"], 3)
         relative = round(mark / reference * 100, 1) if reference else None
         return {"relative": relative, "reference_mark": round(reference * 10, 1), "mark": round(mark * 10, 1)}
+
+
+def answer_of(record: Record) -> dict[str, Any]:
+    """A line of LLaVA's answer file."""
+    return {
+        "question_id": record["truth"]["question_id"],
+        "prompt": record["question"],
+        "text": record["answer"],
+        "answer_id": f"{record['id']}-{record.get('method', 'none')}",
+        "model_id": record.get("model", ""),
+        "metadata": {},
+    }
 
 
 def marks(review: str) -> tuple[float, float]:
@@ -94,85 +109,30 @@ def content(question: Record, reference: str, caption: str | Sequence[str], rule
     )
 
 
-@dataclass(frozen=True)
-class Judge:
-    """An OpenAI-compatible chat endpoint. The key is read from the environment variable `key_variable`."""
-
-    url: str
-    model: str
-    key_variable: str = "OPENAI_API_KEY"
-    temperature: float = 0.2
-    max_tokens: int = 1024
-    timeout: float = 120.0
-
-    def ask(self, text: str) -> str:
-        """One review."""
-        messages = [{"role": "system", "content": ROLE}, {"role": "user", "content": text}]
-        body = {
-            "model": self.model,
-            "messages": messages,
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-        }
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.key_variable):
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
-        try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                return json.load(reply)["choices"][0]["message"]["content"]
-        except (urllib.error.URLError, TimeoutError, KeyError, ValueError) as problem:
-            raise BadData(
-                f"The judge at {self.url} gave no review ({problem}). Check the address, the model name {self.model!r} and "
-                f"the key in {self.key_variable}; run again to go on."
-            ) from None
-
-
-def review(
-    records: Sequence[Record], data: Path, rules: Path, judge: Judge | Callable[[str], str], send: bool = False
-) -> list[dict[str, Any]]:
-    """The records with a "review" each. `data` holds context.jsonl and answers_gpt4.jsonl; `send` must be said aloud.
-
-    Questions, answers and captions leave this machine for the judge's address; records reviewed before are not sent again.
-    """
-    if not send:
-        raise BadData(
-            "Judging sends questions and answers to another machine and may cost money; say so with send=True."
-        )
-    ask = judge.ask if isinstance(judge, Judge) else judge
+def requests(records: Sequence[Record], data: Path, rules: Path) -> list[str]:
+    """What the judge is asked about each record. `data` holds context.jsonl and answers_gpt4.jsonl; rules: table/rule.json."""
     table = read_json(rules)
-    captions = {row["image"]: row["caption"] for _, row in rows(data / "context.jsonl")}
-    references = {str(row["question_id"]): row["text"] for _, row in rows(data / "answers_gpt4.jsonl")}
-    done = []
+    captions = _column(data / "context.jsonl", "image", "caption")
+    references = _column(data / "answers_gpt4.jsonl", "question_id", "text")
+    asked = []
     for record in records:
-        rule = table.get(f"llava_bench_{record['group']}")
-        if rule is None:
+        rule = table.get(f"llava_bench_{record['group']}") if isinstance(table, dict) else None
+        if not isinstance(rule, dict) or not {"role", "prompt"} <= set(rule):
             raise BadData(
-                f"{rules} has no rule 'llava_bench_{record['group']}'. Give LLaVA's llava/eval/table/rule.json."
+                f"{rules} has no rule 'llava_bench_{record['group']}' with a role and a prompt. Give LLaVA's "
+                f"llava/eval/table/rule.json."
             )
-        if "review" in record:
-            done.append(dict(record))
-            continue
-        if record["image"] not in captions or record["id"] not in references:
+        if str(record["image"]) not in captions or record["id"] not in references:
             raise BadData(
                 f"{data} has no context or reference answer for question {record['id']}. Take all files of one set."
             )
-        text = content(record, references[record["id"]], captions[record["image"]], rule)
-        done.append({**record, "review": ask(text)})
-    return done
+        asked.append(content(record, references[record["id"]], captions[str(record["image"])], rule))
+    return asked
 
 
-def write_answers(records: Sequence[Record], path: Path) -> None:
-    """LLaVA's answer file: question_id, prompt, text, answer_id, model_id, metadata."""
-    lines = []
-    for record in records:
-        row = {
-            "question_id": record["truth"]["question_id"],
-            "prompt": record["question"],
-            "text": record["answer"],
-            "answer_id": f"{record['id']}-{record.get('method', 'none')}",
-            "model_id": record.get("model", ""),
-            "metadata": {},
-        }
-        lines.append(json.dumps(row, ensure_ascii=False))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def _column(path: Path, key: str, value: str) -> dict[str, Any]:
+    found = {}
+    for line, row in rows(path):
+        need(row, (key, value), path, line)
+        found[str(row[key])] = row[value]
+    return found

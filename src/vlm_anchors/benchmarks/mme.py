@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, ratio
 from .files import of_split, question_files, read_text, unique
+from .official import by_group
 from .reading import WITHOUT_LABEL, parse_yes_no
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
@@ -58,6 +59,13 @@ class Mme(Benchmark):
             raise BadData(f"{data} holds none of MME's sub-tasks. Expected files such as existence.txt or OCR.txt.")
         found = [question for path in paths for question in read_task(path)]
         return of_split(unique(found, data), split, data)
+
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """For calculation.py: existence.txt, ...: image, question, answer and response in columns divided by tabs."""
+        return {
+            f"{task}.txt": "".join("\t".join(columns_of(record)) + "\n" for record in members)
+            for task, members in by_group(records).items()
+        }
 
     def counts(self, records: Sequence[Record]) -> list[Counts]:
         right = [int(parse_yes_no(r["answer"], self.dialect) == r["truth"]["label"]) for r in records]
@@ -117,6 +125,12 @@ def read_task(path: Path) -> list[Question]:
     return found
 
 
+def columns_of(record: Record) -> tuple[str, str, str, str]:
+    """One line of the official results folder; breaks and tabs in the response would begin another column."""
+    label, response = record["truth"]["label"].capitalize(), " ".join(record["answer"].split())
+    return str(record["image"]), record["question"], label, response
+
+
 def pair_of(record: Record) -> tuple[str, str]:
     """The two questions of an image in a sub-task belong together."""
     return record["group"], str(record["image"])
@@ -140,17 +154,3 @@ def task_score(counts: Mapping[str, float]) -> float:
 def total_of(scores: Mapping[str, float], tasks: Sequence[str]) -> float | None:
     """Sum over sub-tasks; None where one was not answered."""
     return sum(scores[task] for task in tasks) if all(task in scores for task in tasks) else None
-
-
-def write_answers(records: Sequence[Record], folder: Path) -> None:
-    """The official results folder: one file a sub-task, image, question, answer and response divided by tabs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tasks: dict[str, list[str]] = {}
-    for record in records:
-        response = " ".join(record["answer"].split())
-        label = record["truth"]["label"].capitalize()
-        tasks.setdefault(record["group"], []).append(
-            "\t".join((str(record["image"]), record["question"], label, response))
-        )
-    for task, lines in tasks.items():
-        (folder / f"{task}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

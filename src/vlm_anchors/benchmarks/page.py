@@ -18,6 +18,9 @@ is printed with the number. An answer that cannot be read is *unread*: counted, 
 
 Question files are not part of this package. Give the official ones with `--data`, their images with `--images`; an image
 is found by its name, or with another ending. A file that is wrong is refused with its line and what was expected.
+
+`vlm-anchors report RUN --answers DIR` writes the answers as official scorers and servers take them, to
+`DIR/BENCHMARK/METHOD_DECODING_SEED/`; "answer files" below says which. Scripts that go by line find the questions' order.
 """
 ARROWS = {"higher": "higher is better", "lower": "lower is better", "neither": ""}
 AWKWARD = ["Yes.", "NO", "There isn't a dog.", "There are none.", "Another dog", "Yes, it is not empty", "\nNo", ""]
@@ -25,16 +28,20 @@ COMPARED = ("pope", "opera", "lmms", "mme", "lmms-mme", "vlmevalkit", "amber", "
 JUDGE = """\
 ### Judging LLaVA-Bench
 
-`write_answers` makes the answer file LLaVA's own scripts take. To judge from Python, name an OpenAI-compatible address;
-questions, answers and image captions are sent there, and nothing is sent without `send=True`:
+A language model marks each answer beside GPT-4's. The judge is yours to choose: any OpenAI-compatible address, on this machine or
+elsewhere. Questions, answers and image captions are sent there; without `--send` the command says how many, and sends nothing.
 
-```python
-from vlm_anchors.benchmarks.llava_bench import Judge, LlavaBench, review
-
-judge = Judge("http://localhost:8000/v1/chat/completions", model="my-judge")   # key: environment variable OPENAI_API_KEY
-reviewed = review(records, data, rules, judge, send=True)   # data: the benchmark's folder; rules: LLaVA's table/rule.json
-print(LlavaBench().score(reviewed).metrics)
+```bash
+vlm-anchors eval llava-bench --model MODEL --data llava-bench --images llava-bench/images --out RUN
+vlm-anchors judge RUN --rules LLaVA/llava/eval/table/rule.json --url http://localhost:8000/v1 --judge-model NAME --send
+vlm-anchors report RUN
 ```
+
+`--data` holds `questions.jsonl`, `context.jsonl` and `answers_gpt4.jsonl`. A key, if the address wants one, is read from the
+environment variable `OPENAI_API_KEY` (or `--key-variable`), and is neither written nor printed. Each review is stored in
+`RUN/reviews.jsonl` as it arrives, with the judge's name, address and time; the records stay as they are. Run the command again
+after a stop, or after more answers: what has a review is not sent again. One RUN has one judge, whose name and days stand
+beside every number. To judge with LLaVA's own script, take the answer file: `vlm-anchors report RUN --answers DIR`.
 """
 
 
@@ -82,6 +89,7 @@ def _benchmark(name: str, summary: str, cls: type[Benchmark]) -> str:
         ("source", cls.source),
         ("licence of the data", cls.licence),
         ("files", layout.replace("\n", " ")),
+        ("answer files", (inspect.getdoc(cls.answer_files) or "").replace("\n", " ")),
         ("beware", cls.note),
     ]
     if files:

@@ -7,13 +7,13 @@ Script: AoiDragon/POPE evaluate.py, which LLaVA's eval_pope.py repeats. It reads
 Differs: answers belong to questions by id here, by line there; where the script divides by zero, the number is None.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio
 from .files import need, question_files, rows, unique, word
+from .official import by_group, json_lines, safe_name
 from .reading import YES_NO_DIALECTS, parse_yes_no
 
 KINDS = ("random", "popular", "adversarial")
@@ -65,6 +65,13 @@ class Pope(Benchmark):
             raise BadData(f"{data} has no split {split!r}. It has: {', '.join(map(group_of, question_files(data)))}.")
         one_age(ages, data)
         return unique(found, data)
+
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """For evaluate.py: a file a split, {"question", "answer"} a line, in the order of the questions."""
+        return {
+            f"{safe_name(group)}.jsonl": json_lines({"question": r["question"], "answer": r["answer"]} for r in members)
+            for group, members in by_group(records).items()
+        }
 
     def counts(self, records: Sequence[Record]) -> list[Counts]:
         return [yes_no_counts(record, self.dialect) for record in records]
@@ -154,9 +161,3 @@ def mean(values: Sequence[float | None]) -> float | None:
     """Average; None where one of them is undefined."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def write_answers(records: Sequence[Record], path: Path) -> None:
-    """The official answer file: one {"question", "answer"} a line, in the order of the questions."""
-    lines = [json.dumps({"question": r["question"], "answer": r["answer"]}, ensure_ascii=False) for r in records]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -7,7 +7,6 @@ are not all the same (dialect "official"); "evalai" always does, after a tokeniz
 EvalAI servers. GQA's eval.py compares strings; LLaVA first drops final full stops and case (dialect "llava").
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled
 from .files import need, of_split, question_files, read_json, rows, unique
+from .official import json_array
 from .reading import strip_punctuation
 
 NUMBERS = {"none": "0"} | {
@@ -128,7 +128,12 @@ class Vqav2(_ShortAnswers):
     version = "v2 (val2014)"
     source = "arXiv 1612.00837; github.com/GT-Vision-Lab/VQA"
     licence = "code BSD-2-Clause; annotations said to be CC BY 4.0, not confirmed"
-    note = "test-dev and test-standard are scored by the EvalAI server; write_answers makes its file."
+    note = "test-dev and test-standard are scored by the EvalAI server; `report --answers` writes its file."
+
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """For the EvalAI server: answers.json, [{"question_id", "answer"}], cleaned as LLaVA does."""
+        rows_ = ({"question_id": int(r["id"]), "answer": evalai(r["answer"])} for r in records)
+        return {"answers.json": json_array(rows_)}
 
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
         """A folder with the official *Questions*.json and *mscoco*annotations.json; groups are the answer types."""
@@ -164,6 +169,10 @@ class Vizwiz(_ShortAnswers):
     note = (
         "The ten answers are left out one at a time by place, as EvalAI does. The test split is scored by the server."
     )
+
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """For the EvalAI server: answers.json, [{"image", "answer"}], cleaned as LLaVA does."""
+        return {"answers.json": json_array({"image": r["image"], "answer": evalai(r["answer"])} for r in records)}
 
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
         """val.json: image, question, answers (ten of them), answer_type."""
@@ -213,8 +222,17 @@ class Gqa(_ShortAnswers):
                 found.append(Question(key, f"{row['imageId']}.jpg", row["question"], kind, {"answer": row["answer"]}))
         return of_split(unique(found, path), split, path)
 
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """For eval.py: testdev_balanced_predictions.json, [{"questionId", "prediction"}], cleaned as LLaVA does or as it is."""
+        rows_ = ({"questionId": r["id"], "prediction": self.cleaned(r["answer"])} for r in records)
+        return {"testdev_balanced_predictions.json": json_array(rows_)}
+
+    def cleaned(self, answer: str) -> str:
+        """The answer as eval.py is to compare it."""
+        return answer.rstrip(".").lower() if self.dialect == "llava" else answer
+
     def right(self, answer: str, truth: Mapping[str, Any]) -> float:
-        return float((answer.rstrip(".").lower() if self.dialect == "llava" else answer) == truth["answer"])
+        return float(self.cleaned(answer) == truth["answer"])
 
     def formulas(self, parts: Mapping[str, Mapping[str, float]]) -> Metrics:
         kinds = {kind: super(Gqa, self).formulas({kind: parts[kind]})["accuracy"] for kind in parts}
@@ -232,9 +250,3 @@ def _two(data: Path, key: str, words: Sequence[str]) -> tuple[Path, list[dict[st
     if not isinstance(whole, dict) or key not in whole:
         raise BadData(f"{paths[0]}: expected an object with {key!r}. Is it VQAv2's official file?")
     return paths[0], whole[key]
-
-
-def write_answers(records: Sequence[Record], path: Path) -> None:
-    """The file the EvalAI server of VQAv2 takes: [{"question_id", "answer"}], answers cleaned as LLaVA does."""
-    lines = [{"question_id": int(record["id"]), "answer": evalai(record["answer"])} for record in records]
-    path.write_text(json.dumps(lines), encoding="utf-8")

@@ -12,6 +12,7 @@ from .catalogues import benchmarks, families, methods
 from .diagnosing import diagnose
 from .drawing import scenes
 from .evaluating import evaluate, lmms_task, report
+from .judging import judge
 from .looking import look
 from .serving import serve
 from .training import merge, train
@@ -59,7 +60,7 @@ def _root(
 
 HEADINGS: dict[str, dict[str, Any]] = {
     "Ask and look": {"ask": ask, "compare": compare, "look": look, "app": serve},
-    "Measure": {"eval": evaluate, "report": report, "bench": bench, "lmms-task": lmms_task},
+    "Measure": {"eval": evaluate, "judge": judge, "report": report, "bench": bench, "lmms-task": lmms_task},
     "Fit to a model": {"diagnose": diagnose, "calibrate": calibrate, "train": train, "merge": merge},
     "What there is": {"methods": methods, "families": families, "benchmarks": benchmarks},
 }

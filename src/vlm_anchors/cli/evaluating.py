@@ -56,7 +56,7 @@ def evaluate(
     added = run(
         vlm, benchmark, out, data=data, images=images, methods=method or [vlm.method], split=split, limit=limit,
         protocol_name=protocol, decoding=decoding, seed=seed, batch_size=batch_size, reuse=not no_reuse,
-        ray_workers=ray, progress=_progress(),
+        ray_workers=ray, progress=given.progress(),
     )  # fmt: skip
     print(f"{added} answers added to {out}. Next: vlm-anchors report {out}", file=sys.stderr)
 
@@ -98,26 +98,6 @@ def _questions(benchmark: str, data: Path | None, images: Path | None, out: Path
     return bundled_data(benchmark, out) if data is None or images is None else (data, images)
 
 
-def _progress() -> Any:
-    """A bar on a terminal, a plain line now and then elsewhere."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        bar: Any = tqdm(unit="question", file=sys.stderr)
-
-        def draw(done: int, of: int) -> None:
-            bar.total = of
-            bar.update(done - bar.n)
-
-        return draw
-
-    def say(done: int, of: int) -> None:
-        if done == of or done * 10 // of != (done - 1) * 10 // of:
-            print(f"{done} of {of} questions", file=sys.stderr, flush=True)
-
-    return say
-
-
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that eval wrote.")],
     against: Annotated[
@@ -125,6 +105,12 @@ def report(
     ] = "none",
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, md, json or html.")] = "table",
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write there instead of stdout.")] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            "--answers", metavar="DIR", help="Write official answer files too, a folder a benchmark and method."
+        ),
+    ] = None,
     debug: given.Debug = False,
 ) -> None:
     """Tables of what was answered, published figures beside them.
@@ -146,9 +132,18 @@ def report(
     }  # fmt: skip
     if format not in forms:
         raise UnknownName(f"No format {format!r}.{did_you_mean(format, forms)}")
+    if answers:  # before the tables, which a judge may have to come before
+        _write_answers(runs, answers)
     text = forms[format](tables.tables(runs, against=against))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, "utf-8")
     else:
         typer.echo(text, nl=not text.endswith("\n"))
+
+
+def _write_answers(runs: list[Path], folder: Path) -> None:
+    from ..answer_files import answer_files, write_answer_files
+
+    for place, count in write_answer_files(answer_files(runs, folder)).items():
+        print(f"{count} answer {'file lies' if count == 1 else 'files lie'} in {place}", file=sys.stderr)

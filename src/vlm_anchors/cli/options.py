@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import inspect
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,26 @@ def load_model(model: str, **settings: Any) -> "Vlm":
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     return load(model, **settings)
+
+
+def progress() -> Any:
+    """A bar on a terminal, a plain line now and then elsewhere."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        bar: Any = tqdm(unit="question", file=sys.stderr)
+
+        def draw(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        return draw
+
+    def say(done: int, of: int) -> None:
+        if done == of or done * 10 // of != (done - 1) * 10 // of:
+            print(f"{done} of {of} questions", file=sys.stderr, flush=True)
+
+    return say
 
 
 def print_json(value: dict[str, Any]) -> None:

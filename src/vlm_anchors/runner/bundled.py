@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..durable import write_whole
 from ..errors import BadSetting, UnknownName
 from ..registry import did_you_mean
-from .folder import write_whole
 
 if TYPE_CHECKING:
     from ..scenes import Scene

@@ -1,12 +1,12 @@
 """A RUN folder: run.json (what must not change between runs of it) and records, appended one line at a time."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from ..durable import AppendedLines, write_whole
 from ..errors import BadRun
 
 FIXED = ("model", "revision", "benchmark", "data_sha256", "protocol", "dtype")
@@ -26,7 +26,7 @@ class RunFolder:
     def __init__(self, path: Path, rank: int = 0, world: int = 1):
         self.path = path
         self.rank, self.world = rank, world
-        self._file: TextIO | None = None
+        self._lines = AppendedLines(self.records_path)
 
     @property
     def records_path(self) -> Path:
@@ -36,20 +36,11 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise BadRun(f"{self.path} is a file; --out names a folder. Choose another name.")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._file = self.records_path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise BadRun(
-                f"{self.records_path} is being written by another process. Wait for it, or choose another --out."
-            ) from None
-        drop_torn_line(self.records_path)
+        self._lines.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._lines.__exit__(*exc)
 
     def settle(self, settings: Mapping[str, Any]) -> None:
         """Writes run.json, or checks that what it says still holds; raises `BadRun` naming the first difference."""
@@ -83,28 +74,7 @@ class RunFolder:
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Whole lines, flushed to the disk before the next batch starts."""
-        assert self._file is not None, "append inside the with block"
-        self._file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-
-def drop_torn_line(file: Path) -> bool:
-    """Cuts off what follows the last line break: a line that was being written when the power went."""
-    data = file.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole == len(data):
-        return False
-    with file.open("r+b") as handle:
-        handle.truncate(whole)
-    return True
-
-
-def write_whole(file: Path, text: str) -> None:
-    """A file that is there whole or not at all."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    beside.write_text(text, "utf-8")
-    os.replace(beside, file)
+        self._lines.append(records)
 
 
 def shard() -> tuple[int, int]:

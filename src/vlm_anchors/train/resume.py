@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..durable import write_whole
 from ..errors import BadSetting
-from ..runner.folder import write_whole
 
 FIXED = ("model", "revision", "method", "data_sha256", "validation", "settings")
 FILE = "training.json"

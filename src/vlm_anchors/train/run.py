@@ -19,13 +19,13 @@ from typing import Any
 
 from ..adapter import write_anchors
 from ..choice import choose
+from ..durable import write_whole
 from ..engine import attach
 from ..errors import AnchorsWarning, BadData, BadSetting, CannotAct, MissingPackage
 from ..load import load
 from ..methods.base import Method
 from ..provenance import provenance
 from ..registry import parse_spec, split_composition
-from ..runner.folder import write_whole
 from ..types import Vlm
 from .collate import Collator
 from .data import MARK, Bad, Conversation, fingerprint, read_data, split_by_image
