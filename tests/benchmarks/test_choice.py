@@ -145,6 +145,17 @@ def test_dialects_are_checked():
         MmBench("lava")
 
 
+def test_mmbenchs_test_split_has_no_answers_but_a_file(tmp_path):
+    path = tmp_path / "mmbench_test_20230712.tsv"
+    path.write_text("index\tquestion\tA\tB\tcategory\n7\tWhich?\tcat\tdog\tk\n")
+    one, two = MmBench(circular=True).questions(path)
+    assert (one.truth["answer"], two.truth["options"]) == (None, ["dog", "cat"])
+    (text,) = MmBench().answer_files([one.record("A"), two.record("B")]).values()
+    assert [json.loads(line)["question_id"] for line in text.splitlines()] == [7, 1_000_007]
+    with pytest.raises(BadData, match="this split of mmbench are known to its server alone"):
+        MmBench().score([one.record("A")])
+
+
 def test_wording_and_answers():
     assert worded("", "Which?", ["a", "b"]) == "Which?\nA. a\nB. b"
     (text,) = ScienceQa().answer_files([science(7, "B"), science(8, "C", image=None)]).values()

@@ -103,6 +103,30 @@ def test_vqav2_files(tmp_path):
     assert json.loads(text) == [{"question_id": 5, "answer": "dog"}]
 
 
+def test_vqav2s_test_split_has_no_answers_but_a_file_for_its_server(tmp_path):
+    questions = [{"question_id": 262148000, "image_id": 262148, "question": "What is it?"}]
+    (tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json").write_text(json.dumps({"questions": questions}))
+    (question,) = Vqav2().questions(tmp_path)
+    assert question.image == "COCO_test2015_000000262148.jpg"
+    (text,) = Vqav2().answer_files([question.record("Down.")]).values()
+    assert json.loads(text) == [{"question_id": 262148000, "answer": "down"}]
+    with pytest.raises(
+        BadData, match="The answers to this split of vqav2 are known to its server alone. Write the file"
+    ):
+        Vqav2().score([question.record("Down.")])
+
+
+def test_vizwizs_test_split(tmp_path):
+    row = {"image": "VizWiz_test_00000000.jpg", "question": "What is it?"}
+    (tmp_path / "test.json").write_text(json.dumps([row]))
+    (question,) = Vizwiz().questions(tmp_path)
+    with pytest.raises(BadData, match="this split of vizwiz are known to its server alone"):
+        Vizwiz().score([question.record("A cup.")])
+    (tmp_path / "test.json").rename(tmp_path / "val.json")
+    with pytest.raises(BadData, match="expected the field 'answers'"):
+        Vizwiz().questions(tmp_path)
+
+
 def test_vizwiz_answers_for_its_server():
     """As LLaVA's convert_vizwiz_for_submission.py writes them."""
     records = [record("VizWiz_val_00000000", "The 2 dogs.", "VizWiz_val_00000000.jpg", answers=["x"] * 10)]

@@ -17,7 +17,7 @@ from typing import Any
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio, switch
 from .files import need, of_split, question_files, read_json, read_text, unique
-from .official import json_lines
+from .official import json_lines, scored_elsewhere
 from .reading import LETTER_DIALECTS, parse_letter
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -133,29 +133,30 @@ class MmBench(_Choice):
         switch(self, "circular")
 
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
-        """A TSV with index, question, hint, A to D, answer, category, and the image in base64."""
+        """A TSV with index, question, hint, A to D, answer (not where "test" is in its name), category, image in base64."""
         path = question_files(data, (".tsv",))[0]
         found: list[Question] = []
         for line, row in table(path):
-            need(row, ("index", "question", "A", "B", "answer"), path, line)
+            need(row, ("index", "question", "A", "B", *([] if _is_test(path) else ["answer"])), path, line)
             found.extend(self._rotations(row, path, line))
         return of_split(unique(found, path), split, path)
 
     def _rotations(self, row: Mapping[str, str], path: Path, line: int) -> Iterator[Question]:
         options = [row[letter] for letter in LETTERS if not _none(row.get(letter))]
-        if row["answer"] not in LETTERS[: len(options)]:
+        known = not _is_test(path)
+        if known and row["answer"] not in LETTERS[: len(options)]:
             raise BadData(
                 f"{path}, line {line}: the answer {row['answer']!r} is none of its {len(options)} options. Correct it."
             )
-        index, right = int(row["index"]), LETTERS.index(row["answer"])
+        index, right = int(row["index"]), LETTERS.index(row["answer"]) if known else 0
         group = row.get("l2-category") or row.get("category") or "all"
         # A file that has the rotations already brings its own; else they are made here.
         turns = len(options) if self.circular and index < ROTATION else 1
         for turn in range(turns):
             turned = options[turn:] + options[:turn]
             hint = "" if _none(row.get("hint")) else row["hint"]
-            truth = {"answer": LETTERS[(right - turn) % len(options)], "options": turned, "base": index % ROTATION}
-            truth["turn"] = turn or index // ROTATION
+            letter = LETTERS[(right - turn) % len(options)] if known else None
+            truth = {"answer": letter, "options": turned, "base": index % ROTATION, "turn": turn or index // ROTATION}
             key = str(index) if turns == 1 else f"{index}/{turn}"
             yield Question(key, f"{index % ROTATION}.jpg", worded(hint, row["question"], turned), group, truth)
 
@@ -166,6 +167,8 @@ class MmBench(_Choice):
         counts: list[Counts] = []
         groups: dict[int, list[int]] = {}
         for place, record in enumerate(records):
+            if record["truth"]["answer"] is None:
+                raise scored_elsewhere(self.name)
             letter = self.read(record)
             right, first = int(letter == record["truth"]["answer"]), int(record["truth"]["turn"] == 0)
             # Plain accuracy is over the questions as they are, not over their rotations.
@@ -198,6 +201,11 @@ def table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                     f"{path}, line {number}: expected {len(reader.fieldnames or ())} columns. Is the file cut off?"
                 )
             yield number, row
+
+
+def _is_test(path: Path) -> bool:
+    """MMBench's test split comes without answers."""
+    return "test" in path.stem.lower()
 
 
 def _none(value: str | None) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .base import Record
+from .base import BadData, Record
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -38,6 +38,14 @@ def by_group(records: Sequence[Record]) -> dict[str, list[Record]]:
     for record in records:
         groups.setdefault(record["group"], []).append(record)
     return {group: in_file_order(members) for group, members in groups.items()}
+
+
+def scored_elsewhere(name: str) -> BadData:
+    """Why there is no score: answers to a test split are known to its server alone."""
+    return BadData(
+        f"The answers to this split of {name} are known to its server alone. Write the file it takes with "
+        f"vlm-anchors report RUN --answers DIR, and send it there."
+    )
 
 
 def number_or_text(key: str) -> int | str:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled
 from .files import need, of_split, question_files, read_json, rows, unique
-from .official import json_array
+from .official import json_array, scored_elsewhere
 from .reading import strip_punctuation
 
 NUMBERS = {"none": "0"} | {
@@ -111,6 +111,8 @@ class _ShortAnswers(Benchmark):
 
     def right(self, answer: str, truth: Mapping[str, Any]) -> float:
         """How right an answer is, 0..1: here, its agreement with ten people."""
+        if not truth["answers"]:
+            raise scored_elsewhere(self.name)
         return vqa_accuracy(answer, truth["answers"], self.dialect)
 
     def formulas(self, parts: Mapping[str, Mapping[str, float]]) -> Metrics:
@@ -136,8 +138,14 @@ class Vqav2(_ShortAnswers):
         return {"answers.json": json_array(rows_)}
 
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
-        """A folder with the official *Questions*.json and *mscoco*annotations.json; groups are the answer types."""
-        asked, noted = _two(data, "questions", ("question",)), _two(data, "annotations", ("annotation",))
+        """A folder with the official *Questions*.json and *mscoco*annotations.json; groups are the answer types.
+
+        A test split has questions alone.
+        """
+        asked = _two(data, "questions", ("question",))
+        if "test" in asked[0].stem.lower():
+            return of_split(unique(_without_answers(*asked), data), split, data)
+        noted = _two(data, "annotations", ("annotation",))
         notes = {note["question_id"]: note for note in noted[1]}
         subtype = "train2014" if "train2014" in asked[0].stem else "val2014"
         found = []
@@ -175,10 +183,11 @@ class Vizwiz(_ShortAnswers):
         return {"answers.json": json_array({"image": r["image"], "answer": evalai(r["answer"])} for r in records)}
 
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
-        """val.json: image, question, answers (ten of them), answer_type."""
+        """val.json: image, question, answers (ten of them), answer_type; test.json has no answers."""
         found = []
         for path in question_files(data):
             for line, row in rows(path):
+                row = {"answers": [], **row} if path.stem == "test" else row
                 need(row, ("image", "question", "answers"), path, line)
                 truth = {"answers": [each["answer"] if isinstance(each, dict) else each for each in row["answers"]]}
                 group = row.get("answer_type", path.stem)
@@ -237,6 +246,16 @@ class Gqa(_ShortAnswers):
     def formulas(self, parts: Mapping[str, Mapping[str, float]]) -> Metrics:
         kinds = {kind: super(Gqa, self).formulas({kind: parts[kind]})["accuracy"] for kind in parts}
         return {**super().formulas(parts), "binary": kinds.get("binary"), "open": kinds.get("open")}
+
+
+def _without_answers(path: Path, rows_: Sequence[dict[str, Any]]) -> list[Question]:
+    """The questions of a test split; test-dev is a part of test2015."""
+    found = []
+    for place, row in enumerate(rows_, 1):
+        need(row, ("question_id", "image_id", "question"), path, place)
+        image = f"COCO_test2015_{row['image_id']:012d}.jpg"
+        found.append(Question(str(row["question_id"]), image, row["question"], "test", {"answers": []}))
+    return found
 
 
 def _two(data: Path, key: str, words: Sequence[str]) -> tuple[Path, list[dict[str, Any]]]:
