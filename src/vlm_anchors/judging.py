@@ -27,6 +27,10 @@ def waiting(path: Path, rules: Path, model: str, data: Path | None = None) -> li
         raise BadRun(
             f"{path} holds answers to {name}; a judge reads those to {LlavaBench.name} alone. Next: vlm-anchors report {path}"
         )
+    if not run.records:
+        raise BadRun(
+            f"{path} holds no answers to judge. Answer some questions first: vlm-anchors eval {name} --out {path}"
+        )
     if run.judge and run.judge != model:
         raise BadRun(
             f"{path} was judged by {run.judge!r}; this is {model!r}. Marks of both would not be comparable: go on with the "
