@@ -399,6 +399,13 @@ def test_a_run_of_another_benchmark(run, data, say):
     assert not (run / "reviews.jsonl").exists()
 
 
+def test_a_run_without_answers(run, say):
+    (run / "records.jsonl").write_text("")
+    assert refused(say, run) == (
+        f"{run} holds no answers to judge. Answer some questions first: vlm-anchors eval llava-bench --out {run}\n"
+    )
+
+
 def test_no_run_no_rules_no_data(run, data, say, tmp_path):
     assert f"{tmp_path / 'none'} is no run: it has no run.json." in refused(say, tmp_path / "none")
     assert (
