@@ -104,11 +104,15 @@ class _Joined(Prompt):
     def facts(self) -> Facts:
         return self._whole
 
-    def edited(self, method: Method) -> Branch:
+    def need_one_piece(self) -> None:
         raise CannotAct(
-            f"{name_of(self._doors.method)} edits the prompt's text rows in a second reading, but this prompt came in two "
-            "pieces. Feed it in one piece with an empty cache."
+            f"{name_of(self._doors.method)} changes rows of the whole prompt, but this one came in two pieces. Feed it in one "
+            "piece with an empty cache."
         )
+
+    def edited(self, method: Method) -> Branch:
+        self.need_one_piece()
+        return super().edited(method)
 
     def encode(self, given: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
         """Encoded once an image, then given to each of its questions."""

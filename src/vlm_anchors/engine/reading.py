@@ -55,13 +55,17 @@ class Prompt:
         """Which tokens are visual, and which are tags around or inside an image."""
         return _marks(self.site, self.facts, dict(self._kwargs), self.view.embeds.shape[1])
 
-    def as_given(self) -> Branch:
-        """The prompt as the first branch reads it."""
+    def need_one_piece(self) -> None:
+        """Refuse a prompt of which a part was read before, for a method that changes every row of it."""
         if self._past:
             raise CannotAct(
-                f"{name_of(self._doors.method)} reads a prompt a second time, but this one came in pieces (prefill_chunk_size, "
-                "or a prefix that was kept). Feed it in one piece with an empty cache."
+                f"{name_of(self._doors.method)} needs the whole prompt, but this one came in pieces (prefill_chunk_size, a "
+                "prefix that was kept) or ends with its image. Feed it in one piece with an empty cache, words behind the image."
             )
+
+    def as_given(self) -> Branch:
+        """The prompt as the first branch reads it."""
+        Prompt.need_one_piece(self)
         assert self.view.real is not None
         return Branch(self.view.embeds, self.view.real, self._kwargs.get("position_ids"))
 

@@ -105,6 +105,7 @@ class MemVR(Method):
         return frozenset(layer + 1 for layer in self.read_layers(site))
 
     def begin(self, prompt: "Prompt") -> None:
+        prompt.need_one_piece()
         view = prompt.view
         index = view.visual.index[..., None].expand(-1, -1, view.embeds.shape[-1])
         image = view.embeds.gather(1, index) * view.visual.valid[..., None]

@@ -78,6 +78,7 @@ class VISTA(Method):
     def begin(self, prompt: "Prompt") -> None:
         if not self.lam:
             return
+        prompt.need_one_piece()
         seen = prompt.last_outputs(prompt.as_given())
         blind = prompt.last_outputs(prompt.without_image())
         change = (seen - blind).float()
