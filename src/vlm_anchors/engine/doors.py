@@ -23,15 +23,18 @@ from .branch import KEYWORD, NUMBER, TWIN, Branch, Twin, lead
 from .passing import Pass
 from .prefix import note_prefix, whole_prompt
 from .prompt import real_rows
-from .reading import Tower, find_tower
 from .rows import Visual
 from .site import Site
+from .tower import Tower, find_tower
 
 if TYPE_CHECKING:
     from .facts import Facts
 
 BEYOND = frozenset({"mlp", "hidden", "logits"})
 ONE_GRAPH = "A method with doors beyond attention is no part of a compiled graph. Compile with fullgraph=False."
+
+BLIND = "without image"
+"""The name under which a generation's memory holds which samples have no image (None: all have one); no door changes them."""
 
 _numbers = itertools.count(1)
 _now: ContextVar["PassView | None"] = ContextVar("vlm_anchors_pass", default=None)
@@ -79,6 +82,17 @@ class PassView:
         """Tensors of the generation, samples first, that follow the beams as the second branch does; lost without one."""
         twin: Twin | None = self.memory.get(TWIN)
         return {} if twin is None else twin.carried
+
+    @property
+    def blind(self) -> Bool[Tensor, " b"] | None:
+        """Samples without an image, which are left alone; None where each has one."""
+        return self.memory.get(BLIND)
+
+    def seeing(self, new: Float[Tensor, "b ..."], plain: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """`new` for samples with an image, `plain` for the others."""
+        if self.blind is None:
+            return new
+        return torch.where(self.blind.reshape(-1, *[1] * (new.dim() - 1)), plain.to(new.dtype), new)
 
     @property
     def depth(self) -> int:
@@ -172,7 +186,7 @@ class Doors:
         if embeds is None:
             embeds = module.get_input_embeddings()(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
         if steering.idle:
-            note_prefix(steering, embeds, self.facts(), self.site.family.mrope)
+            note_prefix(steering, embeds, kwargs.get("attention_mask"), self.facts(), self.site.family.mrope)
             return
         if steering.rows.index is None:
             _now.set(PassView(self, steering, embeds, None, False))
@@ -187,6 +201,8 @@ class Doors:
                 f"{name_of(self.method)} acts on the last token of each row, but these rows are padded on the right. "
                 "Pad on the left (tokenizer.padding_side = 'left')."
             )
+        sees = steering.visual.valid.any(1)
+        view.memory[BLIND] = None if bool(sees.all()) else ~sees
         prompt = whole_prompt(view, self, kwargs, past)
         self.method.begin(prompt)
         view.branch = self.method.second(prompt)
@@ -217,13 +233,15 @@ class Doors:
 
     def _mlp(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         view = self._view()
-        return None if view is None else self.method.mlp(view, layer, args[0], output)
+        new = None if view is None else self.method.mlp(view, layer, args[0], output)
+        return new if view is None or new is None else view.seeing(new, output)
 
     def _to_head(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         view = self._view()
         rows = None if view is None else self.method.head(view, args[0][:, -1])
         if view is None or rows is None:
             return None
+        rows = torch.cat([view.seeing(rows[:, :1], args[0][:, -1:]), rows[:, 1:]], 1)
         view.more = rows.shape[1] - 1
         return (torch.cat([args[0][:, :-1], rows], 1) if args[0].shape[1] > 1 else rows,)
 
@@ -244,7 +262,8 @@ class Doors:
         if isinstance(output, tuple):
             raise CannotAct(f"{name_of(self.method)} needs the model's output by name. Call it with return_dict=True.")
         logits = output.logits
-        new = self.method.logits(view, logits[:, -1].float(), self._second(view, output))[:, None]
+        first = logits[:, -1].float()
+        new = view.seeing(self.method.logits(view, first, self._second(view, output)), first)[:, None]
         output.logits = new if logits.shape[1] == 1 else torch.cat([logits[:, :-1], new.to(logits.dtype)], 1)
         return output
 

@@ -1,12 +1,21 @@
 """What the outer modules of a model were called with: token ids and labels never reach the decoder, so they are noted."""
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from torch import Tensor, nn
 
-_NOTED = ("input_ids", "inputs_embeds", "labels", "logits_to_keep", "mm_encoder_outputs", "use_cache")
+_NOTED = (
+    "input_ids",
+    "inputs_embeds",
+    "labels",
+    "logits_to_keep",
+    "mm_encoder_outputs",
+    "use_cache",
+    "pixel_values_videos",
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,9 @@ class Facts:
     use_cache: bool | None = None
     projected: Tensor | None = None
     """Image features the projector just made, where the decoder is given embeddings only."""
+    pixels: Mapping[str, Any] | None = None
+    """What the vision tower was given inside this call."""
+    pixel_values_videos: Tensor | None = None
 
     @staticmethod
     def seen(outer: Optional["Facts"], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Facts":
@@ -30,3 +42,7 @@ class Facts:
         if args and isinstance(args[0], Tensor):
             given.setdefault("input_ids", args[0])
         return replace(outer or Facts(), outer=outer, **given)
+
+
+current: ContextVar[Facts | None] = ContextVar("vlm_anchors_facts", default=None)
+"""Facts of the calls that are running in this context, the innermost one's; None outside of any."""

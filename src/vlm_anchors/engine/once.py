@@ -8,18 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-TOWERS = ("vision_tower", "visual", "vision_model")
+from .tower import carry, tower_of
+
 PIXELS = "pixel_values"
-
-
-def tower_of(modules: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module] | None:
-    """(the module that makes image features, its vision tower), of modules from the outermost one in."""
-    for module in reversed(modules):
-        if hasattr(module, "get_image_features"):
-            for name in TOWERS:
-                if isinstance(getattr(module, name, None), nn.Module):
-                    return module, getattr(module, name)
-    return None
 
 
 @contextmanager
@@ -46,7 +37,11 @@ def images_once(model: Any, owner: Sequence[int]) -> Iterator[None]:
         return ((pixels[firsts], *args[1:]), kwargs) if args else (args, {**kwargs, PIXELS: pixels[firsts]})
 
     def all_again(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return _rows(output, torch.tensor(owner)) if threading.get_ident() == here and taken.pop() else None
+        if threading.get_ident() != here or not taken.pop():
+            return None
+        rows = _rows(output, torch.tensor(owner))
+        carry(output, rows, torch.tensor(owner))
+        return rows
 
     hooks = [
         found[1].register_forward_pre_hook(fewer, with_kwargs=True),

@@ -60,6 +60,11 @@ class Generation:
     chunk_end: int = 0
     """Rows of the last pass that was not a decoding step, to tell a prompt fed in pieces from a conversation."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether the prompt's text was read, or there is no image for it to follow: one more token is a decoding step."""
+        return self.text_seen or self.visual.index.shape[1] == 0
+
     def note_length(self, cache: Any) -> None:
         length = None if cache is None else cache.get_seq_length()
         self.length = length if isinstance(length, Tensor) else None
@@ -157,7 +162,10 @@ def row_mask_of(mask: Tensor | None, index: Tensor | None, q: int, k: int, devic
     if index is not None:
         b, r = index.shape
         mask = mask.expand(b, -1, -1, -1).gather(2, index[:, None, :, None].expand(b, mask.shape[1], r, mask.shape[3]))
-    return _additive(mask) if mask.dtype == torch.bool else mask.float()
+    if mask.dtype == torch.bool:
+        return _additive(mask)
+    # A half-precision mask's lowest number is far from float32's, by which others tell what is masked.
+    return mask.float().masked_fill(mask <= torch.finfo(mask.dtype).min / 2, torch.finfo(torch.float32).min)
 
 
 def _additive(allowed: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -15,6 +15,7 @@ from ..methods.base import Method, name_of
 from .branch import Branch
 from .facts import Facts
 from .passing import RIDER, Generation, Pass
+from .prompt import real_rows
 from .reading import Prompt
 
 if TYPE_CHECKING:
@@ -63,18 +64,21 @@ class Read:
 
     embeds: Float[Tensor, "b p d"]
     ids: Int[Tensor, "b p"]
+    real: Bool[Tensor, "b p"]
+    pixels: Mapping[str, Any] | None
     rows: Int[Tensor, " b"] | None = None
 
     def of(self, rows: Int[Tensor, " n"]) -> "Read":
-        return Read(self.embeds[rows], self.ids[rows], rows)
+        return Read(self.embeds[rows], self.ids[rows], self.real[rows], self.pixels, rows)
 
 
-def note_prefix(steering: Pass, embeds: Float[Tensor, "b p d"], facts: Facts | None, mrope: bool) -> None:
+def note_prefix(steering: Pass, embeds: Float[Tensor, "b p d"], mask: Any, facts: Facts | None, mrope: bool) -> None:
     """Remember a piece without text rows, unless it is unknown what it holds (embeddings only, prepared inputs)."""
     if facts is None or facts.input_ids is None or facts.mm_encoder_outputs is not None or mrope:
         return
     if READ not in steering.memory and facts.input_ids.shape == embeds.shape[:2]:
-        steering.memory[READ] = Read(embeds, facts.input_ids)
+        real = real_rows(mask, torch.ones_like(facts.input_ids, dtype=torch.bool), 0)
+        steering.memory[READ] = Read(embeds, facts.input_ids, real, facts.pixels)
 
 
 def whole_prompt(view: "PassView", doors: "Doors", kwargs: Mapping[str, Any], past: int) -> Prompt:
@@ -91,14 +95,14 @@ class _Joined(Prompt):
 
     def __init__(self, view: "PassView", doors: "Doors", first: Read, facts: Facts):
         assert view.real is not None and facts.input_ids is not None
-        real = torch.cat([torch.ones_like(first.ids, dtype=torch.bool), view.real], 1)
+        real = torch.cat([first.real, view.real], 1)
         order = real.to(torch.int8).argsort(dim=1, stable=True)
         embeds = torch.cat([first.embeds, view.embeds], 1)
         embeds = embeds.gather(1, order[..., None].expand_as(embeds))
         ids, real = torch.cat([first.ids, facts.input_ids], 1).gather(1, order), real.gather(1, order)
         positions = {"position_ids": (real.cumsum(1) - 1).clamp(min=0)}
         super().__init__(replace(view, embeds=embeds, real=real), doors, positions, 0)
-        self._whole, self._rows = replace(facts, input_ids=ids), first.rows
+        self._whole, self._rows = replace(facts, input_ids=ids, pixels=first.pixels), first.rows
 
     @property
     def facts(self) -> Facts:

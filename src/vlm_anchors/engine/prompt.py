@@ -47,6 +47,15 @@ def _warn_no_image(generation: Generation) -> None:
     )
 
 
+def _warn_late(generation: Generation) -> None:
+    warnings.warn(
+        f"No word of the prompt stands behind its image, or only one that was fed by itself, so {name_of(generation.method)} "
+        f"begins there. Put the question behind the image.",
+        AnchorsWarning,
+        stacklevel=2,
+    )
+
+
 def prompt(
     handle: "Handle",
     site: Site,
@@ -90,6 +99,8 @@ def prompt(
         rows = single_rows(text)
     else:
         rows = prompt_rows(text, _prompt_end(facts, text, q, cache))
+        if past and q == 1 and generation.watcher is None:
+            _warn_late(generation)
         generation.text_seen, generation.prompt, generation.kept = True, rows, kept
         if past:
             handle.follow(generation, cache)

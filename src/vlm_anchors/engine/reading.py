@@ -3,9 +3,8 @@
 Shapes: b samples, q tokens of the prompt, d width of the decoder, n visual tokens.
 """
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,10 +17,10 @@ from .anchored import woven_of
 from .branch import NUMBER, Branch, left_padded
 from .facts import Facts
 from .layout import Marks
-from .once import tower_of
 from .passing import Pass
 from .prompt import _marks
 from .site import Site
+from .tower import given_for
 
 if TYPE_CHECKING:
     from .doors import Doors, PassView
@@ -132,13 +131,21 @@ class Prompt:
             embeds = embeds.gather(1, originals[..., None].expand_as(embeds))
         return replace(given, embeds=embeds)
 
-    def pixels(self) -> "Towered":
-        """What the vision tower was given for this prompt's images."""
-        tower, woven = self._doors.tower, woven_of(self.facts.mm_encoder_outputs)
-        seen = tower.seen if tower is not None and woven is None else None
-        if woven is not None:  # the tower may have run on other inputs since these were prepared
-            seen = Towered(dict(woven.pixels))
-        if seen is None or "pixel_values" not in seen.given:
+    def pixels(self) -> Mapping[str, Any]:
+        """What the vision tower was given for this prompt's images, under the names of `get_image_features`."""
+        Prompt.need_one_piece(self)
+        facts = self.facts
+        encoded, woven = facts.mm_encoder_outputs or {}, woven_of(facts.mm_encoder_outputs)
+        seen: Mapping[str, Any] | None = (
+            woven.pixels if woven else given_for(encoded.get("image")) if encoded else facts.pixels
+        )
+        videos = (encoded.get("video"), facts.pixel_values_videos, (seen or {}).get("pixel_values_videos"))
+        if any(video is not None for video in videos):
+            raise CannotAct(
+                f"{name_of(self._doors.method)} changes images before the vision tower sees them and has no form for videos. "
+                "Ask about images, or use another method."
+            )
+        if seen is None or "pixel_values" not in seen:
             raise CannotAct(
                 f"{name_of(self._doors.method)} changes the image before the vision tower sees it, but these inputs bring "
                 "its output only (mm_encoder_outputs). Pass pixel_values."
@@ -163,72 +170,10 @@ class Prompt:
 def _repeated(features: Float[Tensor, "n d"], counts: list[int]) -> Float[Tensor, "m d"] | None:
     """Features for a batch that `generate` may have expanded (beams): each prompt stands there several times in a row."""
     total = sum(counts)
-    if len(features) == 0 or total % len(features):
+    if len(features) == 0 or total % len(features) or len(counts) % (total // len(features)):
         return None
     times = total // len(features)
     own = counts[::times]
     if sum(own) != len(features):
         return None
     return torch.cat([piece.repeat(times, 1) for piece in features.split(own)])
-
-
-@dataclass(frozen=True)
-class Towered:
-    """Arguments of one run of the vision tower, under the names that `get_image_features` has for them."""
-
-    given: dict[str, Any] = field(default_factory=dict)
-
-
-class Tower:
-    """Notes what a model's vision tower (and Q-Former) is given, and runs it again."""
-
-    def __init__(self, model: nn.Module, tower: nn.Module):
-        self.model = model
-        self.seen: Towered | None = None
-        self._running = False
-        self.hooks = [tower.register_forward_pre_hook(self._note_pixels, with_kwargs=True)]
-        if hasattr(model, "qformer"):
-            self.hooks.append(model.qformer.register_forward_pre_hook(self._note_question, with_kwargs=True))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Tower":
-        copy = Tower.__new__(Tower)
-        copy._running = True
-        return copy
-
-    def _note_pixels(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if self._running:
-            return
-        given = {"pixel_values": args[0] if args else kwargs.get("pixel_values", kwargs.get("hidden_states"))}
-        if kwargs.get("grid_thw") is not None:
-            given["image_grid_thw"] = kwargs["grid_thw"]
-        self.seen = Towered(given)
-
-    def _note_question(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if self._running or self.seen is None or kwargs.get("input_ids") is None:
-            return
-        latents = kwargs["query_embeds"].shape[1]
-        question = {
-            "qformer_input_ids": kwargs["input_ids"],
-            "qformer_attention_mask": kwargs["attention_mask"][:, latents:],
-        }
-        self.seen = Towered({**self.seen.given, **question})
-
-    def encode(self, given: Mapping[str, Any]) -> Any:
-        wanted = inspect.signature(self.model.get_image_features).parameters
-        self._running = True
-        try:
-            found = self.model.get_image_features(
-                **{name: value for name, value in given.items() if name in wanted}, return_dict=True
-            )
-        finally:
-            self._running = False
-        return found.pooler_output
-
-
-def find_tower(site: Site, name: str) -> Tower:
-    found = tower_of(site.outer)
-    if found is None:
-        raise CannotAct(
-            f"{name} changes the image, and the vision tower of this model cannot be reached. Choose another model."
-        )
-    return Tower(*found)

@@ -29,7 +29,7 @@ from .branch import KEYWORD, NUMBER, stop_leading
 from .compose import Composed, parts_of
 from .doors import BEYOND, Doors
 from .encode import PIXELS, encode_images
-from .facts import Facts
+from .facts import Facts, current
 from .inputs_hook import InputsHook
 from .layout import must_encode
 from .passing import RIDER, Generation, Life, Pass, Watcher
@@ -37,7 +37,6 @@ from .qformer import latent_pass
 from .site import Site, find_site, plain_model
 
 _active: ContextVar[tuple["Handle", ...]] = ContextVar("vlm_anchors_active", default=())
-_facts: ContextVar[Facts | None] = ContextVar("vlm_anchors_facts", default=None)
 _seams: "weakref.WeakKeyDictionary[nn.Module, Seam]" = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
@@ -93,11 +92,11 @@ def _processor(model: Any) -> Any:
 @contextmanager
 def _doors_shut() -> Iterator[None]:
     """A second branch: no method acts on what runs inside."""
-    active, facts = _active.set(()), _facts.set(_facts.get())
+    active, facts = _active.set(()), current.set(current.get())
     try:
         yield
     finally:
-        _facts.reset(facts)
+        current.reset(facts)
         _active.reset(active)
 
 
@@ -159,7 +158,7 @@ class Handle:
     def open_doors(self, site: Site, processor: Any) -> None:
         """Hook what the method needs beyond attention; nothing where it needs nothing."""
         if self.method.opened() & BEYOND:
-            self._doors = Doors(self.method, site, processor, _doors_shut, _facts.get)
+            self._doors = Doors(self.method, site, processor, _doors_shut, current.get)
 
     def with_inputs(self, method: Method | None, vlm: Any, network: nn.Module) -> "Handle":
         """The handle, with a prepare method on the model's inputs as well."""
@@ -192,12 +191,13 @@ class Handle:
             return []
         assert generation.prompt.valid is not None
         generation.count_steps()
-        edited = generation.prompt.valid.sum(1).tolist()
+        edited, seeing = generation.prompt.valid.sum(1).tolist(), generation.visual.valid.any(1).tolist()
         told: list[dict[str, Any]] = [{} for _ in edited]
         for part in parts_of(self.method):
             edits = self.watched and "attention" in part.opened()
-            for one, rows, what in zip(told, edited, part.acted(generation), strict=True):
-                one[name_of(part)] = {"rows_edited": (rows + generation.steps) if edits else 0, **what}
+            for one, rows, sees, what in zip(told, edited, seeing, part.acted(generation), strict=True):
+                done = {"rows_edited": (rows + generation.steps) if edits else 0, **what}
+                one[name_of(part)] = done if sees else {"rows_edited": 0}
         return told
 
     def began(self, generation: Generation, cache: Any) -> None:
@@ -238,7 +238,7 @@ class Handle:
                 stop_leading(cache)
         if self._doors is not None:
             self._doors.close()
-        _facts.set(None)
+        current.set(None)
         seam.release()
         if self.prompts == 0 and seam.ran_elsewhere:
             warnings.warn(
@@ -321,7 +321,7 @@ class Seam:
         if torch.compiler.is_compiling():
             return None
         new = encode_images(self.site.outer[-1], kwargs) if self._images_touch(args, kwargs) else None
-        _facts.set(Facts.seen(_facts.get(), module, args, kwargs if new is None else new))
+        current.set(Facts.seen(current.get(), module, args, kwargs if new is None else new))
         return None if new is None else (args, new)
 
     def _images_touch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -332,8 +332,8 @@ class Seam:
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not torch.compiler.is_compiling():
-            facts = _facts.get()
-            _facts.set(None if facts is None else facts.outer)
+            facts = current.get()
+            current.set(None if facts is None else facts.outer)
 
     def _steer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         cache: Any = kwargs.get("past_key_values")
@@ -346,7 +346,8 @@ class Seam:
         tokens = kwargs.get("input_ids") if tokens is None else tokens
         one = tokens is not None and tokens.shape[1] == 1
         # A static cache that was reset keeps its rider; its next token begins a prompt.
-        if generation is not None and one and (torch.compiler.is_compiling() or cache.get_seq_length()):
+        later = generation is not None and generation.begun and one
+        if generation is not None and later and (torch.compiler.is_compiling() or cache.get_seq_length()):
             steering: Pass | None = decoder_pass.step(generation, self.site, cache, len(tokens))
         elif torch.compiler.is_compiling():
             steering = None
@@ -377,7 +378,7 @@ class Seam:
 
     def _note_features(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         """Outside a call of the model itself (`generate`), there is no frame to note in: make one."""
-        _facts.set(replace(_facts.get() or Facts(), projected=output))
+        current.set(replace(current.get() or Facts(), projected=output))
 
     def _prompt(self, generation: Generation | None, cache: Any, args: Any, kwargs: dict[str, Any]) -> Pass | None:
         handle = self._handle()
@@ -386,7 +387,7 @@ class Seam:
             if generation is not None:
                 delattr(cache, RIDER)
             return None
-        return decoder_pass.prompt(handle, self.site, generation, cache, _facts.get(), args, kwargs)
+        return decoder_pass.prompt(handle, self.site, generation, cache, current.get(), args, kwargs)
 
     def _handle(self) -> Handle | None:
         """The innermost handle of this context that serves this model."""
