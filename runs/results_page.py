@@ -57,8 +57,8 @@ COST = """\
 Ratios to the plain model, medians of interleaved rounds with 95 % intervals, on `mid`: a LLaVA of 12 layers with random weights
 and 576 visual tokens, float32, one thread. Memory counts the weights on both sides. VCD and ICD read the prompt twice; VISTA
 reads it twice and once without its image; PAI's and IMCCD's second reading is of the words alone. MemVR multiplies by the output
-embedding once a tested layer, which is a large share of a step on so small a model. *Theirs*: arXiv 2603.25088, Table 5, on one
-H20."""
+embedding once a tested layer, which is a large share of a step on so small a model. AttAnchor's prompt
+holds its copies, which the plain one lacks. *Theirs*: arXiv 2603.25088, Table 5, on one H20."""
 THEIRS = {"scenes": "Table 6", "clva_ablations": "Table 4"}
 
 
