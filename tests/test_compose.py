@@ -118,7 +118,7 @@ def test_attanchor_and_vcd_prepared_before_the_method_is_attached(name, method):
         assert [told["vcd"]["branch_passes"] > 0 for told in handle.acted] == [True] * 6
     first, _ = run(model, anchored, tokens)
     grid = batch.get("image_grid_thw")
-    noise = noised(batch["pixel_values"], vcd.step, vcd.seed, None if grid is None else grid.prod(-1).tolist())
+    noise = noised(batch["pixel_values"], vcd.step, vcd.seed, grid, model.config.vision_config)
     with torch.no_grad():
         clean, other = features_of(model, batch), features_of(model, {**batch, "pixel_values": noise})
     seen = dict(anchored)

@@ -25,6 +25,7 @@ OFFICIAL = {
     "memvr:preset=llava-1.5-7b/llava-bench": (0.32, {"gamma": 0.75}),
     "memvr:preset=llava-1.5-7b/vizwiz": (0.28, {"gamma": 0.75}),
     "pai:preset=llava-1.5-7b": (0.2, {"gamma": 1.1, "cut": 0.1, "boost_prompt": False}),
+    "pai:preset=llava-1.5-7b/no-branch": (0.2, {"gamma": 1.0, "boost_prompt": True}),
     "pai:preset=llava-1.5-7b/paper": (0.5, {"gamma": 1.1, "boost_prompt": True}),
     "deco:preset=llava-1.5-7b": (0.6, {"top_p": 0.9, "top_k": 20, "outside": "cut"}),
     "deco:preset=llava-1.5-7b/readme": (0.5, {}),
@@ -41,10 +42,11 @@ def test_the_published_values(spec, values):
     assert {dial: getattr(method, dial) for dial in others} == others
 
 
-def test_values_without_an_alpha():
+def test_values_without_an_alpha_and_ours():
     for task, lam in (("chair", 0.17), ("pope", 0.01), ("mmhal", 0.1)):
         assert va.VISTA.preset(f"llava-1.5-7b/{task}") == va.VISTA(lam=lam, mix=0.3)
     assert va.ClearSight.preset("llava-1.5-7b/pope") == va.ClearSight(enhance=1.15, suppress=0.95)
+    assert va.MemVR.preset("qwen2.5-vl-7b") == va.MemVR(alpha=0.28, gamma=0.75, activation="silu", norm=False)
     assert va.AttAnchor.preset("qwen2.5-vl-3b") == va.AttAnchor(tau=0.08)
 
 

@@ -1,5 +1,7 @@
 """ClearSight: scaled keys equal scaled scores, head by head and row by row."""
 
+import warnings
+
 import pytest
 import torch
 from cases import CASES, in_double, model_of, run
@@ -7,7 +9,7 @@ from reference_attention import Rows
 from reference_clva import literal
 
 from vlm_anchors.engine import attach
-from vlm_anchors.errors import BadDial, CannotAct
+from vlm_anchors.errors import AnchorsWarning, BadDial, CannotAct
 from vlm_anchors.methods.clearsight import ClearSight
 from vlm_anchors.methods.parts import scaled
 
@@ -73,10 +75,62 @@ def test_published_layers_in_other_depths():
     assert [scaled(layer, 24) for layer in (1, 10, 15, 32)] == [1, 8, 11, 24]
 
 
-@pytest.mark.parametrize("dials", [{"enhance": -1}, {"layers": (3, 2)}, {"heads": "some"}, {"spare": 0.5}])
+@pytest.mark.parametrize(
+    "dials", [{"enhance": -1}, {"layers": (3, 2)}, {"heads": "some"}, {"heads": "selected", "spare": 0.5}]
+)
 def test_wrong_dials_are_refused(dials):
     with pytest.raises(BadDial):
         ClearSight(**dials)
+
+
+def test_spare_without_selected_heads_is_refused():
+    with pytest.raises(BadDial, match="heads='all' edits every one; found 0.3. Set heads='selected' as well"):
+        ClearSight(spare=0.3)
+    assert ClearSight(heads="selected", spare=0.3).neutral().neutral().spare == 0.3
+
+
+@pytest.mark.parametrize("spare", [0.0, 0.24])
+def test_selected_heads_of_which_none_is_left_out_are_refused(spare):
+    """The tiny model has four heads."""
+    method = ClearSight(heads="selected", spare=spare)
+    with pytest.raises(
+        CannotAct, match=f"leaves out no head of this model: spare = {spare:g} of 4 heads .* Set spare to 1/4"
+    ):
+        attach(model_of("llava"), method)
+    with attach(model_of("llava"), method.neutral()):
+        pass
+    with attach(model_of("llava"), ClearSight(heads="selected", spare=0.25)):
+        pass
+
+
+def told(name, method, batch=None):
+    """What a run with the method warns of."""
+    with warnings.catch_warnings(record=True) as caught, attach(model_of(name), method):
+        warnings.simplefilter("always")
+        run(model_of(name), CASES[name].batch() if batch is None else batch)
+    return [str(one.message) for one in caught if issubclass(one.category, AnchorsWarning)]
+
+
+def test_a_prompt_that_begins_with_its_image_has_nothing_to_suppress():
+    """InstructBLIP's: only padding stands before the image, in the shorter prompts of a batch."""
+    (found,) = told("instructblip", ClearSight())
+    assert found.startswith(
+        "A prompt begins with its image, so clearsight's suppress = 0.95 finds no key before it. Put a"
+    )
+    (found,) = told("instructblip", ClearSight(enhance=1.0, suppress=0.5))
+    assert (
+        "finds no key before it, and nothing is changed, as enhance is 1. Put a system prompt before the image" in found
+    )
+    assert not told("instructblip", ClearSight(suppress=1.0))
+    assert not told("llava", ClearSight()) and not told("qwen2.5-vl", ClearSight())
+
+
+def test_such_a_prompt_is_indeed_not_changed():
+    model, batch = model_of("instructblip"), CASES["instructblip"].batch()
+    plain, tokens = run(model, batch)
+    with attach(model, ClearSight(enhance=1.0, suppress=0.5)), pytest.warns(AnchorsWarning, match="nothing is changed"):
+        steered, _ = run(model, batch, tokens)
+    assert (plain - steered).abs().max() < BOUND
 
 
 def test_a_layer_the_model_lacks_is_refused():

@@ -1,15 +1,16 @@
 """ICD against two readings without a cache, the second with the disturbing role written in by hand."""
 
 import pytest
+import tiny_models
 import torch
 from cases import CASES, STEPS, model_of
 from reference_logits import compare, cut, read, whole
-from stand_ins import BOS, Processor, token
+from stand_ins import BOS, Processor, Tokenizer, token
 from tiny_models import IMAGE, START
 
 from vlm_anchors.engine import attach
 from vlm_anchors.errors import BadDial, CannotAct
-from vlm_anchors.methods.icd import ICD
+from vlm_anchors.methods.icd import ICD, SYSTEMS
 
 ROLE = "a confused detector"
 WORDS = [token(word) for word in ROLE.split()]
@@ -47,11 +48,13 @@ def test_equals_the_literal_reference(name, dials):
     method = ICD(role=ROLE, **dials)
     for told in compare(CASES[name], method, reference(CASES[name], method), processor=Processor()):
         assert told["icd"]["branch_passes"] == STEPS + 1
+        assert told["icd"]["role"] == ("replaced the question" if name == "instructblip" else "put first")
 
 
 def test_the_role_before_the_question():
     case, method = CASES["instructblip"], ICD(role=ROLE, where="question")
-    compare(case, method, reference(case, method), processor=Processor())
+    for told in compare(case, method, reference(case, method), processor=Processor()):
+        assert told["icd"]["role"] == "put before the question"
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2.5-vl"])
@@ -62,12 +65,82 @@ def test_a_system_prompt_is_replaced(name):
     for sample, front in enumerate(fronts):
         method = ICD(role=ROLE, system=" ".join(f"w{one}" for one in front))
         single = case.split(case.batch(), sample)
-        with attach((model, Processor()), method), torch.no_grad():
+        with attach((model, Processor()), method) as handle, torch.no_grad():
             mine = model(**single).logits[:, -1]
+        assert [told["icd"]["role"] for told in handle.acted] == ["replaced"]
         slow = reference(case, method)(model, single, single["input_ids"][:, :0])[-1:]
         seen = torch.isfinite(slow)
         assert torch.equal(seen, torch.isfinite(mine))
         assert (mine - slow)[seen].abs().max() < 1e-5
+
+
+class Spelling(Tokenizer):
+    """Token 20 is the first word of a text, and so on; "w12" is token 12 beside them."""
+
+    def __init__(self, text):
+        self.words = text.split()
+
+    def encode(self, text, add_special_tokens=False):
+        return [20 + self.words.index(word) if word in self.words else token(word) for word in text.split()]
+
+    def decode(self, ids, skip_special_tokens=False):
+        return " ".join(self.words[one - 20] if 0 <= one - 20 < len(self.words) else f"w{int(one)}" for one in ids)
+
+
+VICUNA_1_1 = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+@pytest.mark.parametrize("system", [VICUNA_1_1, VICUNA_1_1.replace("user", "human"), "You are a helpful assistant."])
+def test_a_known_system_prompt_is_replaced_in_those_samples_that_have_it(system):
+    """LLaVA-1.5 was trained with Vicuna v1.1's. The second sample of the batch has another."""
+    case, model = CASES["llava"], model_of("llava")
+    processor = Processor()
+    processor.tokenizer = Spelling(system)
+    words = processor.tokenizer.encode(system)
+    single = case.split(case.batch(), 0)
+    tail = single["input_ids"][0, 1:].tolist()
+    fronts = [words, [token(f"w{4 + n % 10}") for n in range(len(words))]]
+    ids = torch.tensor([[BOS, *front, *tail] for front in fronts])
+    both = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": single["pixel_values"].repeat(2, 1, 1, 1),
+    }
+    method = ICD(role=ROLE, beta=0.0)
+    with attach((model, processor), method) as handle, torch.no_grad():
+        mine = model(**both).logits[:, -1]
+    assert [told["icd"]["role"] for told in handle.acted] == ["replaced", "put first"]
+    role = processor.tokenizer.encode(ROLE)
+    for sample, front in enumerate([[BOS, *role], [BOS, *role, *fronts[1]]]):
+        read = {"pixel_values": single["pixel_values"]}
+        with torch.no_grad():
+            first = model(input_ids=ids[sample : sample + 1], **read).logits[0, -1]
+            second = model(input_ids=torch.tensor([[*front, *tail]]), **read).logits[0, -1]
+        assert (mine[sample] - (2 * first - second)).abs().max() < 1e-5
+        assert (first - second).abs().max() > 1e-3
+
+
+def test_what_the_processors_know_is_among_the_known():
+    assert VICUNA_1_1 in SYSTEMS
+
+
+def test_dials_that_a_model_has_no_use_for_are_refused():
+    for name in ("llava", "qwen2.5-vl"):
+        with pytest.raises(CannotAct, match="before the question of a Q-Former, and .* has none. Leave where='role'"):
+            attach((model_of(name), Processor()), ICD(where="question"))
+    with pytest.raises(CannotAct, match="in InstructBLIP the role goes to the Q-Former. Leave system empty"):
+        attach((model_of("instructblip"), Processor()), ICD(system="w1"))
+
+
+def test_an_untested_family_is_refused():
+    untested = (
+        "icd reads the prompt twice, which is tested on llava, .*; on InternVL .* it is not. Use a model of one of"
+    )
+    with pytest.raises(CannotAct, match=untested):
+        attach(tiny_models.internvl(), ICD())
 
 
 def test_a_system_prompt_that_is_not_there_is_refused():

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from cases import CASES, STEPS, model_of
+from cases import CASES, STEPS, model_of, run
 from reference_clva import _repeat, _softmax, literal
 from reference_logits import compare, cut, whole
 
@@ -104,6 +104,22 @@ def test_the_caption_gate(name, rate, gate, window, monkeypatch):
     method = IMCCD(rate=rate, gate=gate, window=window)
     acted = compare(CASES[name], method, reference(CASES[name], method, rate, 2), moved=0)
     assert sum(told["imccd"]["gated"] for told in acted)
+
+
+@pytest.mark.parametrize(("rate", "rows"), [(1.0, 0), (0.5, None)])
+def test_rows_that_the_gate_only_looks_at_are_not_edited(rate, rows):
+    model, batch = model_of("llava"), CASES["llava"].batch()
+    with attach(model, IMCCD(rate=rate, gate="weights")) as handle:
+        run(model, batch)
+        for told in handle.acted:
+            assert told["imccd"]["rows_edited"] == rows if rows is not None else told["imccd"]["rows_edited"] > STEPS
+            assert told["imccd"]["branch_passes"] == STEPS + 1
+
+
+def test_a_window_without_a_gate_is_refused():
+    with pytest.raises(BadDial, match="gate='off' has none; found 'last'. Set gate='scores' or gate='weights' as well"):
+        IMCCD(window="last")
+    assert IMCCD(gate="scores", window="last").neutral() == IMCCD(alpha=0.0, beta=0.0, rate=1.0)
 
 
 def test_mrope_has_no_definition():

@@ -1,6 +1,7 @@
 """MemVR against its equations: each pass's entropy test, and the image memory in the next layer's MLP."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,13 +116,23 @@ def test_an_mlp_without_known_weights_is_refused():
 
 
 @pytest.mark.parametrize(
-    "dials", [{"alpha": 1.5}, {"gamma": -1}, {"layers": (3, 1)}, {"activation": "relu"}, {"norm": "yes"}]
+    "dials", [{"alpha": 1.5}, {"gamma": -1}, {"layers": (3, 1)}, {"activation": "relu"}, {"norm": "yes"}, {"norm": 1}]
 )
 def test_wrong_dials_are_refused(dials):
     with pytest.raises(BadDial):
         MemVR(**dials)
 
 
-def test_a_layer_with_none_after_it_is_refused():
-    with pytest.raises(CannotAct, match="layer 8 is the last"):
-        attach(model_of("llava"), MemVR(layers=(8, 8)))
+@pytest.mark.parametrize("layers", [(8, 8), (6, 8)])
+def test_a_layer_with_none_after_it_is_refused(layers):
+    """Testing fewer layers than were asked for would go unnoticed."""
+    with pytest.raises(CannotAct, match="layer 8 is the last. Let layers end before it"):
+        attach(model_of("llava"), MemVR(layers=layers))
+    with attach(model_of("llava"), MemVR(layers=layers).neutral()):
+        pass
+
+
+@pytest.mark.parametrize("depth", [2, 3, 8, 9, 32, 80])
+def test_the_published_layers_leave_one_after_them(depth):
+    site = SimpleNamespace(depth=depth)
+    assert 0 < max(MemVR().read_layers(site)) < depth == max(depth, *MemVR().fed_layers(site))

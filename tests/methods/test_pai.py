@@ -1,6 +1,7 @@
 """PAI: the boost of one row and the image-free branch against full matrices without a cache."""
 
 import pytest
+import tiny_models
 import torch
 from cases import CASES, STEPS, model_of, run
 from reference_attention import Rows
@@ -8,7 +9,7 @@ from reference_clva import literal
 from reference_logits import compare, cut, whole, without_image
 
 from vlm_anchors.engine import attach
-from vlm_anchors.errors import BadDial
+from vlm_anchors.errors import AnchorsWarning, BadDial, CannotAct
 from vlm_anchors.methods.pai import PAI
 
 
@@ -54,7 +55,23 @@ def test_the_cut_belongs_to_the_branch():
         assert torch.isfinite(run(model, batch)[0]).all()
 
 
-@pytest.mark.parametrize("dials", [{"alpha": -0.1}, {"cut": 2}, {"gamma": -1}, {"layers": (0, 2)}])
+@pytest.mark.parametrize(
+    "dials",
+    [{"alpha": -0.1}, {"cut": 2}, {"gamma": -1}, {"layers": (0, 2)}, {"boost_prompt": "no"}, {"boost_prompt": 0}],
+)
 def test_wrong_dials_are_refused(dials):
     with pytest.raises(BadDial):
         PAI(**dials)
+
+
+def test_a_switch_says_what_it_may_be():
+    with pytest.raises(BadDial, match="PAI.boost_prompt must be True or False; found 'no'"):
+        PAI(boost_prompt="no")
+
+
+def test_an_untested_family_is_refused_with_the_branch_only():
+    model = tiny_models.internvl()
+    with pytest.raises(CannotAct, match="on InternVL .* it is not. Set gamma=1 to run without the image-free branch"):
+        attach(model, PAI())
+    with pytest.warns(AnchorsWarning, match="pai is tested on"), attach(model, PAI(gamma=1.0)):
+        pass

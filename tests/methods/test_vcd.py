@@ -3,13 +3,16 @@
 import math
 
 import pytest
+import tiny_models
+import tiny_processors
+import tiny_qformer
 import torch
 from cases import CASES, STEPS, model_of
 from reference_logits import compare, cut, read, whole
 
 from vlm_anchors.engine import attach
 from vlm_anchors.errors import BadDial, CannotAct
-from vlm_anchors.methods.vcd import VCD, kept_signal
+from vlm_anchors.methods.vcd import VCD, kept_signal, noised
 
 
 def signal(step):
@@ -21,9 +24,16 @@ def signal(step):
 
 
 def noisy(single, step, seed=0):
-    """The sample's one image with noise."""
-    pixels = single["pixel_values"]
-    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed))
+    """The sample's one image with noise. A flat patch is channel, time, row, column: 3 x 2 x 4 x 4 in the tiny model."""
+    pixels, generator = single["pixel_values"], torch.Generator().manual_seed(seed)
+    if "image_grid_thw" in single:
+        drawn = torch.randn(len(pixels), 3, 4, 4, generator=generator)
+        noise = torch.empty(len(pixels), 3, 2, 4, 4)
+        for moment in range(2):
+            noise[:, :, moment] = drawn
+        noise = noise.reshape(pixels.shape)
+    else:
+        noise = torch.randn(pixels.shape, generator=generator)
     kept = signal(step)
     return {**single, "pixel_values": math.sqrt(kept) * pixels + math.sqrt(1 - kept) * noise}
 
@@ -53,6 +63,43 @@ def test_the_schedule():
     assert math.sqrt(float(kept_signal()[500])) == pytest.approx(0.863, abs=1e-3)
     assert math.sqrt(1 - float(kept_signal()[999])) == pytest.approx(0.959, abs=1e-3)
     assert float(kept_signal()[321]) == pytest.approx(signal(321), rel=1e-12)
+
+
+def test_both_copies_of_a_still_image_get_the_same_noise(red):
+    """The processor's own copies stay copies, and what the first layer reads has the equation's share of noise."""
+    model, step = model_of("qwen2.5-vl"), 500
+    made = tiny_processors.qwen2_5_vl().image_processor(red, return_tensors="pt")
+    pixels, grid, vision = made["pixel_values"], made["image_grid_thw"], model.config.vision_config
+    noise = noised(pixels, step, 0, grid, vision)
+    for values in (pixels, noise):
+        moments = values.unflatten(1, (vision.in_channels, vision.temporal_patch_size, -1))
+        assert torch.equal(moments[:, :, 0], moments[:, :, 1])
+    drawn = (noise - math.sqrt(signal(step)) * pixels) / math.sqrt(1 - signal(step))
+    assert drawn.std() == pytest.approx(1, abs=0.02)
+    with torch.no_grad():
+        own, still = model.model.visual.patch_embed(drawn), drawn.unflatten(1, (3, 2, 16))[:, :, 0]
+        kernel = model.model.visual.patch_embed.proj.weight.sum(2).flatten(2)
+    assert (own - torch.einsum("rcp,ocp->ro", still, kernel)).abs().max() < 1e-4
+
+
+def test_moments_of_a_moving_image_have_noise_of_their_own():
+    vision = model_of("qwen2.5-vl").config.vision_config
+    noise = noised(torch.zeros(2 * 4, 96), 999, 0, torch.tensor([[2, 2, 2]]), vision).unflatten(1, (3, 2, 16))
+    assert (noise[:, :, 0] - noise[:, :, 1]).abs().min(-1).values.max() > 0
+
+
+def test_an_untested_family_is_refused():
+    untested = (
+        "vcd reads the prompt twice, which is tested on llava, .*; on InternVL .* it is not. Use a model of one of"
+    )
+    with pytest.raises(CannotAct, match=untested):
+        attach(tiny_models.internvl(), VCD())
+
+
+def test_an_encoder_decoder_is_refused_in_words_that_fit():
+    """VCD has no dial `site` that could be left alone."""
+    with pytest.raises(CannotAct, match="inside the language model need a decoder-only one.* or clva with site='auto'"):
+        attach(tiny_qformer.instructblip("t5"), VCD())
 
 
 def test_images_that_were_encoded_before_are_refused():

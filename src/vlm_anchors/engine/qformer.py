@@ -37,8 +37,8 @@ def language_model_site(base: nn.Module, family: Family) -> Site:
     """`site="decoder"`: the language model's attention to the query tokens (the paper's appendix B.1)."""
     if base.language_model.config.is_encoder_decoder:
         raise CannotAct(
-            f"site='decoder' needs a decoder-only language model; this {family.title} uses an encoder-decoder. "
-            f"Leave site='auto' to edit the Q-Former."
+            f"Methods inside the language model need a decoder-only one; this {family.title} uses an encoder-decoder. Use "
+            f"a checkpoint with a decoder-only language model, or clva with site='auto', which edits the Q-Former."
         )
     stack = base.language_model.get_decoder()
     layers = decoder_layers(stack)

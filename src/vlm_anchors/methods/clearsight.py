@@ -11,12 +11,15 @@ raw ones and no matrix of scores is made.
 
 Where code and paper differ. The official code edits every head; the paper (as we remember it) leaves out heads that look
 at the image very little or very much: `heads="selected"`, with `spare` the share of heads left out at each end, per layer
-and sample, by their mass on the image. Our `spare` has no official value. A score below zero is pushed further down by
-a factor above 1, in code and by default; `negative="raised"` uses z + (factor - 1) |z| instead. "System" is every
-key before the first visual token, and "text rows" are found by position; the code has fixed numbers (35, 611) that
-hold for one prompt and one image size. Official code exists for LLaVA-1.5 only.
+and sample, by their mass on the image. Our `spare` has no official value; it is rounded down to whole heads. A score
+below zero is pushed further down by a factor above 1, in code and by default; `negative="raised"` uses
+z + (factor - 1) |z| instead. "System" is every key before the first visual token, and "text rows" are found by
+position; the code has fixed numbers (35, 611) that hold for one prompt and one image size. A prompt that begins with
+its image has no system key, so `suppress` does nothing there and a warning says so. Official code exists for LLaVA-1.5
+only.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,11 +28,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..engine.view import AttentionView, Edit
+from ..errors import AnchorsWarning, BadDial, CannotAct
 from .base import DEFAULTS, Method, Preset, choice, number
 from .parts import check_range, layer_range, warn_untested
 
 if TYPE_CHECKING:
     from ..engine.passing import Generation
+    from ..engine.rows import Visual
     from ..engine.site import Site
 
 LAYERS = (10, 15)
@@ -41,8 +46,8 @@ class ClearSight(Method):
 
     enhance: factor on scores to visual tokens; 1 = off. suppress: factor on scores to everything before the image; 1 = off.
     layers: (first, last), from 1; None = 10-15 of 32, scaled to the model's depth. heads: "all" as in the code, or
-    "selected". spare: share of heads left alone at each end when selected. negative: a score below zero is "lowered" by a
-    factor above 1, as in the code, or "raised".
+    "selected". spare: share of heads left alone at each end when heads are selected. negative: a score below zero is
+    "lowered" by a factor above 1, as in the code, or "raised".
     """
 
     doors: ClassVar[frozenset[str]] = frozenset({"attention"})
@@ -66,6 +71,11 @@ class ClearSight(Method):
         choice(self, "heads", "all", "selected")
         number(self, "spare", 0, 0.49)
         choice(self, "negative", "lowered", "raised")
+        if self.heads == "all" and self.spare != ClearSight.spare:
+            raise BadDial(
+                f"ClearSight.spare leaves heads alone, and heads='all' edits every one; found {self.spare!r}. "
+                "Set heads='selected' as well."
+            )
 
     @property
     def off(self) -> bool:
@@ -84,6 +94,23 @@ class ClearSight(Method):
     def check(self, site: "Site") -> None:
         warn_untested(self, site)
         layer_range(self.layers, LAYERS, site)
+        if self.heads == "selected" and not self.off and not self._spared(site.heads):
+            raise CannotAct(
+                f"clearsight's heads='selected' leaves out no head of this model: spare = {self.spare:g} of {site.heads} heads "
+                f"is less than one. Set spare to 1/{site.heads} or more, or heads='all'."
+            )
+
+    def check_prompt(self, visual: "Visual") -> None:
+        """In a batch padded on the left, the longest prompt shows whether anything stands before its image."""
+        begins = (visual.valid & (visual.index == 0)).any()
+        if self.suppress != 1 and bool(begins):
+            rest = ", and nothing is changed, as enhance is 1" if self.enhance == 1 else ""
+            warnings.warn(
+                f"A prompt begins with its image, so clearsight's suppress = {self.suppress:g} finds no key before it{rest}. "
+                "Put a system prompt before the image, or set suppress=1.",
+                AnchorsWarning,
+                stacklevel=2,
+            )
 
     def watched(self, site: "Site") -> frozenset[int]:
         return frozenset() if self.off else frozenset(layer_range(self.layers, LAYERS, site))
@@ -112,9 +139,13 @@ class ClearSight(Method):
     def _selected(self, view: AttentionView) -> Bool[Tensor, "b h"]:
         """Heads whose mass on the image, averaged over the text rows, is neither among the lowest nor the highest."""
         mass = view.row_mean(view.weights().sum(-1))[..., -1]
-        left = int(self.spare * mass.shape[1] + 1e-9)
+        left = self._spared(mass.shape[1])
         rank = mass.argsort(-1).argsort(-1)
         return (rank >= left) & (rank < mass.shape[1] - left)
+
+    def _spared(self, heads: int) -> int:
+        """How many of so many heads are left alone at each end."""
+        return int(self.spare * heads + 1e-9)
 
     def acted(self, generation: "Generation") -> list[dict[str, Any]]:
         layers = sorted(generation.memory.get("layers", ()))

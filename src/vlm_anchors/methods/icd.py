@@ -7,6 +7,7 @@ An instruction that confuses the model makes it say more of what is not in the i
 d is a disturbing role, such as "You are a confused objects detector ...". In Q-Former models it goes to the Q-Former, alone
 (where="role") or before the question ("question"), and the language model's prompt stays. Elsewhere it takes the place of
 the system prompt: of `system` if that text stands before the image, else of a default one we know, else it is put first.
+`acted` says which of them was done.
 
 Where code and paper differ. The official program runs through five roles and marks no default; ours is the first. Its script
 for LLaVA on POPE cannot start as shipped (a misspelt import), so its setting there is read from its sampler. Other papers'
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from ..errors import BadDial, CannotAct
 from .base import DEFAULTS, Method, Preset, choice, number
-from .parts import TESTED, contrasts, counted_contrast, refuse_untested
+from .parts import contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
     from ..engine.branch import Branch
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
 ROLE = "You are a confused objects detector to provide a fuzzy overview or impression of the image."
 SYSTEMS = (
     "You are a helpful assistant.",
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
+    "polite answers to the user's questions.",
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the human's questions.",
 )
-"""System prompts of Qwen2-VL's and Vicuna's templates."""
+"""System prompts of Qwen2-VL's templates and of Vicuna's, v1.1 (LLaVA-1.5's) and v0."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,17 @@ class ICD(Method):
         return replace(self, alpha=0.0, beta=0.0)
 
     def check(self, site: "Site") -> None:
-        refuse_untested(self, site, TESTED, "its prompt is put together in another way.")
+        refuse_untested(self, site)
+        if site.visual_features is None and self.where == "question":
+            raise CannotAct(
+                f"icd's where='question' puts the role before the question of a Q-Former, and {site.family.title} has none. "
+                "Leave where='role'."
+            )
+        if site.visual_features is not None and self.system:
+            raise CannotAct(
+                f"icd's system names a system prompt that the role replaces, and in {site.family.title} the role goes to the "
+                "Q-Former. Leave system empty."
+            )
 
     def needs_pixels(self, site: "Site") -> bool:
         return self.alpha != 0 and site.visual_features is not None
@@ -97,10 +110,12 @@ class ICD(Method):
         if prompt.site.visual_features is not None:
             return self._disturbed_question(prompt)
         tokenizer = prompt.processor.tokenizer
-        return prompt.with_fronts([self._disturbed(tokenizer, front) for front in prompt.fronts()])
+        found = [self._disturbed(tokenizer, front) for front in prompt.fronts()]
+        prompt.memory["role"] = [done for _, done in found]
+        return prompt.with_fronts([front for front, _ in found])
 
-    def _disturbed(self, tokenizer: Any, front: list[int]) -> list[int]:
-        """The tokens before the image with the role in the system prompt's place, or first."""
+    def _disturbed(self, tokenizer: Any, front: list[int]) -> tuple[list[int], str]:
+        """The tokens before the image with the role in the system prompt's place, or first; and which of the two it was."""
         text = tokenizer.decode(front, skip_special_tokens=False)
         if self.system not in text:
             raise CannotAct(
@@ -109,13 +124,13 @@ class ICD(Method):
             )
         for system in (self.system, *SYSTEMS):
             if system and system in text:
-                return tokenizer.encode(text.replace(system, self.role, 1), add_special_tokens=False)
+                return tokenizer.encode(text.replace(system, self.role, 1), add_special_tokens=False), "replaced"
         begins = front[:1] if front and front[0] == tokenizer.bos_token_id else []
-        return [*begins, *tokenizer.encode(self.role, add_special_tokens=False), *front[len(begins) :]]
+        return [*begins, *tokenizer.encode(self.role, add_special_tokens=False), *front[len(begins) :]], "put first"
 
     def _disturbed_question(self, prompt: "Prompt") -> "Branch":
         """The Q-Former reads the role; the language model's own prompt stays."""
-        given = prompt.pixels().given
+        given = prompt.pixels()
         tokenizer = getattr(prompt.processor, "qformer_tokenizer", None)
         if tokenizer is None or "qformer_input_ids" not in given:
             raise CannotAct("icd disturbs the Q-Former's instruction, and this model's Q-Former reads none. Use vcd.")
@@ -123,10 +138,13 @@ class ICD(Method):
         texts = [self.role if self.where == "role" else f"{self.role} {question}" for question in asked]
         read = tokenizer(texts, padding=True, return_tensors="pt").to(given["pixel_values"].device)
         changed = {"qformer_input_ids": read["input_ids"], "qformer_attention_mask": read["attention_mask"]}
+        done = "replaced the question" if self.where == "role" else "put before the question"
+        prompt.memory["role"] = [done] * len(prompt.view.embeds)
         return prompt.with_images(prompt.encode({**given, **changed}))
 
     def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
         return counted_contrast(view.memory, first, second, self.alpha, self.beta)
 
     def acted(self, generation: "Generation") -> list[dict[str, Any]]:
-        return contrasts(generation)
+        told, roles = contrasts(generation), generation.memory.get("role")
+        return told if roles is None else [{**one, "role": done} for one, done in zip(told, roles, strict=True)]

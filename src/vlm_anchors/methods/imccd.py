@@ -38,7 +38,7 @@ from torch import Tensor
 from ..engine.view import AttentionView, Edit
 from ..errors import BadDial, CannotAct
 from .base import DEFAULTS, Method, Preset, choice, number
-from .parts import TESTED, contrast, contrasts, counted_contrast, refuse_untested
+from .parts import contrast, contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
     from ..engine.branch import Branch
@@ -94,6 +94,11 @@ class IMCCD(Method):
             raise BadDial(
                 f"IMCCD.gate chooses the steps that are contrasted, and alpha=0 contrasts none; found {self.gate!r}."
             )
+        if self.gate == "off" and self.window != IMCCD.window:
+            raise BadDial(
+                f"IMCCD.window chooses the steps that a gate compares with, and gate='off' has none; found {self.window!r}. "
+                "Set gate='scores' or gate='weights' as well."
+            )
         number(self, "alpha", 0)
         number(self, "beta", 0, 1)
         if self.rate is not None:
@@ -109,7 +114,7 @@ class IMCCD(Method):
         return frozenset() if self.off else self.doors
 
     def neutral(self) -> "IMCCD":
-        return replace(self, alpha=0.0, beta=0.0, rate=1.0, gate="off")
+        return replace(self, alpha=0.0, beta=0.0, rate=1.0, gate="off", window="first")
 
     def rate_on(self, site: "Site") -> float:
         if self.rate is not None:
@@ -122,7 +127,7 @@ class IMCCD(Method):
         return RATES[site.family.name]
 
     def check(self, site: "Site") -> None:
-        refuse_untested(self, site, TESTED, "not tested.")
+        refuse_untested(self, site)
         if self.rate_on(site) != 1 and (site.family.mrope or inverse_frequencies(site) is None):
             raise CannotAct(
                 "imccd's closed-up positions are defined for plain rotary positions only, and this model has others. "
@@ -171,6 +176,8 @@ class IMCCD(Method):
     def acted(self, generation: "Generation") -> list[dict[str, Any]]:
         visual = [sum(counts) for counts in generation.visual.per_image()]
         told = [{**one, "visual_tokens": own} for one, own in zip(contrasts(generation), visual, strict=True)]
+        if "turn" not in generation.memory:  # the gate, if there is one, only looks at the first branch
+            told = [{"rows_edited": 0, **one} for one in told]
         gated = generation.memory.get("gated")
         return told if gated is None else [{**one, "gated": n} for one, n in zip(told, gated.tolist(), strict=True)]
 

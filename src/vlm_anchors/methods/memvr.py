@@ -11,7 +11,10 @@ Where code and paper differ. The paper's memory has an activation between the pr
 neither has ours; `activation="silu"` is the code's form for Qwen-VL, a = silu(x V1^T) V with V1 = V mean|W_up| / mean|V|,
 W_up the weights that widen that layer's MLP. (The code scales the second V too, and on LLaVA both, by mean sizes of weights:
 the normalisation cancels that.) Qwen-VL's entropy skips the final norm: `norm=False`. But as shipped its Qwen-VL and GLM-4V
-paths never inject, so no value for them is known to work. The code's entropy is summed over a batch and one image serves all
+paths never inject, so no value for them is known to work. Its scripts for Qwen-VL-Chat ask for alpha 0.28 (CHAIR: 0.29),
+those for GLM-4V for 0.28 (CHAIR and VizWiz: 0.26), both for gamma 0.75 and start,end = 9,16, which is layers 11-16 of 32.
+Our preset for Qwen2.5-VL, another model, takes Qwen-VL-Chat's alpha 0.28, gamma, activation and entropy, but not its
+layers: presets hold none, so 7-16 of 32, scaled, stay. The code's entropy is summed over a batch and one image serves all
 samples; ours decides per sample, with that sample's images (all of them), means taken over its real rows. There is no
 official alpha for POPE; in the code's captioning script alpha is 0.12 whatever its shell script asks for (0.31). The code
 passes logits through the logits processors before the entropy; ours sees the raw ones.
@@ -28,7 +31,7 @@ from torch import Tensor
 from ..engine.doors import layers_of, widening_of
 from ..errors import CannotAct
 from .base import DEFAULTS, Method, Preset, choice, number
-from .parts import check_range, layer_range, warn_untested
+from .parts import check_range, check_switch, layer_range, warn_untested
 
 if TYPE_CHECKING:
     from ..engine.doors import PassView
@@ -59,10 +62,10 @@ class MemVR(Method):
         Preset("llava-1.5-7b", "mm-vet", "official-code", {"alpha": 0.12, "gamma": 0.75}),
         Preset("llava-1.5-7b", "vizwiz", "official-code", {"alpha": 0.28, "gamma": 0.75}),
         Preset("llava-1.5-7b", "pope", "ours", {"alpha": 0.12}),
-        Preset("qwen2.5-vl-7b", "any", "ours", {"alpha": 0.28, "activation": "silu"}),
+        Preset("qwen2.5-vl-7b", "any", "ours", {"alpha": 0.28, "activation": "silu", "norm": False}),
         DEFAULTS,
     )
-    """Qwen2.5-VL's are what the code's scripts for Qwen-VL-Chat ask for, where nothing is ever injected."""
+    """Qwen2.5-VL's are those of the code for Qwen-VL-Chat, where nothing is ever injected, without its layers."""
 
     alpha: float = 0.12
     gamma: float = 0.75
@@ -75,7 +78,7 @@ class MemVR(Method):
         number(self, "gamma", 0)
         check_range(self, "layers")
         choice(self, "activation", "none", "silu")
-        choice(self, "norm", True, False)
+        check_switch(self, "norm")
 
     @property
     def off(self) -> bool:
@@ -89,17 +92,16 @@ class MemVR(Method):
 
     def check(self, site: "Site") -> None:
         warn_untested(self, site)
-        if not self.off and not self.read_layers(site):
+        if not self.off and site.depth in layer_range(self.layers, LAYERS, site):
             raise CannotAct(
-                f"memvr changes the MLP after a tested layer, and layer {site.depth} is the last. Choose earlier ones."
+                f"memvr changes the MLP after a tested layer, and layer {site.depth} is the last. Let layers end before it."
             )
         if self.activation == "silu" and not self.off:
             for layer in self.fed_layers(site):
                 widening_of(layers_of(site)[layer - 1], self)
 
     def read_layers(self, site: "Site") -> frozenset[int]:
-        """A last layer that is tested would have no MLP after it."""
-        return frozenset(layer for layer in layer_range(self.layers, LAYERS, site) if layer < site.depth)
+        return frozenset(layer_range(self.layers, LAYERS, site))
 
     def fed_layers(self, site: "Site") -> frozenset[int]:
         return frozenset(layer + 1 for layer in self.read_layers(site))
@@ -114,7 +116,8 @@ class MemVR(Method):
 
     def hidden(self, view: "PassView", layer: int, output: Tensor) -> None:
         """Reads the answer back from the device: a layer that need not be tested saves a product with the whole vocabulary."""
-        done: list[bool] = view.kept.setdefault("done", [False] * len(output))
+        blind = [False] * len(output) if view.blind is None else view.blind.tolist()
+        done: list[bool] = view.kept.setdefault("done", blind)
         if all(done):
             return
         unsure = (uncertainty(view.early_logits(output[:, -1], self.norm)) > self.gamma).tolist()

@@ -10,7 +10,8 @@ taken off:
 The size of the boost depends on the score itself, so it is added to that one row's scores; no other row changes.
 
 Where code and paper differ. In the official code the boost is missing in the prompt's pass whenever the image-free branch
-is on; ours acts there too, `boost_prompt=False` is the code's way. The "layer prior" of the paper is a first layer of
+is on; ours acts there too, `boost_prompt=False` is the code's way (without the branch, gamma = 1, the code boosts there as
+well). The README asks for gamma 1.1; the program's own default is 2. The "layer prior" of the paper is a first layer of
 3 (2 counted from 0). The cut belongs to the branch, in code and here: with gamma = 1 there is neither.
 """
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from ..engine.view import AttentionView, Edit
 from .base import DEFAULTS, Method, Preset, number
-from .parts import TESTED, check_range, contrast, count, layer_range, refuse_untested, warn_untested
+from .parts import check_range, check_switch, contrast, count, layer_range, refuse_untested, warn_untested
 
 if TYPE_CHECKING:
     from ..engine.branch import Branch
@@ -47,6 +48,7 @@ class PAI(Method):
     site: ClassVar[str] = "decoder"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "any", "official-code", {"alpha": 0.2, "gamma": 1.1, "boost_prompt": False}),
+        Preset("llava-1.5-7b", "no-branch", "official-code", {"alpha": 0.2, "gamma": 1.0, "boost_prompt": True}),
         Preset("llava-1.5-7b", "paper", "paper", {"alpha": 0.5, "gamma": 1.1}),
         DEFAULTS,
     )
@@ -63,6 +65,7 @@ class PAI(Method):
         number(self, "gamma", 0)
         number(self, "cut", 0, 1)
         check_range(self, "layers")
+        check_switch(self, "boost_prompt")
 
     @property
     def leaves_prefix_alone(self) -> bool:
@@ -77,7 +80,7 @@ class PAI(Method):
 
     def check(self, site: "Site") -> None:
         if self.gamma != 1:
-            refuse_untested(self, site, TESTED, "not tested. Set gamma=1 to run without the image-free branch.")
+            refuse_untested(self, site, "Set gamma=1 to run without the image-free branch.")
         warn_untested(self, site)
         layer_range(self.layers, LAYERS, site)
 

@@ -45,6 +45,13 @@ def check_range(method: Any, dial: str) -> None:
         raise BadDial(f"{kind}.{dial} must be (first, last) with 1 <= first <= last, or None; found {value!r}.")
 
 
+def check_switch(method: Any, dial: str) -> None:
+    """Raise `BadDial` unless the dial is True or False; 1 and 0, which are equal to them, are not."""
+    value = getattr(method, dial)
+    if not isinstance(value, bool):
+        raise BadDial(f"{type(method).__name__}.{dial} must be True or False; found {value!r}.")
+
+
 def warn_untested(method: Any, site: "Site", tested: tuple[str, ...] = TESTED) -> None:
     """A family this method has no test on: it runs, and the user is told."""
     if site.family.name not in tested:
@@ -56,11 +63,14 @@ def warn_untested(method: Any, site: "Site", tested: tuple[str, ...] = TESTED) -
         )
 
 
-def refuse_untested(method: Any, site: "Site", tested: tuple[str, ...], reason: str) -> None:
-    """A family on which a second reading of the prompt would be wrong unnoticed."""
-    if site.family.name not in tested:
+def refuse_untested(
+    method: Any, site: "Site", instead: str = "Use a model of one of these, or another method."
+) -> None:
+    """A family on which a second reading of the prompt could be wrong unnoticed."""
+    if site.family.name not in TESTED:
         raise CannotAct(
-            f"{name_of(method)} reads the prompt twice, which works on {', '.join(tested)}. {site.family.title}: {reason}"
+            f"{name_of(method)} reads the prompt twice, which is tested on {', '.join(TESTED)}; on {site.family.title} it is "
+            f"not. {instead}"
         )
 
 

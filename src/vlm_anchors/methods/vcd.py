@@ -6,10 +6,12 @@ What the model says whatever it sees, it also says when the image is noise; that
     v'       = sqrt(abar_t) v + sqrt(1 - abar_t) eps                     the normalised pixels after t diffusion steps
     beta_t   = sigmoid(linspace(-6, 6, 1000)) (0.005 - 1e-5) + 1e-5,     abar_t = prod (1 - beta)
 
-Where code and paper differ. beta is 0.1 in the official program and 0.2 in its shell script, which is what ran. The code
+Where code and paper differ. beta is 0.1 in the official program and 0.2 in its shell script, which the presets take. The code
 replaces sampling only and does nothing when decoding greedily; ours acts in every mode. Noise is drawn once an image; ours
 comes from `seed` alone, the same for every image of a size, so that an answer does not depend on its batch. Models whose
-processor cuts the image into flat patches (Qwen) are noised on those patches. The library's fallback alpha is 0.5.
+processor cuts the image into flat patches (Qwen) are noised on those patches; a patch holds its piece of a still image twice
+over (for a video, two frames), and both copies get the same noise, as if the image itself had been noised. The library's
+fallback alpha is 0.5.
 """
 
 import functools
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .base import DEFAULTS, Method, Preset, number
-from .parts import TESTED, contrasts, counted_contrast, refuse_untested
+from .parts import contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
     from ..engine.branch import Branch
@@ -72,7 +74,7 @@ class VCD(Method):
         return replace(self, alpha=0.0, beta=0.0)
 
     def check(self, site: "Site") -> None:
-        refuse_untested(self, site, TESTED, "its images take another way to the decoder.")
+        refuse_untested(self, site)
 
     def needs_pixels(self, site: "Site") -> bool:
         return self.alpha != 0
@@ -80,10 +82,9 @@ class VCD(Method):
     def second(self, prompt: "Prompt") -> "Branch | None":
         if not self.alpha:
             return None
-        given = prompt.pixels().given
-        grid = given.get("image_grid_thw")
-        sizes = None if grid is None else grid.prod(-1).tolist()
-        noise = noised(given["pixel_values"], self.step, self.seed, sizes)
+        given = prompt.pixels()
+        vision = getattr(prompt.site.outer[-1].config, "vision_config", None)
+        noise = noised(given["pixel_values"], self.step, self.seed, given.get("image_grid_thw"), vision)
         return prompt.with_images(prompt.encode({**given, "pixel_values": noise}))
 
     def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
@@ -100,15 +101,31 @@ def kept_signal() -> Tensor:
     return (1 - (ramp.sigmoid() * (0.5e-2 - 1e-5) + 1e-5)).cumprod(0)
 
 
-def noised(pixels: Tensor, step: int, seed: int, sizes: list[int] | None = None) -> Tensor:
-    """Pixels with diffusion noise. sizes: how many rows of `pixels` each image has; None = one.
+def noised(pixels: Tensor, step: int, seed: int, grid: Tensor | None = None, vision: Any = None) -> Tensor:
+    """Pixels with diffusion noise.
 
-    Every image draws from a fresh generator on the host, so its noise depends on neither its place nor the device.
+    grid: where the images are flat patches, how many (in time, down, across) each has, and then vision is the config of
+    the tower that reads them. Every image draws from a fresh generator on the host, so its noise depends on neither its
+    place nor the device.
     """
-    pieces = pixels.split(1 if sizes is None else sizes)
-    drawn = [
-        torch.randn(piece.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32) for piece in pieces
-    ]
+    if grid is None:
+        drawn = [_drawn(seed, 1, *pixels.shape[1:]) for _ in pixels]
+    else:
+        drawn = [
+            _patches(seed, frames, patches, vision)
+            for frames, patches in zip(grid[:, 0].tolist(), grid.prod(-1).tolist(), strict=True)
+        ]
     signal = float(kept_signal()[step])
     noise = torch.cat(drawn).to(pixels.device)
     return (signal**0.5 * pixels.float() + (1 - signal) ** 0.5 * noise).to(pixels.dtype)
+
+
+def _drawn(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def _patches(seed: int, frames: int, patches: int, vision: Any) -> Tensor:
+    """Noise of one image's patches: a row is channel x time x height x width, and a still image is copied over time."""
+    times, size = vision.temporal_patch_size, vision.patch_size**2
+    still = _drawn(seed, patches, vision.in_channels, 1 if frames == 1 else times, size)
+    return still.expand(-1, -1, times, -1).flatten(1)

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .base import DEFAULTS, Method, Preset, number
-from .parts import TESTED, check_range, count, layer_range, refuse_untested
+from .parts import check_range, check_switch, count, layer_range, refuse_untested
 
 if TYPE_CHECKING:
     from ..engine.doors import PassView
@@ -58,6 +58,7 @@ class VISTA(Method):
         number(self, "lam", 0)
         number(self, "mix", 0, 1)
         check_range(self, "layers")
+        check_switch(self, "norm")
 
     def opened(self) -> frozenset[str]:
         return self.doors if self.lam or self.mix else frozenset()
@@ -66,7 +67,7 @@ class VISTA(Method):
         return replace(self, lam=0.0, mix=0.0)
 
     def check(self, site: "Site") -> None:
-        refuse_untested(self, site, TESTED, "not tested.")
+        refuse_untested(self, site)
         layer_range(self.layers, LAYERS, site)
 
     def read_layers(self, site: "Site") -> frozenset[int]:
@@ -106,8 +107,11 @@ class VISTA(Method):
 
     def acted(self, generation: "Generation") -> list[dict[str, Any]]:
         steps, length = generation.memory.get("steps", 0), generation.memory.get("length")
-        rows = [0.0] * len(generation.visual.valid) if length is None else length.tolist()
-        return [{"steered": steps, "steering_vector": round(row, 4)} for row in rows]
+        told: list[dict[str, Any]] = [{"mixed": steps} if self.mix else {} for _ in generation.visual.valid]
+        if length is not None:
+            for one, row in zip(told, length.tolist(), strict=True):
+                one |= {"steered": steps, "steering_vector": round(row, 4)}
+        return told
 
 
 def steered(x: Float[Tensor, "b q d"], direction: Float[Tensor, "b d"], lam: float) -> Float[Tensor, "b q d"]:
