@@ -156,8 +156,11 @@ def test_nucleus_repeats_with_its_seed(name, case):
     with steered(name, case):
         for _ in range(2):
             torch.manual_seed(3)
-            found.append(tokens_of(model, batch, do_sample=True, top_p=0.9, top_k=0))
-    assert torch.equal(*found)
+            found.append(run(model, batch, do_sample=True, top_p=0.9, top_k=0))
+    (logits, tokens), (again, same) = found
+    assert torch.equal(tokens, same) and torch.equal(logits, again)
+    plain, _ = run(model, batch, tokens)
+    assert not torch.allclose(logits, plain, atol=1e-6), "it acted"
 
 
 @every_method
