@@ -250,3 +250,34 @@ def test_too_few_visual_tokens_warn_beside_a_sample_without_an_image():
     model = tiny.llava()
     with attach(model, CLVA(tau=9.0, images="all")), pytest.warns(AnchorsWarning, match="64 visual tokens"):
         model.generate(**batch, max_new_tokens=1)
+
+
+def test_a_list_may_hold_specs(model):
+    with attach(model, [CLVA(), "deco:alpha=2"]) as handle:
+        both = logits(model)
+    assert set(handle.acted[0]) == {"clva", "deco"}
+    with attach(model, "clva+deco:alpha=2"):
+        assert torch.equal(logits(model), both)
+    with pytest.raises(CannotAct, match="Expected a method such as"):
+        attach(model, ["clva", 3])
+
+
+def test_a_handle_that_never_ran_blames_no_thread(model, recwarn):
+    """A plain run before, and the second branch of another method, are no threads that had not attached it."""
+    logits(model)
+    with attach(model, "vcd:beta=0"):
+        with attach(model, CLVA()):
+            pass
+        logits(model)
+        attach(model, CLVA()).detach()
+    attach(model, CLVA()).detach()
+    assert not [one for one in recwarn if "ran only in threads" in str(one.message)]
+
+
+def test_a_run_in_another_thread_is_told(model):
+    handle = attach(model, CLVA())
+    thread = threading.Thread(target=logits, args=(model,))
+    thread.start()
+    thread.join()
+    with pytest.warns(AnchorsWarning, match="ran only in threads that had not attached the method"):
+        handle.detach()

@@ -1,10 +1,14 @@
 """Several methods inside one model: each door is opened by one of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CannotAct
+from ..methods import METHODS
 from ..methods.base import Method, name_of
+from ..methods.none import Plain
+from ..registry import split_composition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,3 +112,31 @@ class Composed(Method):
 
 def parts_of(method: Method) -> tuple[Method, ...]:
     return method.parts if isinstance(method, Composed) else (method,)
+
+
+def choose(method: Any) -> tuple[Method, Method | None]:
+    """From a method, a SPEC or a list: the one inside the model, and the one that prepares its inputs.
+
+    Two that need the same door are refused.
+    """
+    listed = method if isinstance(method, Sequence) and not isinstance(method, str) else [method]
+    methods: list[Any] = []
+    for one in listed:
+        methods += [METHODS.build(part) for part in split_composition(one)] if isinstance(one, str) else [one]
+    methods = [m for m in methods if not isinstance(m, Plain)]
+    for m in methods:
+        if not isinstance(m, Method):
+            raise CannotAct(f"Expected a method such as va.CLVA() or a SPEC such as 'clva'; found {m!r}.")
+    doors: dict[str, Method] = {}
+    for m in methods:
+        for door in m.opened():
+            if door in doors:
+                raise CannotAct(
+                    f"{name_of(doors[door])} and {name_of(m)} cannot run together: both change the model's {door}. "
+                    f"Use one of them."
+                )
+            doors[door] = m
+    in_model = [m for m in methods if m.doors != {"prepare"}]
+    prepares = [m for m in methods if m.doors == {"prepare"}]
+    inside = Composed(tuple(in_model)) if len(in_model) > 1 else in_model[0] if in_model else Plain()
+    return inside, prepares[0] if prepares else None

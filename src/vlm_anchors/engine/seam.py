@@ -8,7 +8,7 @@ so threads and async tasks may use different dials on one model; a thread that a
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -17,16 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import AnchorsWarning, BadModel, CannotAct
-from ..methods import METHODS
+from ..errors import AnchorsWarning, BadModel
 from ..methods.base import Method, name_of
 from ..methods.none import Plain
-from ..registry import split_composition
 from ..types import Vlm
 from . import prompt as decoder_pass
 from .attention import PREFIX, steered_name
 from .branch import KEYWORD, NUMBER, stop_leading
-from .compose import Composed, parts_of
+from .compose import choose, parts_of
 from .doors import BEYOND, Doors
 from .encode import PIXELS, encode_images
 from .facts import Facts, current
@@ -37,6 +35,7 @@ from .qformer import latent_pass
 from .site import Site, find_site, plain_model
 
 _active: ContextVar[tuple["Handle", ...]] = ContextVar("vlm_anchors_active", default=())
+_Shut = type("_Shut", (tuple,), {"__doc__": "No handle, on purpose: a method's second branch runs."})
 _seams: "weakref.WeakKeyDictionary[nn.Module, Seam]" = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
@@ -45,7 +44,7 @@ def attach(model: Any, method: Any, *, watch: Watcher | None = None, literal: bo
     """Put a method on a model, for generation, forward passes and training.
 
     model: what `va.load` returns, a transformers model (PEFT-wrapped or not), or a (model, processor) pair. method: a
-    method, a SPEC (`"clva:alpha=5"`) or a list of methods that compose. watch: sees every layer's attention after the
+    method, a SPEC (`"clva:alpha=5"`) or a list of those that compose. watch: sees every layer's attention after the
     method, changes nothing. literal: edited layers compute full attention matrices, multiply and normalise again, as the
     papers write it; for checks and benchmarks, never faster. Returns a `Handle`: use it in a `with` block, or call `.detach()`.
 
@@ -53,7 +52,7 @@ def attach(model: Any, method: Any, *, watch: Watcher | None = None, literal: bo
     ends. Raises `CannotAct` where the dials do not fit the model, `BadModel` where the model cannot be steered.
     """
     network, tokenizer = _parts(model)
-    chosen, prepares = _chosen(method)
+    chosen, prepares = choose(method)
     if isinstance(chosen, Plain) and watch is None:
         return Handle(None, chosen, None).with_inputs(prepares, model, network)
     site = find_site(network, tokenizer, getattr(chosen, "site", "auto"))
@@ -92,38 +91,12 @@ def _processor(model: Any) -> Any:
 @contextmanager
 def _doors_shut() -> Iterator[None]:
     """A second branch: no method acts on what runs inside."""
-    active, facts = _active.set(()), current.set(current.get())
+    active, facts = _active.set(_Shut()), current.set(current.get())
     try:
         yield
     finally:
         current.reset(facts)
         _active.reset(active)
-
-
-def _chosen(method: Any) -> tuple[Method, Method | None]:
-    """From a method, a SPEC or a list: the one inside the model, and the one that prepares its inputs.
-
-    Two that need the same door are refused.
-    """
-    if isinstance(method, str):
-        method = [METHODS.build(part) for part in split_composition(method)]
-    methods = [m for m in (method if isinstance(method, Sequence) else [method]) if not isinstance(m, Plain)]
-    for m in methods:
-        if not isinstance(m, Method):
-            raise CannotAct(f"Expected a method such as va.CLVA() or a SPEC such as 'clva'; found {m!r}.")
-    doors: dict[str, Method] = {}
-    for m in methods:
-        for door in m.opened():
-            if door in doors:
-                raise CannotAct(
-                    f"{name_of(doors[door])} and {name_of(m)} cannot run together: both change the model's {door}. "
-                    f"Use one of them."
-                )
-            doors[door] = m
-    in_model = [m for m in methods if m.doors != {"prepare"}]
-    prepares = [m for m in methods if m.doors == {"prepare"}]
-    inside = Composed(tuple(in_model)) if len(in_model) > 1 else in_model[0] if in_model else Plain()
-    return inside, prepares[0] if prepares else None
 
 
 class Handle:
@@ -271,7 +244,7 @@ class Seam:
 
     def acquire(self, site: Site) -> None:
         if self.users == 0:
-            self.site = site
+            self.site, self.ran_elsewhere = site, False
             if not site.config._attn_implementation.startswith(PREFIX):
                 self._name = site.config._attn_implementation
             site.config._attn_implementation_internal = steered_name(self._name)
@@ -372,7 +345,6 @@ class Seam:
     def _steer_latents(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         handle = self._handle()
         if handle is None:
-            self.ran_elsewhere = True
             return None
         return args, {**kwargs, KEYWORD: latent_pass(handle, self.site, kwargs)}
 
@@ -383,7 +355,6 @@ class Seam:
     def _prompt(self, generation: Generation | None, cache: Any, args: Any, kwargs: dict[str, Any]) -> Pass | None:
         handle = self._handle()
         if handle is None:
-            self.ran_elsewhere = True
             if generation is not None:
                 delattr(cache, RIDER)
             return None
@@ -394,6 +365,7 @@ class Seam:
         for handle in reversed(_active.get()):
             if handle.serves(self):
                 return handle
+        self.ran_elsewhere |= not isinstance(_active.get(), _Shut)
         return None
 
 
