@@ -16,6 +16,7 @@ import torch
 
 import vlm_anchors as va
 from vlm_anchors.benchmarks.base import Question
+from vlm_anchors.benchmarks.protocols import protocol
 from vlm_anchors.durable import drop_torn_line
 from vlm_anchors.engine.once import images_once
 from vlm_anchors.errors import AnchorsWarning, BadRun, BadSetting, CannotAct, MissingPackage, UserError
@@ -23,6 +24,7 @@ from vlm_anchors.generate import Run
 from vlm_anchors.prepare import Sample
 from vlm_anchors.report import read_run, tables
 from vlm_anchors.runner import answer, evaluate
+from vlm_anchors.runner.answerer import key_of_run, run_of
 from vlm_anchors.runner.batches import Asked, batches
 from vlm_anchors.runner.bundled import bundled_data, export
 from vlm_anchors.runner.folder import RunFolder, shard
@@ -258,6 +260,22 @@ def test_sentences_for_what_cannot_run(tiny, scenes, tmp_path):
     (tmp_path / "odd" / "run.json").write_text("{")
     with pytest.raises(BadRun, match="is not JSON"):
         run(tiny, scenes, tmp_path / "odd")
+
+
+@pytest.mark.parametrize(
+    ("method", "decoding", "found"),
+    [
+        ("none", None, "beam"),
+        ("imccd:preset=llava-1.5-7b/chair", None, "beam"),
+        ("imccd:preset=llava-1.5-7b/chair-greedy", None, "beam"),  # the preset's name is no decoding
+        ("clva+greedy", None, "greedy"),
+        ("clva+nucleus:top_p=0.9", None, "nucleus:top_p=0.9"),
+        ("imccd:preset=llava-1.5-7b/chair-greedy", "greedy", "greedy"),
+    ],
+)
+def test_the_protocol_decodes_unless_a_decoding_is_asked_for(tiny, method, decoding, found):
+    how = run_of(tiny, method, protocol("chair", "opera"), decoding, None)
+    assert key_of_run(how)[1] == found
 
 
 SHARING = ["none", "clva", "clearsight", "clearsight:heads=selected", "deco", "pai", "vcd", "icd"]

@@ -14,8 +14,10 @@ MethodLike: TypeAlias = "str | Method | Sequence[str | Method]"
 DecodingLike: TypeAlias = "str | Greedy | Beam | Nucleus | None"
 
 
-def choose(method: "MethodLike" = "none", decoding: DecodingLike = None) -> tuple[tuple[Method, ...], Decoding]:
-    """The methods, in the order given, and the decoding (greedy unless said otherwise).
+def choose(
+    method: "MethodLike" = "none", decoding: DecodingLike = None, otherwise: DecodingLike = None
+) -> tuple[tuple[Method, ...], Decoding]:
+    """The methods, in the order given, and the decoding: where none is asked for, `otherwise`, else greedy.
 
     As a convenience `greedy`, `beam` and `nucleus` are accepted among the methods and set the decoding. Raises
     `UnknownName` or `BadDial` where a SPEC is wrong, and `BadDial` where two decodings are asked for.
@@ -30,7 +32,9 @@ def choose(method: "MethodLike" = "none", decoding: DecodingLike = None) -> tupl
     if any(other != decodings[0] for other in decodings[1:]):
         both = " and ".join(each.spec() for each in decodings)
         raise BadDial(f"Two decodings were asked for: {both}. Tokens are chosen one way at a time; keep one.")
-    return tuple(methods), decodings[0] if decodings else Greedy()
+    if not decodings:
+        decodings.append(Greedy() if otherwise is None else _decoding(otherwise))
+    return tuple(methods), decodings[0]
 
 
 def spec_of_all(methods: Sequence[Method]) -> str:

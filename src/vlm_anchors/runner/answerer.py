@@ -24,9 +24,7 @@ Job: TypeAlias = tuple[int, list[Asked]]
 
 def run_of(vlm: Vlm, method: str, chosen: Protocol, decoding: str | None, seed: int | None) -> Run:
     """How a method answers under a protocol; `decoding` and `seed` stand in for the protocol's where they are given."""
-    methods, how = choose(method, decoding)
-    if decoding is None and how.spec() == "greedy":
-        methods, how = choose(method, chosen.decoding if "greedy" not in method else None)
+    methods, how = choose(method, decoding, chosen.decoding)
     if isinstance(how, Nucleus):
         drawn = seed if seed is not None else (chosen.seed if chosen.seed is not None else how.seed)
         how = Nucleus(how.top_p, how.temperature, drawn)
