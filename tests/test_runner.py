@@ -337,6 +337,39 @@ def test_another_thread_s_images_are_its_own(tiny):
     assert torch.equal(ours[0], ours[1]) and torch.equal(ours[2], ours[3]) and not torch.equal(ours[0], ours[2])
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (va.VCD(), {"vcd"}),
+        ("vcd", {"vcd"}),
+        ([va.VCD()], {"vcd"}),
+        ([va.VCD(), "none", va.CLVA(tau=1)], {"vcd", "none", "clva:tau=1"}),
+        ([["attanchor", va.CLVA()], "clva"], {"attanchor+clva", "clva"}),
+        (None, {"none"}),
+    ],
+)
+def test_methods_are_objects_or_text_one_or_many(tiny, scenes, tmp_path, given, found):
+    assert run(tiny, scenes, tmp_path / "run", methods=given, limit=1) == len(found)
+    assert {key[1] for key in comparable(tmp_path / "run")} == found
+
+
+def test_without_methods_the_model_s_own_answers(tiny, scenes, tmp_path):
+    import dataclasses
+
+    run(dataclasses.replace(tiny, method="clva:tau=1"), scenes, tmp_path / "run", methods=None, limit=1)
+    assert {key[1] for key in comparable(tmp_path / "run")} == {"clva:tau=1"}
+
+
+def test_a_method_named_twice_answers_once(tiny, scenes, tmp_path):
+    assert run(tiny, scenes, tmp_path / "run", methods=["clva", va.CLVA()], limit=1) == 1
+    assert len(comparable(tmp_path / "run")) == 1
+
+
+def test_no_methods_at_all_are_refused(tiny, scenes, tmp_path):
+    with pytest.raises(BadSetting, match="Expected one or more methods; found an empty list"):
+        run(tiny, scenes, tmp_path / "run", methods=[], limit=1)
+
+
 def test_memory_stays_flat(tiny, scenes, tmp_path):
     """Nothing is kept from one batch to the next."""
     import gc

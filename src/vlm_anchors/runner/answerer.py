@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from ..benchmarks.files import find_image
 from ..benchmarks.protocols import Protocol
-from ..choice import choose, spec_of_all
+from ..choice import DecodingLike, MethodLike, choose, spec_of_all
 from ..decoding import Nucleus
 from ..generate import Run
 from ..images import read_image
@@ -22,7 +22,7 @@ Job: TypeAlias = tuple[int, list[Asked]]
 """(which of the runs, the questions of a batch)."""
 
 
-def run_of(vlm: Vlm, method: str, chosen: Protocol, decoding: str | None, seed: int | None) -> Run:
+def run_of(vlm: Vlm, method: MethodLike, chosen: Protocol, decoding: DecodingLike, seed: int | None) -> Run:
     """How a method answers under a protocol; `decoding` and `seed` stand in for the protocol's where they are given."""
     methods, how = choose(method, decoding, chosen.decoding)
     if isinstance(how, Nucleus):

@@ -8,6 +8,8 @@ from ..benchmarks import BENCHMARKS
 from ..benchmarks.base import Benchmark
 from ..benchmarks.files import sha256
 from ..benchmarks.protocols import Protocol, protocol
+from ..choice import DecodingLike, MethodLike
+from ..errors import BadSetting
 from ..provenance import provenance
 from ..types import Vlm
 from .answerer import Answerer, Job, key_of_run, run_of
@@ -22,11 +24,11 @@ def evaluate(
     *,
     data: str | Path,
     images: str | Path,
-    methods: Sequence[str] = ("none",),
+    methods: "MethodLike | Sequence[MethodLike] | None" = None,
     split: str | None = None,
     limit: int | None = None,
     protocol_name: str | None = None,
-    decoding: str | None = None,
+    decoding: DecodingLike = None,
     seed: int | None = None,
     batch_size: int = 16,
     reuse: bool = True,
@@ -35,18 +37,21 @@ def evaluate(
 ) -> int:
     """Answers what is missing in the RUN folder `out`; returns how many answers were added.
 
-    data: file or folder in the benchmark's official layout. images: folder of its images. methods: SPECs. decoding,
-    seed: instead of the protocol's. reuse: prefill system and image once an image, where that is exact. ray_workers:
-    answer in so many workers of Ray, each with the model loaded anew by name, instead of in this process; `vlm` may
-    lie on the CPU then. Under torchrun or SLURM each rank answers its share of the batches and writes its own records
-    file.
+    data: file or folder in the benchmark's official layout. images: folder of its images. methods: one as in `ask`, or a
+    list of such, each of which answers every question; by default the one the model was trained with. decoding, seed:
+    instead of the protocol's. reuse: prefill system and image once an image, where that is exact. ray_workers: answer in
+    so many workers of Ray, each with the model loaded anew by name, instead of in this process; `vlm` may lie on the CPU
+    then. Under torchrun or SLURM each rank answers its share of the batches and writes its own records file.
 
     Raises `UserError` subclasses before anything is answered: missing images, another model's RUN, bad names.
     """
     bench = (BENCHMARKS.build(benchmark) if isinstance(benchmark, str) else benchmark).at(Path(data))
     chosen = protocol(bench.name, protocol_name)
     groups = batches(asked(bench, Path(data), Path(images), split, limit, chosen), batch_size)
-    runs = tuple(run_of(vlm, method, chosen, decoding, seed) for method in methods)
+    given = [
+        run_of(vlm, method, chosen, decoding, seed) for method in each_of(vlm.method if methods is None else methods)
+    ]
+    runs = tuple({key_of_run(run): run for run in given}.values())  # what is named twice answers once
     answerer = Answerer(runs, Path(images), bench.yes_no, reuse)
     settings = _settings(vlm, bench, Path(data), chosen)
     rank, world = shard()
@@ -75,6 +80,14 @@ def evaluate(
             passed += len(records)
             progress(passed, total)
     return added
+
+
+def each_of(methods: "MethodLike | Sequence[MethodLike]") -> "list[MethodLike]":
+    """One method, or the items of a list of them."""
+    found: Any = list(methods) if isinstance(methods, Sequence) and not isinstance(methods, str) else [methods]
+    if not found:
+        raise BadSetting("Expected one or more methods; found an empty list. The plain model is called 'none'.")
+    return found
 
 
 def _here(answerer: Answerer, jobs: Sequence[Job]) -> Iterator[list[dict[str, Any]]]:
