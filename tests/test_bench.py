@@ -117,6 +117,13 @@ def test_one_batch_size_alone(bench):
         (["--method", "clva", "--shape", "middle"], "No shape 'middle'. Did you mean 'mid'?"),
         (["--method", "clwa", "--model", "MODEL"], "No method 'clwa'. Did you mean 'clva'?"),
         (["--method", "clva", "--model", "nowhere"], "nowhere"),
+        (["--method", "clwa", "--model", "nowhere"], "No method 'clwa'"),  # before a model is loaded
+        (
+            ["--method", "beam:num_beams=5", "--model", "nowhere"],
+            "bench times greedy decoding; found beam in --method beam:num_beams=5. Name the methods alone.",
+        ),
+        (["--method", "vcd+nucleus", "--model", "MODEL"], "bench times greedy decoding; found nucleus in --method vcd"),
+        (["--method", "clva+beam", "--model", "MODEL", "--questions", "2"], "bench times greedy decoding; found beam"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(bench, asked, sentence):

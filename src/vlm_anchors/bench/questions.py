@@ -14,7 +14,7 @@ from ..generate import Run
 from ..prepare import Sample
 from ..runner.answer import answer_batch
 from ..types import Vlm
-from .run import clock_of, median_interval
+from .run import check, clock_of, median_interval
 
 NAMES = ("cup", "fork", "dog", "car", "person", "bench", "chair", "bottle", "cat", "book", "bowl", "clock")
 
@@ -66,6 +66,7 @@ def measure(
     batch_sizes: Sequence[int] = (6, 12, 24), rounds: int = 5, progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Questions a second one at a time, and for each batch size the ratio to it, with and without a shared prefix."""
+    check([method])
     run = Run.of(vlm, method, "greedy", new_tokens)
     samples = drawn_samples(images, questions)
     ways: dict[str, tuple[int, bool]] = {"one at a time": (1, False)}

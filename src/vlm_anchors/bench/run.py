@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from ..choice import choose
+from ..decoding import Greedy
 from ..engine import attach
+from ..errors import BadSetting
 from ..methods.base import Method
 
 PARTS = ("first token", "decoding", "total")
@@ -67,6 +69,7 @@ def measure(
     plain: another prompt for plain generation, such as one as long as a method makes it (`padded`). processor: the
     model's, for methods that write text.
     """
+    check(specs)
     rows = [Row(name) for name in ["greedy", *specs]]
     given = dict.fromkeys(specs, inputs) | {"greedy": inputs if plain is None else plain}
     for done in range(-warm, rounds):
@@ -80,6 +83,16 @@ def measure(
     for row in rows:
         row.peak_bytes = _peak(model, processor, given[row.name], row, new_tokens)
     return rows
+
+
+def check(specs: Sequence[str]) -> None:
+    """Refuses a SPEC that is wrong, or names a decoding: greedy decoding is timed, and nothing else would be."""
+    for spec in specs:
+        decoding = choose(spec.removeprefix(LITERAL))[1]
+        if not isinstance(decoding, Greedy):
+            raise BadSetting(
+                f"bench times greedy decoding; found {decoding.spec()} in --method {spec}. Name the methods alone."
+            )
 
 
 def padded(model: Any, inputs: dict[str, Any], spec: str) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def bench(
     from ..bench import run
     from ..provenance import provenance
 
+    run.check(method)
     if threads:
         torch.set_num_threads(threads)
     if questions:
