@@ -143,6 +143,11 @@ def test_scenes_export_is_read_back_by_the_official_readers(run, tmp_path):
         (["ask", "nothing.png", "cup?"], "No image at nothing.png. Check the path"),
         (["ask", "IMAGE", "cup?", "--method", "clav"], "No method 'clav'. Did you mean 'clva'?"),
         (["ask", "IMAGE", "cup?", "--method", "clva:alpha=x"], "CLVA.alpha must be a number"),
+        (["ask", "IMAGE", "cup?", "--method", ""], "Expected NAME or NAME:DIAL=VALUE,...; found ''"),
+        (
+            ["ask", "IMAGE", "cup?", "--method", "clva", "--method", "vcd"],
+            "ask takes one --method; found 2: clva, vcd. To ask with each of them: vlm-anchors compare.",
+        ),
         (["ask", "IMAGE", "cup?", "--decoding", "bean"], "No decoding 'bean'. Did you mean 'beam'?"),
         (["ask", "IMAGE", "cup?", "--model", "scene"], "No model 'scene'. Did you mean 'scenes'?"),
         (["ask", "IMAGE", "cup?", "--model", "./nowhere"], "No folder ./nowhere"),

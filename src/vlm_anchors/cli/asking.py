@@ -17,7 +17,7 @@ def ask(
     words: given.Words,
     model: given.Chosen,
     method: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--method",
             metavar="SPEC",
@@ -31,7 +31,7 @@ def ask(
 ) -> None:
     """Ask a model one question about one or more images."""
     images, question = given.split_words(words)
-    chosen, tokens = _seeded(method or "none", decoding, seed)
+    chosen, tokens = _seeded(_only(method) if method else "none", decoding, seed)
     pictures = _read(images, question)
     vlm = model.load()
     from ..generate import ask as ask_model
@@ -40,7 +40,7 @@ def ask(
         vlm,
         pictures,
         question,
-        method=None if method is None else chosen,
+        method=chosen if method else None,
         decoding=tokens,
         max_new_tokens=max_new_tokens,
     )
@@ -50,6 +50,17 @@ def ask(
     typer.echo(answer.text)
     if answer.acted:
         typer.echo(f"{answer.method}: {in_words(answer.acted)}", err=True)
+
+
+def _only(methods: list[str]) -> str:
+    from ..errors import BadSetting
+
+    if len(methods) > 1:
+        raise BadSetting(
+            f"ask takes one --method; found {len(methods)}: {', '.join(methods)}. To ask with each of them: "
+            f"vlm-anchors compare. To ask with all at once, join them by +: {'+'.join(methods)}"
+        )
+    return methods[0]
 
 
 @given.takes_model
