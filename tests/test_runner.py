@@ -17,6 +17,7 @@ import torch
 import vlm_anchors as va
 from vlm_anchors.benchmarks.base import Question
 from vlm_anchors.benchmarks.protocols import protocol
+from vlm_anchors.cli import main
 from vlm_anchors.durable import drop_torn_line
 from vlm_anchors.engine.once import images_once
 from vlm_anchors.errors import AnchorsWarning, BadRun, BadSetting, CannotAct, MissingPackage, UserError
@@ -229,6 +230,38 @@ def test_settings_do_not_mix(tiny, scenes, tmp_path, name, other):
         run(tiny, scenes, tmp_path / "run", limit=1, **{name: other})
 
 
+def test_another_longest_answer_is_recorded_and_does_not_mix(tiny, scenes, tmp_path):
+    run(tiny, scenes, tmp_path / "run", limit=1, max_new_tokens=3)
+    assert {record["tokens"] for record in read_run(tmp_path / "run").records} <= {1, 2, 3}
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["max_new_tokens"] == 3
+    with pytest.raises(BadRun, match="was made with max_new_tokens = 3; this is the protocol's"):
+        run(tiny, scenes, tmp_path / "run", limit=2)
+    told = tables([tmp_path / "run"])[0].protocol
+    assert "5 new tokens" in told and told.endswith("asked with 3 new tokens instead (--max-new-tokens)")
+    run(tiny, scenes, tmp_path / "own", limit=1)
+    run(tiny, scenes, tmp_path / "own", limit=2, max_new_tokens=5)  # the protocol's own number is no other
+    assert len(tables([tmp_path / "run", tmp_path / "own"])) == 2  # never one table
+    with pytest.raises(BadSetting, match="max_new_tokens must be a whole number from 1 to 100000; found 0"):
+        run(tiny, scenes, tmp_path / "none", limit=1, max_new_tokens=0)
+
+
+def test_what_is_refused_before_its_first_answer_binds_nobody(tiny, scenes, tmp_path):
+    with pytest.raises(CannotAct, match="positive_layer = 99"):
+        run(tiny, scenes, tmp_path / "run", methods=["clva:positive_layer=99"], limit=1)
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert run(tiny, scenes, tmp_path / "run", methods=["none"], limit=1, protocol_name="vista") == 1
+
+
+def test_two_ranks_that_began_together_do_not_mix_settings(tmp_path):
+    settings = {"model": "a", "protocol": "deco"}
+    with RunFolder(tmp_path / "run", 0, 2) as first, RunFolder(tmp_path / "run", 1, 2) as second:
+        first.settle(settings)
+        second.settle({**settings, "protocol": "vista"})
+        first.append([{"id": "1"}])
+        with pytest.raises(BadRun, match="was made with protocol = 'deco'; this is 'vista'"):
+            second.append([{"id": "2"}])
+
+
 def test_another_model_or_data_file_is_refused(tiny, folder, scenes, tmp_path):
     import dataclasses
 
@@ -276,6 +309,57 @@ def test_sentences_for_what_cannot_run(tiny, scenes, tmp_path):
 def test_the_protocol_decodes_unless_a_decoding_is_asked_for(tiny, method, decoding, found):
     how = run_of(tiny, method, protocol("chair", "opera"), decoding, None)
     assert key_of_run(how)[1] == found
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    def drawn(*given):
+        raise AssertionError("scenes were drawn before the names were checked")
+
+    monkeypatch.setattr("vlm_anchors.runner.bundled._scenes", drawn)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (["eval", "poep"], "No benchmark 'poep'. Did you mean 'pope'?"),
+        (["eval", "pope", "--method", "vdc"], "No method 'vdc'. Did you mean 'vcd'?"),
+        (["eval", "pope", "--method", "clva", "--method", ""], "Expected NAME or NAME:DIAL=VALUE"),
+        (["eval", "pope", "--protocol", "lava"], "pope has no protocol 'lava'. Did you mean 'llava'"),
+        (["eval", "pope", "--decoding", "bean"], "No decoding 'bean'. Did you mean 'beam'?"),
+        (["eval", "pope", "--limit", "0"], "--limit must be 1 or more; found 0."),
+        (["eval", "pope", "--max-new-tokens", "0"], "max_new_tokens must be a whole number from 1"),
+        (["eval", "amber"], "amber has no bundled questions"),
+        (["lmms-task", "poep"], "No benchmark 'poep'. Did you mean 'pope'?"),
+        (["lmms-task", "pope", "--protocol", "lava"], "pope has no protocol 'lava'"),
+    ],
+)
+def test_names_are_checked_before_anything_is_drawn(folder, tmp_path, no_drawing, capsys, asked, sentence):
+    model = ["--model", str(folder)] if asked[0] == "eval" else []
+    assert main([*asked, *model, "--out", str(tmp_path / "run")]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("benchmark", ["pope", "mme", "chair"])
+def test_a_limit_draws_the_images_it_asks_about_and_changes_nothing_else(tmp_path, benchmark):
+    from vlm_anchors.benchmarks import BENCHMARKS
+
+    whole, images = bundled_data(benchmark, tmp_path / "whole", images=SCENES)
+    few, drawn = bundled_data(benchmark, tmp_path / "few", images=SCENES, limit=2)
+    assert {file.name: file.read_bytes() for file in few.iterdir()} == {
+        file.name: file.read_bytes() for file in whole.iterdir()
+    }
+    wanted = {question.image for question in BENCHMARKS.build(benchmark).questions(few)[:2]}
+    assert {file.name for file in drawn.iterdir()} == wanted
+    assert len(wanted) < len(list(images.iterdir())) == SCENES
+    assert all((drawn / name).read_bytes() == (images / name).read_bytes() for name in wanted)
+
+
+def test_eval_takes_a_longest_answer(folder, tmp_path, capsys):
+    asked = ["eval", "pope", "--model", str(folder), "--limit", "1", "--method", "none", "--protocol", "clva"]
+    assert main([*asked, "--max-new-tokens", "2", "--out", str(tmp_path / "run")]) == 0
+    assert read_run(tmp_path / "run").info["max_new_tokens"] == 2
 
 
 SHARING = ["none", "clva", "clearsight", "clearsight:heads=selected", "deco", "pai", "vcd", "icd"]

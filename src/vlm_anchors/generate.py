@@ -33,6 +33,13 @@ WINDOW = 8
 """Batches read ahead by `ask_many`, so that prompts of like length share a batch."""
 
 
+def check_new_tokens(given: Any) -> int:
+    """The number itself. Raises `BadSetting` where no answer could have so many tokens."""
+    if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= 100_000:
+        raise BadSetting(f"max_new_tokens must be a whole number from 1 to 100000; found {given!r}.")
+    return given
+
+
 @dataclass(frozen=True)
 class Run:
     """How to answer: everything but the questions."""
@@ -51,9 +58,7 @@ class Run:
         if not isinstance(vlm, Vlm):
             found = type(vlm).__name__
             raise BadSetting(f"Expected what va.load returns; found {found}. va.load((model, processor)) wraps both.")
-        whole = isinstance(max_new_tokens, int) and not isinstance(max_new_tokens, bool)
-        if not whole or not 1 <= max_new_tokens <= 100_000:
-            raise BadSetting(f"max_new_tokens must be a whole number from 1 to 100000; found {max_new_tokens!r}.")
+        check_new_tokens(max_new_tokens)
         methods, chosen = choose(vlm.method if method is None else method, decoding)
         return cls(vlm, methods, chosen, max_new_tokens, shares)
 

@@ -134,8 +134,9 @@ def tables(
     together: dict[tuple[str, ...], list[Run]] = {}
     for path in paths:
         run = read_run(Path(path))
-        names = ("benchmark", "model", "revision", "protocol", "data_sha256")
-        same = (*(str(run.info.get(name, "")) for name in names), run.judge)
+        names = ("benchmark", "model", "revision", "protocol", "max_new_tokens", "data_sha256")
+        told = (run.info.get(name) for name in names)
+        same = (*("" if each is None else str(each) for each in told), run.judge)
         together.setdefault(same, []).append(run)
     made = []
     for runs in together.values():
@@ -167,7 +168,7 @@ def _tables(runs: Sequence[Run], against: str, draws: int, groups: bool, everyon
                 benchmark.version,
                 group,
                 model,
-                said_protocol(benchmark.name, info.get("protocol")),
+                said_protocol(benchmark.name, info),
                 benchmark.remark_on(here),
                 against,
                 used,
@@ -256,10 +257,12 @@ def mean_seconds(seeds: Mapping[int | None, Sequence[Record]]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def said_protocol(benchmark: str, name: Any) -> str:
-    """The protocol in words; its name alone where it is none of ours."""
+def said_protocol(benchmark: str, info: Mapping[str, Any]) -> str:
+    """The protocol in words; its name alone where it is none of ours. Another longest answer than its own is told."""
+    name, tokens = info.get("protocol"), info.get("max_new_tokens")
     known = {each.name for each in protocols(benchmark)}
-    return protocol(benchmark, name).describe() if name in known else str(name or "not recorded")
+    said = protocol(benchmark, name).describe() if name in known else str(name or "not recorded")
+    return said if tokens is None else f"{said}; asked with {tokens} new tokens instead (--max-new-tokens)"
 
 
 def notes_of(rows: Sequence[Row], torn: int) -> tuple[str, ...]:

@@ -38,6 +38,10 @@ def evaluate(
     protocol: How = None,
     decoding: given.Decoding = None,
     seed: given.Seed = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens. Default: the protocol's."),
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="B", min=1)] = 16,
     no_reuse: Annotated[bool, typer.Option("--no-reuse", help="Prefill every question from its beginning.")] = False,
     ray: Annotated[
@@ -46,17 +50,19 @@ def evaluate(
     ] = None,
 ) -> None:
     """Answer a benchmark's questions. Resumes when run again; shards under torchrun. Without --data: bundled scenes."""
-    from ..runner import evaluate as run
+    from ..runner.evaluate import evaluate as run
+    from ..runner.evaluate import plan, shortened
 
     _both_or_neither(data, images)
+    shortened(plan(benchmark, method or [], protocol, decoding)[1], max_new_tokens)
     if ray:  # only the workers answer: the card is theirs
         model = replace(model, settings={**model.settings, "device": "cpu"})
     vlm = model.load()
-    data, images = _questions(benchmark, data, images, out)
+    data, images = _questions(benchmark, data, images, out, split, limit)
     added = run(
-        vlm, benchmark, out, data=data, images=images, methods=method or [vlm.method], split=split, limit=limit,
-        protocol_name=protocol, decoding=decoding, seed=seed, batch_size=batch_size, reuse=not no_reuse,
-        ray_workers=ray, progress=given.progress(),
+        vlm, benchmark, out, data=data, images=images, methods=method or None, split=split, limit=limit,
+        protocol_name=protocol, decoding=decoding, seed=seed, max_new_tokens=max_new_tokens, batch_size=batch_size,
+        reuse=not no_reuse, ray_workers=ray, progress=given.progress(),
     )  # fmt: skip
     print(f"{added} answers added to {out}. Next: vlm-anchors report {out}", file=sys.stderr)
 
@@ -75,9 +81,11 @@ def lmms_task(
 ) -> None:
     """Write a benchmark as a task of lmms-eval, scored by our scorers. Without --data: bundled scenes."""
     from ..lmms.tasks import write_task
+    from ..runner.evaluate import plan
 
     _both_or_neither(data, images)
-    data, images = _questions(benchmark, data, images, out)
+    plan(benchmark, [], protocol, None)
+    data, images = _questions(benchmark, data, images, out, split, limit)
     task = write_task(benchmark, out, data=data, images=images, split=split, limit=limit, protocol_name=protocol)
     typer.echo(f"python -m lmms_eval --model vlm_anchors --model_args method=clva --tasks {task} --include_path {out}")
 
@@ -91,11 +99,17 @@ def _both_or_neither(data: Path | None, images: Path | None) -> None:
         )
 
 
-def _questions(benchmark: str, data: Path | None, images: Path | None, out: Path) -> tuple[Path, Path]:
+def _questions(
+    benchmark: str, data: Path | None, images: Path | None, out: Path, split: str | None, limit: int | None
+) -> tuple[Path, Path]:
     """Where question files and images are: as given, or the bundled ones, which are written below `out`."""
+    from ..runner.batches import check_limit
     from ..runner.bundled import bundled_data
 
-    return bundled_data(benchmark, out) if data is None or images is None else (data, images)
+    check_limit(limit)
+    if data is None or images is None:
+        return bundled_data(benchmark, out, split=split, limit=limit)
+    return data, images
 
 
 def report(

@@ -25,8 +25,7 @@ def asked(
     bench: Benchmark, data: Path, images: Path, split: str | None, limit: int | None, chosen: Protocol
 ) -> list[Asked]:
     """The questions of `data` as the protocol puts them; raises `BadSetting` where one of their images is missing."""
-    if limit is not None and limit < 1:
-        raise BadSetting(f"--limit must be 1 or more; found {limit}.")
+    check_limit(limit)
     questions = bench.questions(data, split)[:limit]
     missing = missing_images(questions, images)
     if missing:
@@ -35,6 +34,11 @@ def asked(
             f"name, under its name or with another ending; choose the right --images, or fewer questions by --limit."
         )
     return [Asked(question, chosen.prompt(question.text)) for question in questions]
+
+
+def check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise BadSetting(f"--limit must be 1 or more; found {limit}.")
 
 
 def batches(asked: Sequence[Asked], size: int) -> list[list[Asked]]:

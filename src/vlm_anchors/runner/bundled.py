@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..benchmarks import BENCHMARKS
 from ..durable import write_whole
 from ..errors import BadSetting, UnknownName
 from ..registry import did_you_mean
@@ -22,15 +23,26 @@ IMAGES = 500
 """Scenes with at least three categories, as many as POPE takes images."""
 
 
-def bundled_data(benchmark: str, run: Path, images: int = IMAGES, seed: int = 0) -> tuple[Path, Path]:
-    """(question files, image folder) of a bundled benchmark below a RUN folder; written the first time."""
-    name = benchmark.partition(":")[0]
+def bundled_data(
+    benchmark: str, run: Path, images: int = IMAGES, seed: int = 0, split: str | None = None, limit: int | None = None
+) -> tuple[Path, Path]:
+    """(question files, image folder) of a bundled benchmark below a RUN folder; written the first time.
+
+    All questions are written; drawn are the images of those that are asked, the first `limit` of `split`.
+    """
+    bench = BENCHMARKS.build(benchmark)
+    name = bench.name
     if name not in BUNDLED:
         raise BadSetting(
             f"{name} has no bundled questions (those that do: {', '.join(BUNDLED)}). Give its official files by --data "
             f"and --images."
         )
-    return export(run / "scenes", (name,), images, seed) / name, run / "scenes" / "images"
+    data, named = run / "scenes" / name, _scenes(images, seed)
+    _write(run / "scenes", (name,), named, seed)
+    asked = bench.at(data).questions(data, split)[:limit]
+    wanted = {question.image for question in asked}
+    _draw(run / "scenes" / "images", {image: scene for image, scene in named.items() if image in wanted})
+    return data, run / "scenes" / "images"
 
 
 def export(out: Path, benchmarks: Sequence[str] = BUNDLED, images: int = IMAGES, seed: int = 0) -> Path:
@@ -38,19 +50,29 @@ def export(out: Path, benchmarks: Sequence[str] = BUNDLED, images: int = IMAGES,
 
     Raises `UnknownName` for a benchmark that is not bundled, `BadSetting` where the folder holds other scenes.
     """
-    from ..scenes import sample
-
     for name in benchmarks:
         if name not in BUNDLED:
             raise UnknownName(f"No bundled benchmark {name!r}.{did_you_mean(name, BUNDLED)}")
-    scenes = [scene for scene in sample(4 * images, seed) if len(scene.present) >= 3][:images]
-    named = {f"scene_{number:04d}.png": scene for number, scene in enumerate(scenes)}
+    named = _scenes(images, seed)
     _draw(out / "images", named)
+    _write(out, benchmarks, named, seed)
+    return out
+
+
+def _scenes(images: int, seed: int) -> "dict[str, Scene]":
+    """The scenes by the names of their images."""
+    from ..scenes import sample
+
+    scenes = [scene for scene in sample(4 * images, seed) if len(scene.present) >= 3][:images]
+    return {f"scene_{number:04d}.png": scene for number, scene in enumerate(scenes)}
+
+
+def _write(out: Path, benchmarks: Sequence[str], named: "dict[str, Scene]", seed: int) -> None:
+    """The question files."""
     writers = {"pope": _pope, "chair": _chair, "mme": _mme}
     for name in benchmarks:
         (out / name).mkdir(parents=True, exist_ok=True)
         writers[name](out / name, named, seed)
-    return out
 
 
 def _draw(folder: Path, named: "dict[str, Scene]") -> None:

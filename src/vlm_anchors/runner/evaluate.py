@@ -1,6 +1,7 @@
 """`evaluate`: a benchmark's questions, a model and methods become records in a RUN folder."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ from ..benchmarks import BENCHMARKS
 from ..benchmarks.base import Benchmark
 from ..benchmarks.files import sha256
 from ..benchmarks.protocols import Protocol, protocol
-from ..choice import DecodingLike, MethodLike
+from ..choice import DecodingLike, MethodLike, choose
 from ..errors import BadSetting
+from ..generate import check_new_tokens
 from ..provenance import provenance
 from ..types import Vlm
 from .answerer import Answerer, Job, key_of_run, run_of
@@ -30,6 +32,7 @@ def evaluate(
     protocol_name: str | None = None,
     decoding: DecodingLike = None,
     seed: int | None = None,
+    max_new_tokens: int | None = None,
     batch_size: int = 16,
     reuse: bool = True,
     ray_workers: int | None = None,
@@ -38,22 +41,24 @@ def evaluate(
     """Answers what is missing in the RUN folder `out`; returns how many answers were added.
 
     data: file or folder in the benchmark's official layout. images: folder of its images. methods: one as in `ask`, or a
-    list of such, each of which answers every question; by default the one the model was trained with. decoding, seed:
-    instead of the protocol's. reuse: prefill system and image once an image, where that is exact. ray_workers: answer in
-    so many workers of Ray, each with the model loaded anew by name, instead of in this process; `vlm` may lie on the CPU
-    then. Under torchrun or SLURM each rank answers its share of the batches and writes its own records file.
+    list of such, each of which answers every question; by default the one the model was trained with. decoding, seed,
+    max_new_tokens: instead of the protocol's. reuse: prefill system and image once an image, where that is exact.
+    ray_workers: answer in so many workers of Ray, each with the model loaded anew by name, instead of in this process;
+    `vlm` may lie on the CPU then. Under torchrun or SLURM each rank answers its share of the batches and writes its own
+    records file.
 
     Raises `UserError` subclasses before anything is answered: missing images, another model's RUN, bad names.
     """
-    bench = (BENCHMARKS.build(benchmark) if isinstance(benchmark, str) else benchmark).at(Path(data))
-    chosen = protocol(bench.name, protocol_name)
+    asked_for = each_of(vlm.method if methods is None else methods)
+    bench, official = plan(benchmark, asked_for, protocol_name, decoding)
+    bench, chosen = bench.at(Path(data)), shortened(official, max_new_tokens)
     groups = batches(asked(bench, Path(data), Path(images), split, limit, chosen), batch_size)
     given = [
         run_of(vlm, method, chosen, decoding, seed) for method in each_of(vlm.method if methods is None else methods)
     ]
     runs = tuple({key_of_run(run): run for run in given}.values())  # what is named twice answers once
     answerer = Answerer(runs, Path(images), bench.yes_no, reuse)
-    settings = _settings(vlm, bench, Path(data), chosen)
+    settings = _settings(vlm, bench, Path(data), official, chosen)
     rank, world = shard()
     with RunFolder(Path(out), rank, world) as folder:
         folder.settle(settings)
@@ -82,6 +87,24 @@ def evaluate(
     return added
 
 
+def plan(
+    benchmark: str | Benchmark, methods: "Sequence[MethodLike]", protocol_name: str | None, decoding: DecodingLike
+) -> tuple[Benchmark, Protocol]:
+    """What was named. Raises a `UserError` for a wrong name or dial, before anything is loaded, drawn or written."""
+    bench = BENCHMARKS.build(benchmark) if isinstance(benchmark, str) else benchmark
+    chosen = protocol(bench.name, protocol_name)
+    for method in methods or ["none"]:
+        choose(method, decoding, chosen.decoding)
+    return bench, chosen
+
+
+def shortened(official: Protocol, max_new_tokens: int | None) -> Protocol:
+    """The protocol with another longest answer, where one is given."""
+    if max_new_tokens is None:
+        return official
+    return replace(official, max_new_tokens=check_new_tokens(max_new_tokens))
+
+
 def each_of(methods: "MethodLike | Sequence[MethodLike]") -> "list[MethodLike]":
     """One method, or the items of a list of them."""
     found: Any = list(methods) if isinstance(methods, Sequence) and not isinstance(methods, str) else [methods]
@@ -95,8 +118,9 @@ def _here(answerer: Answerer, jobs: Sequence[Job]) -> Iterator[list[dict[str, An
     return (answerer(job) for job in jobs)
 
 
-def _settings(vlm: Vlm, bench: Benchmark, data: Path, chosen: Protocol) -> dict[str, Any]:
+def _settings(vlm: Vlm, bench: Benchmark, data: Path, official: Protocol, chosen: Protocol) -> dict[str, Any]:
     config = vlm.model.config
+    another = None if chosen == official else chosen.max_new_tokens
     return {
         "model": vlm.name,
         "revision": vlm.revision,
@@ -105,7 +129,8 @@ def _settings(vlm: Vlm, bench: Benchmark, data: Path, chosen: Protocol) -> dict[
         "data": str(data),
         "data_sha256": sha256(data),
         "protocol": chosen.name,
-        "protocol_words": chosen.describe(),
+        "protocol_words": official.describe(),
+        "max_new_tokens": another,
         "seed": chosen.seed,
         "dtype": str(vlm.dtype).removeprefix("torch."),
         "attention": config.get_text_config()._attn_implementation,

@@ -9,7 +9,7 @@ from typing import Any
 from ..durable import AppendedLines, write_whole
 from ..errors import BadRun
 
-FIXED = ("model", "revision", "benchmark", "data_sha256", "protocol", "dtype")
+FIXED = ("model", "revision", "benchmark", "data_sha256", "protocol", "max_new_tokens", "dtype")
 """Settings that make two answers comparable: one RUN has one value of each."""
 
 Key = tuple[str, str, str, int | None]
@@ -27,6 +27,8 @@ class RunFolder:
         self.path = path
         self.rank, self.world = rank, world
         self._lines = AppendedLines(self.records_path)
+        self._settings: Mapping[str, Any] = {}
+        self._certified = False
 
     @property
     def records_path(self) -> Path:
@@ -43,14 +45,17 @@ class RunFolder:
         self._lines.__exit__(*exc)
 
     def settle(self, settings: Mapping[str, Any]) -> None:
-        """Writes run.json, or checks that what it says still holds; raises `BadRun` naming the first difference."""
+        """Checks that what run.json says still holds; raises `BadRun` naming the first difference.
+
+        A RUN without one gets it with its first answer: what is refused before that binds nobody.
+        """
+        self._settings = settings
         file = self.path / "run.json"
         if not file.exists():
             if any(records.stat().st_size for records in self.path.glob("records*.jsonl")):
                 raise BadRun(
                     f"{self.path} holds records but no run.json, so nobody knows what they are of. Choose another --out."
                 )
-            write_whole(file, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
             return
         try:
             before = json.loads(file.read_text("utf-8"))
@@ -59,7 +64,7 @@ class RunFolder:
         for name in FIXED:
             if before.get(name) != settings.get(name):
                 raise BadRun(
-                    f"{self.path} was made with {name} = {before.get(name)!r}; this is {settings.get(name)!r}. "
+                    f"{self.path} was made with {name} = {_told(name, before)}; this is {_told(name, settings)}. "
                     f"Answers of both would not be comparable: choose another --out."
                 )
 
@@ -73,8 +78,19 @@ class RunFolder:
         return found
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Whole lines, flushed to the disk before the next batch starts."""
+        """Whole lines, flushed to the disk before the next batch starts; run.json is there before the first of them."""
+        if not self._certified:
+            if (file := self.path / "run.json").exists():  # another rank may have been first
+                self.settle(self._settings)
+            else:
+                write_whole(file, json.dumps(self._settings, indent=1, ensure_ascii=False) + "\n")
+            self._certified = True
         self._lines.append(records)
+
+
+def _told(name: str, settings: Mapping[str, Any]) -> str:
+    value = settings.get(name)
+    return "the protocol's" if value is None and name == "max_new_tokens" else repr(value)
 
 
 def shard() -> tuple[int, int]:
