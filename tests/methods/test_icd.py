@@ -137,10 +137,10 @@ def test_dials_that_a_model_has_no_use_for_are_refused():
 
 def test_an_untested_family_is_refused():
     untested = (
-        "icd reads the prompt twice, which is tested on llava, .*; on InternVL .* it is not. Use a model of one of"
+        "icd reads the prompt twice, which is tested on llava, .*; on PaliGemma .* it is not. Use a model of one of"
     )
     with pytest.raises(CannotAct, match=untested):
-        attach(tiny_models.internvl(), ICD())
+        attach(tiny_models.paligemma(), ICD())
 
 
 def test_a_system_prompt_that_is_not_there_is_refused():

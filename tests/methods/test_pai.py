@@ -70,8 +70,8 @@ def test_a_switch_says_what_it_may_be():
 
 
 def test_an_untested_family_is_refused_with_the_branch_only():
-    model = tiny_models.internvl()
-    with pytest.raises(CannotAct, match="on InternVL .* it is not. Set gamma=1 to run without the image-free branch"):
+    model = tiny_models.paligemma()
+    with pytest.raises(CannotAct, match="on PaliGemma .* it is not. Set gamma=1 to run without the image-free branch"):
         attach(model, PAI())
     with pytest.warns(AnchorsWarning, match="pai is tested on"), attach(model, PAI(gamma=1.0)):
         pass

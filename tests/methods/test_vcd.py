@@ -90,10 +90,10 @@ def test_moments_of_a_moving_image_have_noise_of_their_own():
 
 def test_an_untested_family_is_refused():
     untested = (
-        "vcd reads the prompt twice, which is tested on llava, .*; on InternVL .* it is not. Use a model of one of"
+        "vcd reads the prompt twice, which is tested on llava, .*; on PaliGemma .* it is not. Use a model of one of"
     )
     with pytest.raises(CannotAct, match=untested):
-        attach(tiny_models.internvl(), VCD())
+        attach(tiny_models.paligemma(), VCD())
 
 
 def test_an_encoder_decoder_is_refused_in_words_that_fit():
