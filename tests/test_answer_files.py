@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     run = write_run(tmp_path / "run", [record()])
     (tmp_path / "file").write_text("x")
     assert main(["report", str(run), "--answers", str(tmp_path / "file")]) == 2
-    assert "Not a directory. Choose another folder with --answers." in capsys.readouterr().err
+    assert f"--answers {tmp_path / 'file'} is a file. Choose another." in capsys.readouterr().err
 
 
 def test_records_that_lack_something(tmp_path):

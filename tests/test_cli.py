@@ -178,6 +178,67 @@ def test_bad_input_is_two_sentences_and_exit_2(run, image, arguments, sentence):
     assert len(err.strip().splitlines()) <= 4
 
 
+OUTPUTS = [
+    (["eval", "pope", "--limit", "1"], "--out", "folder"),
+    (["report", "RUN"], "--out", "file"),
+    (["report", "RUN"], "--answers", "folder"),
+    (["lmms-task", "pope"], "--out", "folder"),
+    (["bench", "--shape", "mid", "--method", "clva"], "--out", "file"),
+    (["scenes", "export"], "--out", "folder"),
+    (["scenes", "render", "--objects", "a.json"], "--out", "folder"),
+    (["scenes", "train"], "--out", "folder"),
+    (["look", "a.png", "cup?"], "--out", "folder"),
+    (["train", "attanchor", "--data", "a.json"], "--out", "folder"),
+    (["merge", "a"], "--out", "folder"),
+    (["diagnose"], "--out", "file"),
+    (["calibrate", "--images", "a"], "--out", "file"),
+]
+
+
+@pytest.mark.parametrize(("command", "option", "kind"), OUTPUTS, ids=[f"{' '.join(c[:2])} {o}" for c, o, _ in OUTPUTS])
+def test_a_place_that_cannot_be_written_is_told_before_any_work(run, tmp_path, monkeypatch, command, option, kind):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "dir").mkdir()
+
+    def refused(place):
+        code, out, err = run(*command, option, place)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        return err
+
+    assert f"; {option} is empty." in refused("")
+    wrong = tmp_path / ("file" if kind == "folder" else "dir")
+    assert f"; {option} {wrong} is a {'file' if kind == 'folder' else 'folder'}. " in refused(wrong)
+    below = refused(tmp_path / "file" / "new" / "x.png")
+    assert "Cannot write into " in below and f"Not a directory. Choose another folder with {option}." in below
+
+    def denied(**given):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("vlm_anchors.cli.outputs.tempfile.TemporaryFile", denied)
+    assert f"Permission denied. Choose another folder with {option}." in refused(tmp_path / "dir" / "new.png")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "dir"}
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_file_that_may_not_be_written_is_told(run, tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_text("")
+    monkeypatch.setattr("vlm_anchors.cli.outputs.os.access", lambda *given: False)
+    code, _, err = run("bench", "--shape", "mid", "--method", "clva", "--out", tmp_path / "a.json")
+    assert (
+        code == 2 and f"Cannot write {tmp_path / 'a.json'}: Permission denied. Choose another file with --out." in err
+    )
+
+
+def test_an_error_of_a_file_is_a_sentence_at_last(run, image, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device", "/somewhere/a.json")
+
+    monkeypatch.setattr("vlm_anchors.generate.ask", full)
+    code, out, err = run("ask", image, "cup?", "--model", "MODEL")
+    assert (code, out) == (2, "")
+    assert err.startswith("Cannot use /somewhere/a.json: No space left on device. Check that it is there")
+
+
 def test_a_seed_that_does_nothing_is_told(run, image):
     code, _, err = run("ask", image, "cup?", "--model", "MODEL", "--max-new-tokens", 1, "--seed", 3)
     assert code == 0

@@ -145,7 +145,7 @@ def test_bad_input(words, sentence, image, tiny_folder, tmp_path, capsys):
 def test_a_folder_that_cannot_be_written(image, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["look", str(image), "cup?", "--out", str(tmp_path / "file")]) == 2
-    assert "Choose another folder with --out" in capsys.readouterr().err
+    assert "Expected a folder to write into; --out" in capsys.readouterr().err
 
 
 def test_json(tiny_folder, image, tmp_path, capsys):

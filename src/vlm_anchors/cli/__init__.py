@@ -36,12 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in given:
             raise
+        if isinstance(error, OSError) and isinstance(error.filename, str | os.PathLike) and error.strerror:
+            print(_of_a_file(error), file=sys.stderr)
+            return 2
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         print(
             "This is a fault of vlm-anchors or of its installation; --debug shows where it happened.", file=sys.stderr
         )
         return 1
     return 0
+
+
+def _of_a_file(error: OSError) -> str:
+    """The last resort: a file or folder that no check was meant for."""
+    return (
+        f"Cannot use {os.fspath(error.filename)}: {error.strerror}. Check that it is there, of the right kind and yours to "
+        f"read or write, or name another; --debug shows where it happened."
+    )
 
 
 def _show_our_warnings_as_sentences() -> None:

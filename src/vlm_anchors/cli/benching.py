@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options as given
+from . import outputs
 
 
 def bench(
@@ -32,7 +33,7 @@ def bench(
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")] = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the result as JSON.")] = None,
+    out: Annotated[Path | None, outputs.file(help="Write the result as JSON.")] = None,
     json: given.Json = False,
     debug: given.Debug = False,
 ) -> None:
@@ -83,13 +84,13 @@ def _only(methods: list[str]) -> str:
 
 
 def _finish(told: dict[str, Any], out: Path | None, json: bool, show: Any) -> None:
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(_dump(told))
     if json:
         given.print_json(told)
     else:
         show(told)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(_dump(told))
 
 
 def _questions(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as given
+from . import outputs
 
 if TYPE_CHECKING:
     from ..calibration import Calibration
@@ -21,9 +22,7 @@ def calibrate(
     questions: given.Questions = None,
     fraction: Annotated[float, typer.Option("--fraction", help="Share of the prompts' words to anchor.")] = 0.10,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many images.")] = 64,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the figure, .png, .svg or .pdf.")
-    ] = None,
+    out: Annotated[Path | None, outputs.file(help="Write the figure, .png, .svg or .pdf.")] = None,
     json: given.Json = False,
 ) -> None:
     """Find the tau at which AttAnchor anchors a share of the words."""

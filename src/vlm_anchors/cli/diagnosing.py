@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options as given
+from . import outputs
 
 LEGEND = """
 on image, first token: share of the words' attention there; counting: that on the image if all tokens were alike.
@@ -22,9 +23,7 @@ def diagnose(
     ] = None,
     questions: given.Questions = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=2, help="At most so many images.")] = 100,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the drift curves, .png, .svg or .pdf.")
-    ] = None,
+    out: Annotated[Path | None, outputs.file(help="Write the drift curves, .png, .svg or .pdf.")] = None,
     json: given.Json = False,
 ) -> None:
     """Does this model meet the methods' premises?

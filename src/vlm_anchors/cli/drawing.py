@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from . import options as given
+from . import outputs
 
 scenes = typer.Typer(help="Draw images with known content; remake the bundled model.", no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write into; made if it is not there.")]
+Out = Annotated[Path, outputs.folder(help="Folder to write into; made if it is not there.")]
 
 
 @scenes.command()

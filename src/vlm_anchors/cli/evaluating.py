@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options as given
+from . import outputs
 
 Name = Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name or SPEC: pope, chair:lemma=fixed, ...")]
 Data = Annotated[Path | None, typer.Option("--data", metavar="FILE_OR_DIR", help="Official question files.")]
@@ -22,7 +23,7 @@ How = Annotated[str | None, typer.Option("--protocol", metavar="P", help="How qu
 def evaluate(
     model: given.Chosen,
     benchmark: Name,
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the answers; run again to go on.")],
+    out: Annotated[Path, outputs.folder(metavar="RUN", help="Folder of the answers; run again to go on.")],
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,9 +70,7 @@ def evaluate(
 
 def lmms_task(
     benchmark: Name,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder of task files, for lmms-eval's --include_path.")
-    ],
+    out: Annotated[Path, outputs.folder(help="Folder of task files, for lmms-eval's --include_path.")],
     data: Data = None,
     images: Images = None,
     split: Split = None,
@@ -118,12 +117,10 @@ def report(
         str, typer.Option("--against", metavar="METHOD", help="What methods are compared with.")
     ] = "none",
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, md, json or html.")] = "table",
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write there instead of stdout.")] = None,
+    out: Annotated[Path | None, outputs.file(help="Write there instead of stdout.")] = None,
     answers: Annotated[
         Path | None,
-        typer.Option(
-            "--answers", metavar="DIR", help="Write official answer files too, a folder a benchmark and method."
-        ),
+        outputs.folder("--answers", help="Write official answer files too, a folder a benchmark and method."),
     ] = None,
     debug: given.Debug = False,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as given
+from . import outputs
 
 if TYPE_CHECKING:
     from ..look.study import Study
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 @given.takes_model
 def look(
     words: Annotated[list[str], typer.Argument(metavar="IMAGE QUESTION", help="An image file, then the question.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write into; made if it is not there.")],
+    out: Annotated[Path, outputs.folder(help="Folder to write into; made if it is not there.")],
     model: given.Chosen,
     method: given.Methods = None,
     max_new_tokens: given.MaxNewTokens = 64,
@@ -27,7 +28,6 @@ def look(
     image, question = _one_image(words)
     specs = method or ["none", "clva"]
     chosen, picture = _checked(image, question, specs)
-    given.can_write_into(out)
     vlm = model.load()
     from ..look.study import study
 
@@ -81,6 +81,7 @@ def _write(told: "Study", out: Path, commands: list[str]) -> list[Path]:
 
     drawn = figures_of(told)
     did = [in_words(dict(one.answer.acted)) if one.answer.acted else "–" for one in told.seen]
+    out.mkdir(parents=True, exist_ok=True)
     page = out / "index.html"
     page.write_text(write_page(told, {each.caption: each.figure for each in drawn}, commands, did), encoding="utf-8")
     files = [page]

@@ -103,31 +103,16 @@ def can_draw() -> None:
         raise BadSetting("Figures need matplotlib: pip install 'vlm-anchors[figures]'.")
 
 
-def can_write_into(out: Path) -> None:
-    """Refuse, before anything is computed, a folder that cannot be made or written into."""
-    from ..errors import BadSetting
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".vlm-anchors"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise BadSetting(
-            f"Cannot write into {out}: {error.strerror or error}. Choose another folder with --out."
-        ) from error
-
-
 def can_draw_into(file: Path | None) -> None:
-    """Refuse, before anything is computed, a file that a figure cannot be written to; None is no file."""
+    """Refuse, before anything is computed, a file that is no figure's; None is no file."""
     from ..errors import BadSetting
 
     if file is None:
         return
     can_draw()
-    if file.suffix.lower() not in (".png", ".svg", ".pdf") or file.is_dir():
+    if file.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise BadSetting(f"Cannot write {file}. Expected a file ending in .png, .svg or .pdf.")
-    can_write_into(file.parent)
+    file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def load_model(model: str, **settings: Any) -> "Vlm":

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options as given
+from . import outputs
 
 
 @given.takes_model
@@ -20,7 +21,7 @@ def train(
     data: Annotated[
         Path, typer.Option("--data", metavar="FILE_OR_DIR", help="Conversations: LLaVA-Instruct's JSON, or messages.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The adapter's folder; run again to go on.")],
+    out: Annotated[Path, outputs.folder(help="The adapter's folder; run again to go on.")],
     model: given.Chosen,
     images: Annotated[
         Path | None,
@@ -99,7 +100,7 @@ def _share_or_file(given: str) -> Any:
 
 def merge(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that train made.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the whole model.")],
+    out: Annotated[Path, outputs.folder(help="Folder for the whole model.")],
     debug: given.Debug = False,
 ) -> None:
     """Merge an adapter into its base model: one ordinary folder.
