@@ -43,6 +43,9 @@ fix: $(VENV)/dev.ok
 
 docs: $(VENV)/dev.ok
 	$(RUN) runs/docs.py
+	$(RUN) runs/readme_table.py
+	$(RUN) runs/results_page.py
+	$(RUN) runs/training_tables.py
 
 clean:
 	rm -rf $(VENV) demo

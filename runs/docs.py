@@ -58,6 +58,7 @@ def methods() -> str:
     parts += [f"| [`{e.name}`](#{e.name}) | `va.{e.class_name}` | {e.summary} | {e.source} |" for e in METHODS]
     parts += ["", "Any method goes with any decoding unless it says why not:\n", "| name | class | what it does |"]
     parts += ["|---|---|---|", *[f"| `{e.name}` | `va.{e.class_name}` | {e.summary} |" for e in DECODINGS], "", PRESETS]
+    parts += [WHERE, "| method | tested on | elsewhere |", "|---|---|---|", *map(where_row, METHODS), ""]
     for entry in METHODS:
         cls = entry.load()
         parts += [f"## {entry.name}\n", "```text", inspect.getdoc(inspect.getmodule(cls)), "```\n"]
@@ -70,10 +71,24 @@ def methods() -> str:
     return "\n".join([*parts, METHODS_AFTER])
 
 
+WHERE = """\
+**Where a method runs.** CLVA is held against its equations on every family, AttAnchor on every family whose images stand among
+the words. The baselines are held against theirs on LLaVA, Qwen2.5-VL and InstructBLIP. A method that reads the prompt a second
+time is refused where that reading is not known to be right; the others run, with a warning, and their promises (off is plain,
+a batch is its samples) are tested on every decoder family.
+"""
+
+
+def where_row(entry: Any) -> str:
+    cls = entry.load()
+    tested = ", ".join(cls.families) or "every family"
+    return f"| `{entry.name}` | {tested} | {cls.elsewhere if cls.families else ''} |"
+
+
 PRESETS = """\
 A **preset** is a method's dials for a model and a task, and who says so: the authors' published program ("official-code"),
 their text ("paper"), or we, where neither does ("ours"). In a SPEC, `vcd:preset=llava-1.5-7b/pope`; dials after it win. In
-Python, `va.VCD.preset("llava-1.5-7b/pope")`. Layer numbers are no part of them: left alone, a method takes its paper's, which
+Python, `va.VCD.preset("llava-1.5-7b/pope")`. Without one for the task, the model's for any task is taken. Layer numbers are no part of them: left alone, a method takes its paper's, which
 are those of a decoder of 32 layers, scaled to the depth at hand (layer × depth / 32, to the nearest, halves up).
 """
 

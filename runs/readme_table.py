@@ -40,12 +40,13 @@ def cell_of(table, metric, method):
 
 def figure(benchmark, group, metric, method):
     """The plain model's number with its interval; a method's with its difference and p."""
-    table = table_of(benchmark, group)
+    told, table = load(f"scenes_methods_{benchmark}"), table_of(benchmark, group)
     if table is None:
         return "…"
     cell = cell_of(table, metric, method)
     if cell is None:
-        return "does nothing"
+        silent = any(decoding == "greedy" and named(spec, method) for spec, decoding in told["silent"])
+        return "does nothing" if silent else "…"
     gap = cell["difference"]
     if gap is None:
         return f"{cell['value']:.1f} [{cell['low']:.1f}, {cell['high']:.1f}]"
@@ -77,7 +78,8 @@ def verdict():
                 side = "better" if (gap["value"] > 0) == (better == "higher") else "worse"
                 sides[side].append(f"{entry.class_name} ({word})")
     told = [f"{side}: {', '.join(names) or 'none'}" for side, names in sides.items()]
-    among = f"{len(METHODS.names()) - 1} methods in {len(CELLS)} columns"
+    rows = {row["method"].partition(":")[0] for b, g, _ in CELLS for row in (table_of(b, g) or {"rows": []})["rows"]}
+    among = f"{len(rows & set(METHODS.names())) - 1} methods in {len(CELLS)} columns"
     return f"What p < 0.05 tells from plain, among {among} (one in twenty by chance): {'; '.join(told)}."
 
 

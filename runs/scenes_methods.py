@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from vlm_anchors.methods import METHODS
+from vlm_anchors.methods.base import DEFAULTS
 
 MODEL = "llava-1.5-7b"
 NOT_BASELINES = ("none", "clva")
@@ -26,8 +27,8 @@ def preset(entry, benchmark, decoding):
         return cls(tau=json.loads(TAU.read_text("utf-8"))["tau"]).spec(), "the papers' rule"
     known = {one.name: one for one in cls.presets}
     wanted = (f"{MODEL}/{benchmark}-{decoding}", f"{MODEL}/{benchmark}", f"{MODEL}/any", "any/any")
-    chosen = next(known[name] for name in wanted if name in known)
-    return cls.preset(chosen.name).spec(), chosen.source
+    chosen = next((known[name] for name in wanted if name in known), DEFAULTS)
+    return cls(**chosen.dials).spec(), chosen.source
 
 
 def baselines(benchmark, decoding="greedy"):

@@ -107,7 +107,9 @@ def model_of(name):
     model = CASES[name].build()
     table = CASES[name].stack(model).get_input_embeddings().weight
     with torch.no_grad():
-        table[0] = table[5:20].mean(0) + table.std() * torch.randn(table.shape[1], generator=torch.Generator().manual_seed(7))
+        table[0] = table[5:20].mean(0) + table.std() * torch.randn(
+            table.shape[1], generator=torch.Generator().manual_seed(7)
+        )
     return model
 
 

@@ -72,7 +72,14 @@ def test_dials_beside_a_preset_win():
     assert va.VCD.preset("llava-1.5-7b/pope", beta=0.3) == va.VCD(beta=0.3)
 
 
+def test_a_task_without_one_takes_the_models_for_any_task():
+    assert va.DeCo.preset("llava-1.5-7b/pope") == va.DeCo.preset("llava-1.5-7b/any") == va.DeCo.preset("llava-1.5-7b")
+    assert METHODS.build("icd:preset=instructblip-7b/chair") == va.ICD.preset("instructblip-7b/any")
+
+
 def test_unknown_presets_are_refused():
+    with pytest.raises(UnknownName, match="vcd has no preset 'llava-1.5-7b/chair'"):
+        METHODS.build("vcd:preset=llava-1.5-7b/chair")
     with pytest.raises(
         UnknownName, match=r"vcd has no preset 'llava/pope'\. Did you mean 'llava-1.5-7b/pope'\? Known: "
     ):

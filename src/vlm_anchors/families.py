@@ -26,8 +26,9 @@ class Family:
     causal_prefix: tokens before the question never see it, so a prefilled image can be reused. class_token: the first
     image feature of a Q-Former's keys is the class token, not a patch. projector: name of the module between vision
     tower and decoder. prompt: what an image and a question become where the processor has no chat template, as the
-    family's authors have it; images are left out where the processor puts them in itself. refused: why a family cannot
-    be steered, None if it can. note: what a user should know.
+    family's authors have it; images are left out where the processor puts them in itself. again: what of a prompt may
+    be read a second time (see `AGAIN`). refused: why a family cannot be steered, None if it can. note: what a user
+    should know.
     """
 
     name: str
@@ -45,9 +46,14 @@ class Family:
     class_token: bool = False
     projector: str = "multi_modal_projector"
     prompt: tuple[str, str] = ("{image}\n", "USER: {images}{question} ASSISTANT:")
+    again: str = ""
     refused: str | None = None
     note: str = ""
 
+
+AGAIN = ("", "alone", "words", "pixels")
+"""Each has what is before it. "alone": the words without the image. "words": other words around the image, whose decoder
+reads embeddings and is told nothing else of it. "pixels": another image, whose tower takes what the processor made."""
 
 _QWEN: dict[str, Any] = {
     "visual": ("image_token_id", "video_token_id"),
@@ -66,11 +72,12 @@ _TILE_TAGS: dict[str, Any] = {
 }
 
 FAMILIES = (
-    Family("llava", ("llava",), "LLaVA-1.5, TinyLLaVA", images="encoder"),
+    Family("llava", ("llava",), "LLaVA-1.5, TinyLLaVA", images="encoder", again="pixels"),
     Family(
         "llava-next",
         ("llava_next",),
         "LLaVA-NeXT (1.6)",
+        again="words",
         images="encoder",
         note="row newlines share the placeholder, so they count as visual tokens",
     ),
@@ -78,16 +85,18 @@ FAMILIES = (
         "llava-onevision",
         ("llava_onevision",),
         "LLaVA-OneVision",
+        again="words",
         visual=("image_token_id", "video_token_id"),
         images="encoder",
         note="row newlines share the placeholder, so they count as visual tokens",
     ),
-    Family("qwen2-vl", ("qwen2_vl",), "Qwen2-VL", **_QWEN),
-    Family("qwen2.5-vl", ("qwen2_5_vl",), "Qwen2.5-VL", **_QWEN),
+    Family("qwen2-vl", ("qwen2_vl",), "Qwen2-VL", again="pixels", **_QWEN),
+    Family("qwen2.5-vl", ("qwen2_5_vl",), "Qwen2.5-VL", again="pixels", **_QWEN),
     Family(
         "qwen3-vl",
         ("qwen3_vl",),
         "Qwen3-VL",
+        again="alone",
         images="encoder",
         note="timestamps between a video's frames are part of its frame, not text",
         **_QWEN,
@@ -96,6 +105,7 @@ FAMILIES = (
         "glm-4v",
         ("glm4v",),
         "GLM-4.1V",
+        again="pixels",
         frame=("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id"),
         video_tags=("video_start_token_id", "video_end_token_id"),
         mrope=True,
@@ -106,6 +116,7 @@ FAMILIES = (
         "internvl",
         ("internvl",),
         "InternVL 2.5, 3, 3.5 (-HF)",
+        again="pixels",
         frame_tokens=("<img>", "</img>"),
         note="all tiles of an image are one image; each frame of a video is one of its own",
     ),
@@ -113,6 +124,7 @@ FAMILIES = (
         "idefics3",
         ("idefics3",),
         "Idefics3",
+        again="words",
         note="the tiles of an image, the whole picture included, are one image",
         **_TILE_TAGS,
     ),
@@ -120,6 +132,7 @@ FAMILIES = (
         "smolvlm",
         ("smolvlm",),
         "SmolVLM, SmolVLM2",
+        again="words",
         note="tiles as in Idefics3; each frame of a video is an image of its own",
         **_TILE_TAGS,
     ),
@@ -127,6 +140,7 @@ FAMILIES = (
         "gemma3",
         ("gemma3",),
         "Gemma 3 (4B and larger)",
+        again="alone",
         frame=("boi_token_id", "eoi_token_id"),
         note="with pan-and-scan, each crop is an image of its own",
     ),
@@ -143,6 +157,7 @@ FAMILIES = (
         "mistral3",
         ("mistral3",),
         "Mistral Small 3.1, 3.2",
+        again="pixels",
         frame_tokens=("[IMG_BREAK]", "[IMG_END]"),
         images="encoder",
     ),
@@ -150,6 +165,7 @@ FAMILIES = (
         "instructblip",
         ("instructblip",),
         "InstructBLIP",
+        again="pixels",
         site="qformer",
         class_token=True,
         projector="language_projection",
@@ -190,3 +206,8 @@ def family_of(config: "PreTrainedConfig") -> Family:
         if config.model_type in family.model_types:
             return family
     return UNKNOWN
+
+
+def read_again(what: str) -> tuple[str, ...]:
+    """Names of the families of which a method may read this much a second time."""
+    return tuple(family.name for family in FAMILIES if AGAIN.index(family.again) >= AGAIN.index(what))

@@ -52,17 +52,22 @@ class Method(ABC):
     """Which doors this method can open ("prepare", "attention", "mlp", "hidden", "logits"); two methods with one door in
     common do not compose."""
 
+    families: ClassVar[tuple[str, ...]] = ()
+    """Families it is tested on, where that is not all of them; `elsewhere` it "warns" or is "refused"."""
+    elsewhere: ClassVar[str] = "runs"
+
     presets: ClassVar[tuple[Preset, ...]] = ()
     """Dials that others used, or that we suggest, and who says so: `NAME:preset=MODEL/TASK` in a SPEC."""
 
     @classmethod
     def preset(cls, name: str, **dials: Any) -> Self:
-        """The method at the preset "MODEL/TASK" (or "MODEL", its "any" task); `dials` win over the preset's."""
+        """The method at the preset "MODEL/TASK", else the model's for "any" task; `dials` win over the preset's."""
         known = {one.name: one for one in cls.presets}
-        wanted = name if "/" in name else f"{name}/any"
-        if wanted not in known:
-            raise UnknownName(f"{name_of(cls)} has no preset {name!r}.{did_you_mean(wanted, known)}")
-        return cls(**{**known[wanted].dials, **dials})
+        wanted = [str(name), f"{str(name).partition('/')[0]}/any"]
+        found = next((known[one] for one in wanted if one in known), None)
+        if found is None:
+            raise UnknownName(f"{name_of(cls)} has no preset {name!r}.{did_you_mean(wanted[0], known)}")
+        return cls(**{**found.dials, **dials})
 
     def opened(self) -> frozenset[str]:
         """Which of them these dials open: none where the method is off."""

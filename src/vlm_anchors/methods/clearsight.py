@@ -30,7 +30,7 @@ from torch import Tensor
 from ..engine.view import AttentionView, Edit
 from ..errors import AnchorsWarning, BadDial, CannotAct
 from .base import DEFAULTS, Method, Preset, choice, number
-from .parts import check_range, layer_range, warn_untested
+from .parts import TESTED, check_range, layer_range, warn_untested
 
 if TYPE_CHECKING:
     from ..engine.passing import Generation
@@ -52,6 +52,8 @@ class ClearSight(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"attention"})
     site: ClassVar[str] = "decoder"
+    families: ClassVar[tuple[str, ...]] = TESTED
+    elsewhere: ClassVar[str] = "warns"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "pope", "official-code", {"enhance": 1.15, "suppress": 0.95}),
         DEFAULTS,

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .base import DEFAULTS, Method, Preset, choice, number
-from .parts import check_range, count, layer_range, warn_untested
+from .parts import TESTED, check_range, count, layer_range, warn_untested
 
 if TYPE_CHECKING:
     from ..engine.doors import PassView
@@ -43,6 +43,8 @@ class DeCo(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"hidden", "logits"})
     site: ClassVar[str] = "decoder"
+    families: ClassVar[tuple[str, ...]] = TESTED
+    elsewhere: ClassVar[str] = "warns"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "any", "official-code", {"alpha": 0.6, "top_p": 0.9, "top_k": 20}),
         Preset("llava-1.5-7b", "readme", "official-code", {"alpha": 0.5}),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from ..errors import BadDial, CannotAct
+from ..families import read_again
 from .base import DEFAULTS, Method, Preset, choice, number
 from .parts import contrasts, counted_contrast, refuse_untested
 
@@ -54,6 +55,8 @@ class ICD(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"logits"})
     site: ClassVar[str] = "decoder"
+    families: ClassVar[tuple[str, ...]] = read_again("words")
+    elsewhere: ClassVar[str] = "refused"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "any", "official-code", {"alpha": 1.0, "beta": 0.1}),
         Preset("instructblip-7b", "any", "official-code", {"alpha": 1.0, "beta": 0.1, "where": "role"}),

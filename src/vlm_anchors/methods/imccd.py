@@ -38,7 +38,7 @@ from torch import Tensor
 from ..engine.view import AttentionView, Edit
 from ..errors import BadDial, CannotAct
 from .base import DEFAULTS, Method, Preset, choice, number
-from .parts import contrast, contrasts, counted_contrast, refuse_untested
+from .parts import TESTED, contrast, contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
     from ..engine.branch import Branch
@@ -67,6 +67,8 @@ class IMCCD(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})
     site: ClassVar[str] = "decoder"
+    families: ClassVar[tuple[str, ...]] = TESTED
+    elsewhere: ClassVar[str] = "refused"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "pope", "official-code", {"alpha": 3.0, "beta": 0.2, "rate": 1 / 3}),
         Preset("llava-1.5-7b", "chair", "official-code", _LLAVA_CAPTIONS),

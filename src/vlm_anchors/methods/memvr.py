@@ -31,7 +31,7 @@ from torch import Tensor
 from ..engine.doors import layers_of, widening_of
 from ..errors import CannotAct
 from .base import DEFAULTS, Method, Preset, choice, number
-from .parts import check_range, check_switch, layer_range, warn_untested
+from .parts import TESTED, check_range, check_switch, layer_range, warn_untested
 
 if TYPE_CHECKING:
     from ..engine.doors import PassView
@@ -55,6 +55,8 @@ class MemVR(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp"})
     site: ClassVar[str] = "decoder"
+    families: ClassVar[tuple[str, ...]] = TESTED
+    elsewhere: ClassVar[str] = "warns"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "mme", "official-code", {"alpha": 0.12, "gamma": 0.75}),
         Preset("llava-1.5-7b", "chair", "official-code", {"alpha": 0.12, "gamma": 0.75}),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from ..engine.view import AttentionView, Edit
+from ..families import read_again
 from .base import DEFAULTS, Method, Preset, number
 from .parts import check_range, check_switch, contrast, count, layer_range, refuse_untested, warn_untested
 
@@ -46,6 +47,8 @@ class PAI(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})
     site: ClassVar[str] = "decoder"
+    families: ClassVar[tuple[str, ...]] = read_again("alone")
+    elsewhere: ClassVar[str] = "refused"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "any", "official-code", {"alpha": 0.2, "gamma": 1.1, "boost_prompt": False}),
         Preset("llava-1.5-7b", "no-branch", "official-code", {"alpha": 0.2, "gamma": 1.0, "boost_prompt": True}),

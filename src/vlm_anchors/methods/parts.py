@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PUBLISHED_DEPTH = 32
 """The papers' layer numbers are those of LLaVA-1.5-7B's decoder."""
 TESTED = ("llava", "qwen2.5-vl", "instructblip")
+"""Families on which every baseline is held against its equations."""
 
 
 def scaled(layer: int, depth: int) -> int:
@@ -52,11 +53,11 @@ def check_switch(method: Any, dial: str) -> None:
         raise BadDial(f"{type(method).__name__}.{dial} must be True or False; found {value!r}.")
 
 
-def warn_untested(method: Any, site: "Site", tested: tuple[str, ...] = TESTED) -> None:
+def warn_untested(method: Any, site: "Site") -> None:
     """A family this method has no test on: it runs, and the user is told."""
-    if site.family.name not in tested:
+    if site.family.name not in TESTED:
         warnings.warn(
-            f"{name_of(method)} is tested on {', '.join(tested)}; on {site.family.title} it is not. Check what "
+            f"{name_of(method)} is tested on {', '.join(TESTED)}; on {site.family.title} it is not. Check what "
             "answer.acted says it did before you trust a number.",
             AnchorsWarning,
             stacklevel=4,
@@ -67,10 +68,10 @@ def refuse_untested(
     method: Any, site: "Site", instead: str = "Use a model of one of these, or another method."
 ) -> None:
     """A family on which a second reading of the prompt could be wrong unnoticed."""
-    if site.family.name not in TESTED:
+    if site.family.name not in method.families:
         raise CannotAct(
-            f"{name_of(method)} reads the prompt twice, which is tested on {', '.join(TESTED)}; on {site.family.title} it is "
-            f"not. {instead}"
+            f"{name_of(method)} reads the prompt twice, which is tested on {', '.join(method.families)}; on "
+            f"{site.family.title} it is not. {instead}"
         )
 
 

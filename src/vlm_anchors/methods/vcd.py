@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..families import read_again
 from .base import DEFAULTS, Method, Preset, number
 from .parts import contrasts, counted_contrast, refuse_untested
 
@@ -44,6 +45,8 @@ class VCD(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"logits"})
     site: ClassVar[str] = "decoder"
+    families: ClassVar[tuple[str, ...]] = read_again("pixels")
+    elsewhere: ClassVar[str] = "refused"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "pope", "official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
         Preset("instructblip-7b", "pope", "official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),

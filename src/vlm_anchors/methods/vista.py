@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..families import read_again
 from .base import DEFAULTS, Method, Preset, number
-from .parts import check_range, check_switch, count, layer_range, refuse_untested
+from .parts import check_range, check_switch, count, layer_range, refuse_untested, warn_untested
 
 if TYPE_CHECKING:
     from ..engine.doors import PassView
@@ -42,6 +43,8 @@ class VISTA(Method):
 
     doors: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp", "logits"})
     site: ClassVar[str] = "decoder"
+    families: ClassVar[tuple[str, ...]] = read_again("words")
+    elsewhere: ClassVar[str] = "refused"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "chair", "official-code", {"lam": 0.17, "mix": 0.3}),
         Preset("llava-1.5-7b", "pope", "official-code", {"lam": 0.01, "mix": 0.3}),
@@ -68,6 +71,7 @@ class VISTA(Method):
 
     def check(self, site: "Site") -> None:
         refuse_untested(self, site)
+        warn_untested(self, site)
         layer_range(self.layers, LAYERS, site)
 
     def read_layers(self, site: "Site") -> frozenset[int]:
