@@ -48,6 +48,7 @@ def test_attention_backend(tiny_folder, attention):
     ("settings", "sentence"),
     [
         ({"device": "toaster"}, "No device 'toaster'. Expected cpu, cuda or cuda:N"),
+        ({"device": "meta"}, "Device meta holds no numbers, so nothing can be answered there. Expected cpu, cuda"),
         ({"dtype": "float8"}, "No dtype 'float8'. Expected one of auto, float32, bfloat16, float16"),
         ({"quantization": "2bit"}, "No quantization '2bit'. Expected 4bit, 8bit"),
         ({"quantization": "4bit", "device": "cpu"}, "Quantization 4bit needs an NVIDIA card; the device here is cpu"),

@@ -48,7 +48,7 @@ def load(
     if adapter.is_adapter(Path(where)):
         settings = {"device": device, "dtype": dtype, "attn_implementation": attn_implementation}
         return _adapted(name, Path(where), quantization=quantization, trust_remote_code=trust_remote_code, **settings)
-    target = _device(device)
+    target = device_of(device)
     given = {
         "revision": revision,
         "trust_remote_code": trust_remote_code,
@@ -254,7 +254,8 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _device(device: Any) -> Any:
+def device_of(device: Any) -> Any:
+    """The device that is asked for, else a CUDA device where there is one; raises `BadSetting` where it cannot be used."""
     import torch
 
     if device is None:
@@ -263,6 +264,10 @@ def _device(device: Any) -> Any:
         target = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise BadSetting(f"No device {device!r}. Expected cpu, cuda or cuda:N.") from error
+    if target.type == "meta":
+        raise BadSetting(
+            "Device meta holds no numbers, so nothing can be answered there. Expected cpu, cuda or cuda:N."
+        )
     if target.type == "cuda" and not torch.cuda.is_available():
         raise BadSetting(f"Device {device} was asked for, but PyTorch finds no CUDA device here. Use cpu.")
     if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():

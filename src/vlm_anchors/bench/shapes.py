@@ -8,6 +8,7 @@ import torch
 import transformers as hf
 
 from ..errors import UnknownName
+from ..load import device_of
 from ..registry import did_you_mean
 
 
@@ -87,8 +88,9 @@ def build(name: str, device: str, dtype: str | None = None) -> tuple[Any, Shape]
     if name not in SHAPES:
         raise UnknownName(f"No shape {name!r}.{did_you_mean(name, SHAPES)}")
     shape = SHAPES[name]
+    place = device_of(device)
     torch.manual_seed(0)
-    with torch.device(device):
+    with place:
         model = hf.AutoModelForImageTextToText.from_config(
             shape.config(), dtype=getattr(torch, dtype or shape.dtype), attn_implementation="sdpa"
         )
