@@ -1,6 +1,7 @@
 """Asking: one question, many, streamed; with any decoding; and every question that cannot be asked."""
 
 import json
+import re
 import threading
 import time
 import warnings
@@ -313,3 +314,40 @@ def test_visual_shares_on_request(tiny, red):
     assert any(row["before"] != row["after"] for row in steered.acted["visual_share"])
     assert steered.acted["clva"]["rows_edited"] > 0
     assert "visual_share" not in va.ask(tiny, red, QUESTION, max_new_tokens=1).acted
+
+
+TOO_LARGE = (
+    "Expected numbers for logits; under {} some are NaN: a dial is too large for float32, or the weights are broken."
+)
+
+
+@pytest.mark.parametrize("decoding", DECODINGS)
+@pytest.mark.parametrize("method", ["clva:alpha=1e+308", "pai:alpha=1e+300", "vcd:alpha=1e+300"])
+def test_dials_that_leave_no_numbers_are_told(tiny, red, method, decoding):
+    sentence = re.escape(TOO_LARGE.format(method))
+    with pytest.raises(CannotAct, match=sentence):
+        va.ask(tiny, red, QUESTION, method=method, decoding=decoding, max_new_tokens=3)
+    with pytest.raises(CannotAct, match=sentence):
+        list(va.ask_many(tiny, [(red, QUESTION)] * 2, method=method, decoding=decoding, max_new_tokens=3))
+
+
+def test_dials_that_leave_no_numbers_are_told_by_a_stream(tiny, red):
+    with pytest.raises(CannotAct, match="under clva:alpha"):
+        list(va.stream(tiny, red, QUESTION, method="clva:alpha=1e+308", max_new_tokens=3))
+
+
+def test_broken_weights_are_told(tiny_folder, red):
+    vlm = va.load(str(tiny_folder))
+    with torch.no_grad():
+        vlm.model.lm_head.weight[3, 0] = torch.nan
+    with pytest.raises(CannotAct, match="hold NaN: its weights are broken, or too large for float32. Copy or download"):
+        va.ask(vlm, red, QUESTION, max_new_tokens=3)
+
+
+def test_another_fault_inside_a_model_is_not_hidden(tiny, red, monkeypatch):
+    def fails(*args, **kwargs):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(type(tiny.model), "generate", fails)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        va.ask(tiny, red, QUESTION, max_new_tokens=3)

@@ -252,6 +252,12 @@ def test_what_is_refused_before_its_first_answer_binds_nobody(tiny, scenes, tmp_
     assert run(tiny, scenes, tmp_path / "run", methods=["none"], limit=1, protocol_name="vista") == 1
 
 
+def test_logits_that_are_no_numbers_are_no_answers(tiny, scenes, tmp_path):
+    with pytest.raises(CannotAct, match=r"under clva:alpha=1e\+308 some are NaN: a dial is too large"):
+        run(tiny, scenes, tmp_path / "run", methods=["clva:alpha=1e308"], limit=4)
+    assert (tmp_path / "run" / "records.jsonl").read_text() == ""
+
+
 def test_two_ranks_that_began_together_do_not_mix_settings(tmp_path):
     settings = {"model": "a", "protocol": "deco"}
     with RunFolder(tmp_path / "run", 0, 2) as first, RunFolder(tmp_path / "run", 1, 2) as second:

@@ -238,13 +238,20 @@ def answer_prepared(
     from .sampling import KeyedNoise, YesNo
 
     tensors = prepared(run, inputs)
-    yes_no = YesNo(run.vlm.processor.tokenizer)
-    processors: list[Any] = [yes_no]
+    yes_no, broken = YesNo(run.vlm.processor.tokenizer), Broken()
+    processors: list[Any] = [broken, yes_no]
     if isinstance(run.decoding, Nucleus):
         processors.append(KeyedNoise(run.decoding, [sample.id for sample in samples]))
-    rows = run.vlm.model.generate(
-        **tensors, generation_config=run.config(), logits_processor=processors, **extra
-    ).tolist()
+    try:
+        rows = run.vlm.model.generate(
+            **tensors, generation_config=run.config(), logits_processor=processors, **extra
+        ).tolist()
+    except RuntimeError as error:
+        if "without overflow" not in str(error):
+            raise
+        raise CannotAct(_no_numbers(run)) from error
+    if broken.seen:
+        raise CannotAct(_no_numbers(run))
     acted, watch = handle.acted, handle.watcher
     seconds = (time.perf_counter() - began) / len(samples)
     # An encoder-decoder's row begins with its start token, everyone else's with the prompt.
@@ -257,6 +264,36 @@ def answer_prepared(
             did["visual_share"] = watch.table(row)
         answers.append(_read(run, inputs.prompts[i], tokens, seconds, did, yes_no.row(row)))
     return answers
+
+
+class Broken:
+    """A logits processor that notes logits which are no numbers. It reads its note when asked: no step waits for it."""
+
+    def __init__(self) -> None:
+        self._seen: Any = False
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        self._seen = scores.isnan().any() | self._seen
+        return scores
+
+    @property
+    def seen(self) -> bool:
+        return bool(self._seen)
+
+
+def _no_numbers(run: Run) -> str:
+    """Why there is no answer where the logits overflowed."""
+    methods = [method for method in run.methods if method.doors]
+    if methods:
+        return (
+            f"Expected numbers for logits; under {spec_of_all(methods)} some are NaN: a dial is too large for "
+            f"{str(run.vlm.dtype).removeprefix('torch.')}, or the weights are broken. Choose smaller dials; method none tells "
+            f"which it is."
+        )
+    return (
+        f"Expected numbers for logits; those of {run.vlm.name} hold NaN: its weights are broken, or too large for "
+        f"{str(run.vlm.dtype).removeprefix('torch.')}. Copy or download the model again, or load it with dtype float32."
+    )
 
 
 def _up_to_the_end(run: Run, new: list[int]) -> list[int]:
