@@ -173,7 +173,7 @@ def _print_table(answers: list["Answer"]) -> None:
         "method", "answer", "yes - no", "seconds", "what it did", show_lines=any("\n" in a.text for a in answers)
     )
     for answer in answers:
-        margin = "" if answer.yes_no is None else f"{answer.yes_no[0] - answer.yes_no[1]:+.2f}"
+        margin = "" if answer.yes_no is None else margins(*answer.yes_no)
         name = answer.method if answer.decoding == "greedy" else f"{answer.method}, {answer.decoding}"
         table.add_row(
             name, answer.text, margin, f"{answer.seconds:.2f}", in_words(dict(answer.acted)) if answer.acted else "-"
@@ -181,3 +181,10 @@ def _print_table(answers: list["Answer"]) -> None:
     Console().print(table)
     if any(answer.yes_no is not None for answer in answers):
         typer.echo('yes - no: logit of "yes" less logit of "no" at the first token; above 0 the model leans to yes.')
+    if any(answer.yes_no is not None and margins(*answer.yes_no) == "-" for answer in answers):
+        typer.echo('-: the method cut "yes", "no" or both from the first token, and what is cut has no logit.')
+
+
+def margins(yes: float, no: float) -> str:
+    """The difference of both logits; a dash where one of them was cut."""
+    return f"{yes - no:+.2f}" if math.isfinite(yes) and math.isfinite(no) else "-"
