@@ -102,6 +102,18 @@ def test_one_method_with_its_dials(run):
     assert "14" in out
 
 
+def test_a_method_is_shown_with_its_equations(run):
+    import inspect
+
+    from vlm_anchors.methods import METHODS
+
+    for entry in METHODS:
+        code, out, _ = run("methods", entry.name)
+        assert code == 0
+        header, dials = inspect.getdoc(inspect.getmodule(entry.load())), inspect.getdoc(entry.load())
+        assert out.index(header) < out.index(dials)
+
+
 def test_scenes_render(run, tmp_path):
     (tmp_path / "objects.json").write_text(json.dumps({"a": ["cup", "fork"], "b": ["dog"]}))
     code, out, _ = run(
@@ -316,3 +328,20 @@ def test_a_word_that_was_cut_has_no_logit_in_json():
     }
     told = as_dict(Answer(**fields, yes_no=(float("-inf"), 2.5)))
     assert told["yes_no"] == {"yes": None, "no": 2.5, "margin": None}
+
+
+@pytest.mark.parametrize("cut", [(float("-inf"), 2.5), (2.5, float("-inf")), (float("-inf"), float("-inf"))])
+def test_a_word_that_was_cut_has_no_margin_in_the_table(run, image, monkeypatch, cut):
+    from vlm_anchors.types import Answer
+
+    told = iter([(0.0, 0.0), (1.5, 1.0), cut])  # the first pass warms the model
+    monkeypatch.setattr("vlm_anchors.generate.ask", lambda *args, **given: Answer("No", (1,), 0.1, yes_no=next(told)))
+    code, out, _ = run("compare", image, "cup?", "--model", "MODEL")
+    assert code == 0 and "+0.50" in out
+    assert "nan" not in out and "inf" not in out
+    assert '-: the method cut "yes", "no" or both from the first token, and what is cut has no logit.' in out
+
+
+def test_without_a_cut_no_dash_is_explained(run, image):
+    _, out, _ = run("compare", image, "cup?", "--model", "MODEL", "--max-new-tokens", 1)
+    assert "what is cut has no logit" not in out

@@ -28,6 +28,7 @@ def methods(
         given.print_json({**_entry(entry), "dials": dials, "presets": presets})
         return
     typer.echo(f"{entry.name}: {entry.summary} ({entry.source})")
+    typer.echo(f"\n{inspect.getdoc(inspect.getmodule(entry.load()))}\n")
     typer.echo(inspect.getdoc(entry.load()))
     typer.echo(f"\nDefaults: {entry.name}:{spelled(dials)}" if dials else "\nIt has no dials.")
     if presets:
