@@ -1,6 +1,9 @@
 """`bench`: what it measures, and what it says of wrong requests."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import tiny
@@ -117,6 +120,8 @@ def test_one_batch_size_alone(bench):
         (["--method", "clva", "--shape", "middle"], "No shape 'middle'. Did you mean 'mid'?"),
         (["--method", "clwa", "--model", "MODEL"], "No method 'clwa'. Did you mean 'clva'?"),
         (["--method", "clva", "--model", "nowhere"], "nowhere"),
+        (["--method", "clva", "--shape", "mid", "--device", "meta"], "Device meta holds no numbers"),
+        (["--method", "clva", "--shape", "mid", "--device", "tpu9"], "No device 'tpu9'. Expected cpu, cuda or cuda:N."),
         (["--method", "clwa", "--model", "nowhere"], "No method 'clwa'"),  # before a model is loaded
         (
             ["--method", "beam:num_beams=5", "--model", "nowhere"],
@@ -146,3 +151,25 @@ def test_nothing_stays_attached_after_a_measurement():
         assert torch.equal(before, model(**batch).logits)
         with attach(model, "clva"):
             assert not torch.equal(before, model(**batch).logits)
+
+
+def test_the_profiler_is_silent(tiny_folder):
+    """In a process of its own: the log level is read once, and Kineto writes past Python's stderr."""
+    asked = [
+        "--model",
+        str(tiny_folder),
+        "--method",
+        "clva:tau=1",
+        "--rounds",
+        "3",
+        "--max-new-tokens",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    given = {name: value for name, value in os.environ.items() if name != "KINETO_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-m", "vlm_anchors", "bench", *asked], capture_output=True, text=True, env=given, check=True
+    )
+    assert done.stderr.splitlines() == [f"round {n} of 3" for n in (1, 2, 3)]
+    assert "profiler_st" not in done.stdout

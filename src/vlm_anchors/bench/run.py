@@ -4,6 +4,7 @@ Machines drift; a ratio inside one round does not. Medians over the rounds, with
 thread time is the thread's own, which other programs on the machine do not stretch; elsewhere it is the clock's on the wall.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -142,6 +143,8 @@ def _peak(model: Any, processor: Any, inputs: dict[str, Any], row: Row, new_toke
         before = torch.cuda.memory_allocated(model.device)
         _once(model, processor, inputs, row, new_tokens)
         return torch.cuda.max_memory_allocated(model.device) - before
+    # Read when a process first profiles: above its highest level Kineto says nothing, "profiler_start" neither.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         _once(model, processor, inputs, row, min(new_tokens, 4))
     held = peak = 0
