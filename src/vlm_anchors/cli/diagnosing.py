@@ -99,4 +99,6 @@ def _show(told: dict[str, Any]) -> None:
     dials = told["suggestion"]
     console.print(f"Dials to try: {dials['clva']}\n  {dials['clva_why']}")
     if dials["attanchor"]:
-        console.print(f"  {dials['attanchor']} anchors a tenth of the words.")
+        console.print(
+            f"  {dials['attanchor']} anchors a tenth of the words of these yes/no questions; for other questions: calibrate."
+        )
