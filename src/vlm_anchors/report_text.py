@@ -111,7 +111,7 @@ def _line(values: Sequence[str]) -> str:
 
 
 def terminal(made: Sequence[Table], width: int | None = None) -> str:
-    """All tables for a terminal."""
+    """All tables for a terminal: a row a method. Columns that do not fit stand in further blocks below, methods again first."""
     from rich.console import Console
     from rich.table import Table as RichTable
 
@@ -120,15 +120,37 @@ def terminal(made: Sequence[Table], width: int | None = None) -> str:
     for table in made:
         lines = [headings(table), *(cells(table, row) for row in table.rows)]
         lines += [theirs(table, row) for row in table.published]
-        # Too narrow for a column a number: a column a method, then.
-        if sum(3 + max(map(len, column)) for column in zip(*lines, strict=True)) > console.width:
-            lines = [list(column) for column in zip(*lines, strict=True)]
-        drawn = RichTable(title=table.title, title_justify="left")
-        for place, name in enumerate(lines[0]):
-            drawn.add_column(name, justify="left" if place < 1 else "right", overflow="fold")
-        for line in lines[1:]:
-            drawn.add_row(*line)
-        console.print(drawn)
+        columns = list(zip(*lines, strict=True))
+        for number, (first, *others) in enumerate(_blocks(columns, len(table.rows), console.width)):
+            drawn = RichTable(title=f"{table.title} (continued)" if number else table.title, title_justify="left")
+            drawn.add_column(first[0], overflow="fold")
+            for column in others:
+                drawn.add_column(column[0], justify="right", overflow="fold")
+            for place, line in enumerate(list(zip(first, *others, strict=True))[1:]):
+                if place < len(table.rows) or any(line[1:]):  # the papers print few of our columns
+                    drawn.add_row(*line)
+            console.print(drawn)
         for text in caption(table):
             console.print(f"  {text}", soft_wrap=True)
     return out.getvalue()
+
+
+def _blocks(columns: Sequence[Sequence[str]], rows: int, width: int) -> list[list[Sequence[str]]]:
+    """The columns in blocks that fit a terminal, the first column leading each. Text may fold, to a third of the width."""
+    lead, *others = columns
+    room = width - 1 - min(_drawn(lead), width // 3)
+    wide = [_drawn(others[0][: 1 + rows]), *map(_drawn, others[1:])]  # where papers' figures are from may fold
+    blocks: list[list[Sequence[str]]] = [[lead]]
+    left = room
+    for column, needed in zip(others, wide, strict=True):
+        if needed > left and len(blocks[-1]) > 1:
+            blocks.append([lead])
+            left = room
+        blocks[-1].append(column)
+        left -= needed
+    return blocks
+
+
+def _drawn(column: Sequence[str]) -> int:
+    """How wide a column stands: its longest text, a blank on both sides and a line."""
+    return 3 + max(map(len, column))
