@@ -155,7 +155,9 @@ def test_records_that_lack_something(tmp_path):
     with pytest.raises(BadData, match="Record 1 of pope has no 'question'; a record needs id, image, .*, question"):
         answer_files([write_run(tmp_path / "a", [one])], tmp_path / "out")
     with pytest.raises(BadSetting, match="would both write"):
-        answer_files([write_run(tmp_path / "b", [record()])] * 2, tmp_path / "out")
+        answer_files([write_run(tmp_path / name, [record()]) for name in "bc"], tmp_path / "out")
+    with pytest.raises(BadData, match="was named twice"):
+        answer_files([tmp_path / "b"] * 2, tmp_path / "out")
 
 
 def test_mmbench_numbers_rotations_as_its_file_does():

@@ -8,6 +8,7 @@ import pytest
 
 from vlm_anchors import published, report, report_page, report_text
 from vlm_anchors.benchmarks.base import BadData
+from vlm_anchors.cli import main
 from vlm_anchors.errors import UnknownName
 
 
@@ -277,3 +278,41 @@ def test_fractions_of_the_second_paper_are_shown_as_our_percents():
     row = next(row for row in published.rows("captions") if row.model == "TinyLLaVA-1B")
     assert row.values["bleu"] == pytest.approx(56.63)
     assert row.values["cider"] == pytest.approx(4.0793)
+
+
+def test_a_run_named_twice_is_told(run, capsys, monkeypatch):
+    assert main(["report", str(run), str(run)]) == 2
+    told = capsys.readouterr().err
+    assert told == f"Expected different RUNs; {run} was named twice, and its answers would count twice. Name it once.\n"
+    monkeypatch.chdir(run.parent)
+    assert main(["report", "run", str(run)]) == 2
+    assert f"run and {run} are the same RUN" in capsys.readouterr().err
+
+
+MANY = ["none", "clva", *(f"attanchor:tau=0.{n}+clva:alpha=5,beta=0.{n}" for n in range(10, 20))]
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_many_methods_are_rows_on_a_narrow_terminal(tmp_path, width):
+    """No line is longer than the terminal, every number stands whole, and every block has a line a method."""
+    rights = [[i % (2 + n) > 0 for i in range(24)] for n in range(len(MANY))]
+    records = [one for method, right in zip(MANY, rights, strict=True) for one in pope_records(method, right)]
+    (table,) = report.tables([write(tmp_path / "run", records)], draws=20)
+    text = report_text.terminal([table], width=width)
+    drawn = [line for line in text.splitlines() if line.startswith(("┃", "│"))]
+    assert drawn and max(map(len, drawn)) <= width
+    words = [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in drawn]
+    blocks = [cells for cells in words if cells[0] == "method"]
+    assert [name for cells in blocks for name in cells[1:]] == report_text.headings(table)[1:]
+    for name in ("none", "clva"):
+        row = next(row for row in table.rows if row.method == name)
+        found = [cells for cells in words if cells[0] == name]
+        assert [value for cells in found for value in cells[1:]] == report_text.cells(table, row)[1:]
+    assert len(blocks) == 1 or text.count("(continued)") == len(blocks) - 1
+    folded = "".join(cells[0] for cells in words)
+    assert all(folded.count(method) >= len(blocks) for method in MANY)
+
+
+def test_what_fits_stays_one_table(run):
+    (table,) = report.tables([run], draws=20)
+    assert "(continued)" not in report_text.terminal([table], width=300)

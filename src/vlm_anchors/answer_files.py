@@ -7,14 +7,14 @@ from .benchmarks.base import NEEDED, check_records
 from .benchmarks.official import safe_name
 from .durable import write_whole
 from .errors import BadSetting
-from .report import benchmark_of, by_key, read_run
+from .report import benchmark_of, by_key, named_once, read_run
 
 
 def answer_files(runs: Iterable[Path], folder: Path) -> dict[Path, str]:
     """Where each file goes, and its text; nothing is written. Refuses two that would be one file."""
     files: dict[Path, str] = {}
     owners: dict[str, Path] = {}  # by name in one case: some file systems know no other
-    for path in runs:
+    for path in named_once(runs):
         run = read_run(path)
         benchmark = benchmark_of(run)
         told = {"model": str(run.info.get("model", ""))}

@@ -132,7 +132,7 @@ def tables(
 ) -> list[Table]:
     """All tables of some runs. `everyone` shows the published figures of every model, not of the run's alone."""
     together: dict[tuple[str, ...], list[Run]] = {}
-    for path in paths:
+    for path in named_once(paths):
         run = read_run(Path(path))
         names = ("benchmark", "model", "revision", "protocol", "max_new_tokens", "data_sha256")
         told = (run.info.get(name) for name in names)
@@ -143,6 +143,17 @@ def tables(
         made.extend(_tables(runs, against, draws, groups, everyone))
     _check_against(made, against)
     return made
+
+
+def named_once(paths: Iterable[Path]) -> list[Path]:
+    """The runs' folders; raises `BadData` where one was named twice, under whatever name."""
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if (other := found.get(path.resolve())) is not None:
+            same = f"{path} was named twice" if other == path else f"{other} and {path} are the same RUN"
+            raise BadData(f"Expected different RUNs; {same}, and its answers would count twice. Name it once.")
+        found[path.resolve()] = path
+    return list(found.values())
 
 
 def _tables(runs: Sequence[Run], against: str, draws: int, groups: bool, everyone: bool) -> list[Table]:
