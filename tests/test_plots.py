@@ -97,3 +97,11 @@ def test_without_matplotlib(monkeypatch):
 )
 def test_ticks_end_with_the_last_layer(count, expected):
     assert plots._ticks(range(1, count + 1)) == expected
+
+
+def test_every_line_of_many_looks_its_own_way():
+    axes = plots._figure(4, 3).subplots()
+    for number in range(24):
+        plots._line(axes, number, [1, 2], [1, 2], str(number))
+    looks = {(line.get_color(), line.get_marker()) for line in axes.get_lines()}
+    assert len(looks) == 24

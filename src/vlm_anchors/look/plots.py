@@ -35,8 +35,10 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _line(axes: Any, number: int, x: Sequence[float], y: Sequence[float], label: str, **more: Any) -> None:
+    # With the eighth line the colours begin anew, beside other dashes and markers.
+    other = (number + number // 7) % 7
     axes.plot(
-        x, y, color=COLOURS[number % 7], linestyle=DASHES[number % 7], marker=MARKERS[number % 7], markersize=4,
+        x, y, color=COLOURS[number % 7], linestyle=DASHES[other], marker=MARKERS[other], markersize=4,
         linewidth=1.6, label=label, **more,
     )  # fmt: skip
 
