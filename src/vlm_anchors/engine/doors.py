@@ -241,7 +241,8 @@ class Doors:
         rows = None if view is None else self.method.head(view, args[0][:, -1])
         if view is None or rows is None:
             return None
-        rows = torch.cat([view.seeing(rows[:, :1], args[0][:, -1:]), rows[:, 1:]], 1)
+        if view.blind is not None:
+            rows = torch.cat([view.seeing(rows[:, :1], args[0][:, -1:]), rows[:, 1:]], 1)
         view.more = rows.shape[1] - 1
         return (torch.cat([args[0][:, :-1], rows], 1) if args[0].shape[1] > 1 else rows,)
 
