@@ -241,11 +241,13 @@ def test_rows_chosen_after_the_prompt_are_refused_where_visual_tokens_would_stay
 def test_families_without_a_test_warn_or_are_refused():
     import tiny_models
 
-    model = tiny_models.internvl()
+    model = tiny_models.paligemma()
     with pytest.warns(AnchorsWarning, match="deco is tested on"), attach(model, DeCo()):
         pass
     with pytest.raises(CannotAct, match="reads the prompt twice"):
         attach(model, VCD())
+    with attach(tiny_models.internvl(), VCD()):
+        pass
 
 
 def test_a_model_without_a_head_is_refused():

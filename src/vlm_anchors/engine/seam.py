@@ -35,7 +35,8 @@ from .qformer import latent_pass
 from .site import Site, find_site, plain_model
 
 _active: ContextVar[tuple["Handle", ...]] = ContextVar("vlm_anchors_active", default=())
-_Shut = type("_Shut", (tuple,), {"__doc__": "No handle, on purpose: a method's second branch runs."})
+_SHUT: Any = type("Shut", (tuple,), {})()
+"""No handle, on purpose: a method's second branch runs."""
 _seams: "weakref.WeakKeyDictionary[nn.Module, Seam]" = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
@@ -91,7 +92,7 @@ def _processor(model: Any) -> Any:
 @contextmanager
 def _doors_shut() -> Iterator[None]:
     """A second branch: no method acts on what runs inside."""
-    active, facts = _active.set(_Shut()), current.set(current.get())
+    active, facts = _active.set(_SHUT), current.set(current.get())
     try:
         yield
     finally:
@@ -365,7 +366,7 @@ class Seam:
         for handle in reversed(_active.get()):
             if handle.serves(self):
                 return handle
-        self.ran_elsewhere |= not isinstance(_active.get(), _Shut)
+        self.ran_elsewhere |= _active.get() is not _SHUT
         return None
 
 
