@@ -48,7 +48,15 @@ def main(backend):
         "plain": plain, "wanted": wanted, "found": found, "again": again, "off": off, "acted": same,
         "breaks": sum(counters["graph_break"].values()), "graphs": counters["stats"]["unique_graphs"],
     }  # fmt: skip
-    sys.stdout.write(json.dumps(told))
+    image = batch["input_ids"] == tiny.IMAGE
+    ends = {
+        "input_ids": batch["input_ids"][:1, : int(image[0].nonzero().max()) + 1],
+        "pixel_values": batch["pixel_values"][:1],
+    }
+    with attach(model, CLVA(alpha=500.0, tau=0.5)):
+        last = [tokens(model, ends, disable_compile=True), tokens(model, ends, compile_config=config)]
+    last.append(tokens(model, ends, disable_compile=True))
+    sys.stdout.write(json.dumps({**told, "last": last}))
 
 
 def doors(backend):

@@ -26,6 +26,7 @@ def test_compiled_step_equals_uncompiled(backend):
     assert told["found"] == told["again"] == told["wanted"] != told["plain"]
     assert told["off"] == told["plain"]
     assert told["acted"], "steps of the graph are counted too"
+    assert told["last"][0] == told["last"][1] != told["last"][2], "a prompt that ends with its image"
     assert told["breaks"] == 0
     assert told["graphs"] <= 2, "one graph with the method, one without"
 

@@ -5,13 +5,17 @@ import threading
 import pytest
 import tiny
 import tiny_families
+import tiny_models
 import torch
 from cases import CASES, model_of, run
 from stand_ins import Processor
 from test_contract import IN_MODEL, method_of, steered
-from transformers import DynamicCache
+from tiny_processors import stand_in
+from transformers import DynamicCache, StaticCache
 
 from vlm_anchors.engine import attach
+from vlm_anchors.engine.once import images_once
+from vlm_anchors.engine.prefix import continued, prefill_prefix
 from vlm_anchors.errors import AnchorsWarning, CannotAct
 from vlm_anchors.methods.imccd import IMCCD
 from vlm_anchors.methods.memvr import MemVR
@@ -217,3 +221,74 @@ def test_half_precision_and_eager_masks(dtype):
         with torch.no_grad(), attach(model, IMCCD(beta=0.0)):
             found[kernel] = model(**{**prompt, "pixel_values": pixels.to(dtype)}).logits[:, -1].float()
     assert (found["eager"] - found["sdpa"]).abs().max() < (0.06 if dtype == torch.float16 else 0.5)
+
+
+@pytest.mark.parametrize("owner", [[0, 0, 1], [0, 1, 0]])
+@pytest.mark.parametrize("case", ["llava", "instructblip"])
+def test_images_that_are_encoded_once_are_noised_for_each_question(case, owner):
+    model, batch = model_of(case), dict(CASES[case].batch())
+    batch["pixel_values"] = batch["pixel_values"][owner]
+    with attach((model, Processor()), VCD(beta=0.0)):
+        right, tokens = run(model, batch)
+        with images_once(model, owner):
+            found, _ = run(model, batch, tokens)
+    assert (found - right).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("rows", [[1, 0], [0], [0, 0, 1, 1]])
+def test_samples_without_an_image_follow_the_cache(rows):
+    """A cache reordered, selected or repeated by hand takes the table of such samples with it."""
+    model, rows = model_of("llava"), torch.tensor(rows)
+    mixed = llava([1, *words(2), *IMAGE, *words(9, 1)], [1, *words(12, 2)])
+    mask = torch.nn.functional.pad(mixed["attention_mask"], (0, 1), value=1)
+    given = {
+        "input_ids": torch.tensor([[50], [51]]),
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1)[:, -1:],
+    }
+    with torch.no_grad(), attach(model, VCD(beta=0.0)):
+        right = model(**given, past_key_values=prefilled(model, mixed)).logits[rows, -1]
+        cache = prefilled(model, mixed)
+        if len(rows) == 4:
+            cache.batch_repeat_interleave(2)
+        elif len(rows) == 2:
+            cache.reorder_cache(rows)
+        else:
+            cache.batch_select_indices(rows)
+        found = model(**{name: value[rows] for name, value in given.items()}, past_key_values=cache).logits[:, -1]
+    assert (found - right).abs().max() < 1e-5
+
+
+def test_a_shared_prefix_of_several_pieces_is_refused():
+    """Two tiles of one image: which of the encoded pieces a question reads is not known."""
+    model = tiny_models.internvl()
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    head = torch.tensor([[1, 30, 31, *[tiny_models.IMAGE] * 32]])
+    ids = torch.cat([head.expand(2, -1), torch.tensor([[40, 41, 42], [50, 51, 52]])], 1)
+    with torch.no_grad(), attach((model, stand_in("internvl")), VCD(beta=0.0)):
+        cache = prefill_prefix(model, {"input_ids": head, "pixel_values": pixels})
+        with pytest.raises(CannotAct, match="1 prompts have 2 encoded pieces. Feed each prompt in one piece"):
+            model.generate(input_ids=ids, **continued(cache, torch.zeros(2, dtype=torch.long)), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_of_padded_rows_are_numbers(dtype):
+    model = tiny.llava().to(dtype)
+    model.set_attn_implementation("eager")
+    batch = tiny.llava_batch()
+    with attach(model, IMCCD(beta=0.0)):
+        logits = model(**{**batch, "pixel_values": batch["pixel_values"].to(dtype)}).logits[:, -1]
+    logits.float().sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
+def test_a_detached_handle_counts_no_further():
+    model, batch = tiny.llava(), tiny.llava_batch()
+    cache = StaticCache(config=model.config, max_cache_len=120)
+    with torch.no_grad(), attach(model, "clva:tau=1") as handle:
+        model.generate(**batch, past_key_values=cache, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+        before = handle.acted
+    cache.reset()
+    with torch.no_grad():
+        model.generate(**batch, past_key_values=cache, max_new_tokens=20, min_new_tokens=20, do_sample=False)
+    assert handle.acted == before

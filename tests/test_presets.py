@@ -88,6 +88,11 @@ def test_unknown_presets_are_refused():
         METHODS.build("none:preset=any")
 
 
+def test_a_misspelt_task_is_no_benchmark():
+    with pytest.raises(UnknownName, match="pai has no preset 'llava-1.5-7b/papre'. Did you mean 'llava-1.5-7b/paper'"):
+        va.PAI.preset("llava-1.5-7b/papre")
+
+
 def test_layers_of_a_preset_fit_any_depth():
     """Official numbers are those of 32 layers; none of our presets pins them."""
     assert not [name for name, preset in PRESETS if "layers" in preset.dials]

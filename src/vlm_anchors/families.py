@@ -157,7 +157,7 @@ FAMILIES = (
         "mistral3",
         ("mistral3",),
         "Mistral Small 3.1, 3.2",
-        again="pixels",
+        again="words",
         frame_tokens=("[IMG_BREAK]", "[IMG_END]"),
         images="encoder",
     ),

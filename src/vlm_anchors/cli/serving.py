@@ -25,8 +25,11 @@ def serve(
     from ..app.page import start
 
     page = start(vlm, host, port)
-    typer.echo(f"Open http://{host}:{port} in a browser. Ctrl+C stops.")
-    page.blocks.block_thread()
+    try:
+        typer.echo(f"Open http://{host}:{port} in a browser. Ctrl+C stops.")
+        page.blocks.block_thread()
+    finally:  # an interrupt before the blocking would leave the server's threads running
+        page.blocks.close(verbose=False)
 
 
 def _require_packages() -> None:

@@ -86,7 +86,7 @@ class PassView:
     @property
     def blind(self) -> Bool[Tensor, " b"] | None:
         """Samples without an image, which are left alone; None where each has one."""
-        return self.memory.get(BLIND)
+        return self.carried.get(BLIND, self.memory.get(BLIND))
 
     def seeing(self, new: Float[Tensor, "b ..."], plain: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """`new` for samples with an image, `plain` for the others."""
@@ -280,6 +280,8 @@ class Doors:
                 hidden = twin.prefill(self.site.stack, view.branch, cache)
                 if cache is not None:
                     view.memory[TWIN] = twin
+                    if view.blind is not None:
+                        twin.carried[BLIND] = view.blind
                     lead(cache)
             else:
                 assert twin is not None

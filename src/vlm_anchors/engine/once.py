@@ -30,7 +30,8 @@ def images_once(model: Any, owner: Sequence[int]) -> Iterator[None]:
         if threading.get_ident() != here:
             return None
         pixels: Any = args[0] if args else kwargs.get(PIXELS)
-        whole = isinstance(pixels, Tensor) and pixels.dim() == 4 and len(pixels) == len(owner)
+        sized = kwargs.get("image_sizes") is not None  # one entry an image, which would have to be cut as well
+        whole = not sized and isinstance(pixels, Tensor) and pixels.dim() == 4 and len(pixels) == len(owner)
         taken.append(whole)
         if not whole:
             return None

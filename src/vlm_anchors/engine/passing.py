@@ -74,6 +74,11 @@ class Generation:
         if self.length is not None:
             self.steps = max(self.steps, int(self.length) - self.end)
 
+    def settle_steps(self) -> None:
+        """Count for the last time: the cache may serve another prompt now."""
+        self.count_steps()
+        self.length = None
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Generation":
         """A copied cache goes on with the same method and watcher, and tables of its own."""
         own = {name: copy.deepcopy(getattr(self, name), memo) for name in ("visual", "memory", "kept", "prompt")}

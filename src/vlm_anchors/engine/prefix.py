@@ -66,10 +66,11 @@ class Read:
     ids: Int[Tensor, "b p"]
     real: Bool[Tensor, "b p"]
     pixels: Mapping[str, Any] | None
+    prompts: int
     rows: Int[Tensor, " b"] | None = None
 
     def of(self, rows: Int[Tensor, " n"]) -> "Read":
-        return Read(self.embeds[rows], self.ids[rows], self.real[rows], self.pixels, rows)
+        return Read(self.embeds[rows], self.ids[rows], self.real[rows], self.pixels, self.prompts, rows)
 
 
 def note_prefix(steering: Pass, embeds: Float[Tensor, "b p d"], mask: Any, facts: Facts | None, mrope: bool) -> None:
@@ -78,7 +79,7 @@ def note_prefix(steering: Pass, embeds: Float[Tensor, "b p d"], mask: Any, facts
         return
     if READ not in steering.memory and facts.input_ids.shape == embeds.shape[:2]:
         real = real_rows(mask, torch.ones_like(facts.input_ids, dtype=torch.bool), 0)
-        steering.memory[READ] = Read(embeds, facts.input_ids, real, facts.pixels)
+        steering.memory[READ] = Read(embeds, facts.input_ids, real, facts.pixels, len(embeds))
 
 
 def whole_prompt(view: "PassView", doors: "Doors", kwargs: Mapping[str, Any], past: int) -> Prompt:
@@ -102,6 +103,7 @@ class _Joined(Prompt):
         ids, real = torch.cat([first.ids, facts.input_ids], 1).gather(1, order), real.gather(1, order)
         positions = {"position_ids": (real.cumsum(1) - 1).clamp(min=0)}
         super().__init__(replace(view, embeds=embeds, real=real), doors, positions, 0)
+        self._prompts = first.prompts
         self._whole, self._rows = replace(facts, input_ids=ids, pixels=first.pixels), first.rows
 
     @property
@@ -121,4 +123,9 @@ class _Joined(Prompt):
     def encode(self, given: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
         """Encoded once an image, then given to each of its questions."""
         found = super().encode(given)
+        if self._rows is not None and len(found) != self._prompts:
+            raise CannotAct(
+                f"{name_of(self._doors.method)} reads a shared prefix again where it holds one image in one piece; this one's "
+                f"{self._prompts} prompts have {len(found)} encoded pieces. Feed each prompt in one piece."
+            )
         return found if self._rows is None else [found[row] for row in self._rows.tolist()]

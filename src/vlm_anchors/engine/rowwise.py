@@ -61,7 +61,9 @@ def _row_mask(
     if edit.shift is None and edit.bias is None:
         if steering.rows.index is None or plain is None:
             return attention_mask if steering.rows.index is None else None
-        return steering.once((plain, "text rows"), 0, lambda: plain.to(query.dtype))
+        return steering.once(
+            (plain, "text rows"), 0, lambda: plain.clamp(min=torch.finfo(query.dtype).min).to(query.dtype)
+        )
     shift = edit.shift
     if edit.bias is not None:
         wide = spread_bias(edit.bias, view.columns, view.key.shape[2], query.dtype)

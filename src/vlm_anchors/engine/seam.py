@@ -205,6 +205,8 @@ class Handle:
             return
         seam, self._seam = self._seam, None
         self.life.on = False
+        if self._latest is not None:
+            self._latest.settle_steps()
         for ref in self._caches:
             cache = ref()
             if cache is not None and hasattr(cache, RIDER):
@@ -320,7 +322,7 @@ class Seam:
         tokens = kwargs.get("input_ids") if tokens is None else tokens
         one = tokens is not None and tokens.shape[1] == 1
         # A static cache that was reset keeps its rider; its next token begins a prompt.
-        later = generation is not None and generation.begun and one
+        later = generation is not None and one and (generation.begun or torch.compiler.is_compiling())
         if generation is not None and later and (torch.compiler.is_compiling() or cache.get_seq_length()):
             steering: Pass | None = decoder_pass.step(generation, self.site, cache, len(tokens))
         elif torch.compiler.is_compiling():

@@ -41,10 +41,13 @@ def given_for(encoded: Any) -> Mapping[str, Any] | None:
 
 def carry(output: Any, rows: Any, owner: Tensor) -> None:
     """`rows` is a tower's output with the row `owner` names for each sample: its pixels are known like the output's."""
-    given = given_for(output)
-    if given is not None:
-        pixels = given["pixel_values"]
-        _given[rows.last_hidden_state] = {**given, "pixel_values": pixels[owner.to(pixels.device)]}
+    given, facts = given_for(output), current.get()
+    if given is None:
+        return
+    pixels = given["pixel_values"]
+    _given[rows.last_hidden_state] = {**given, "pixel_values": pixels[owner.to(pixels.device)]}
+    if facts is not None and facts.pixels is given:
+        current.set(replace(facts, pixels=_given[rows.last_hidden_state]))
 
 
 class Tower:

@@ -61,9 +61,12 @@ class Method(ABC):
 
     @classmethod
     def preset(cls, name: str, **dials: Any) -> Self:
-        """The method at the preset "MODEL/TASK", else the model's for "any" task; `dials` win over the preset's."""
+        """The method at the preset "MODEL/TASK", else, for a benchmark, the model's for "any" task; `dials` win."""
+        from ..benchmarks import BENCHMARKS
+
         known = {one.name: one for one in cls.presets}
-        wanted = [str(name), f"{str(name).partition('/')[0]}/any"]
+        model, _, task = str(name).partition("/")
+        wanted = [str(name), *([f"{model}/any"] if not task or task in BENCHMARKS else [])]
         found = next((known[one] for one in wanted if one in known), None)
         if found is None:
             raise UnknownName(f"{name_of(cls)} has no preset {name!r}.{did_you_mean(wanted[0], known)}")
