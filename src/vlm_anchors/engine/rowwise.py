@@ -62,7 +62,7 @@ def _row_mask(
         if steering.rows.index is None or plain is None:
             return attention_mask if steering.rows.index is None else None
         return steering.once(
-            (plain, "text rows"), 0, lambda: plain.clamp(min=torch.finfo(query.dtype).min).to(query.dtype)
+            (plain, "text rows"), 0, lambda: plain.to(query.dtype).clamp(min=torch.finfo(query.dtype).min)
         )
     shift = edit.shift
     if edit.bias is not None:
