@@ -81,7 +81,8 @@ a batch is its samples) are tested on every decoder family.
 
 def where_row(entry: Any) -> str:
     cls = entry.load()
-    tested = ", ".join(cls.families) or "every family"
+    every = "every decoder family" if cls.doors == {"prepare"} else "every family"
+    tested = ", ".join(cls.families) or every
     return f"| `{entry.name}` | {tested} | {cls.elsewhere if cls.families else ''} |"
 
 
