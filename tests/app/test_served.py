@@ -311,7 +311,9 @@ def test_on_a_phone(browser, served, scheme):
 
 
 WATCHED = """
-import socket, sys
+import signal, socket, sys
+# A shell that runs the tests in the background has them, and so this, ignore Ctrl+C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 ordinary = socket.socket.connect
 def connect(self, address):
     if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
