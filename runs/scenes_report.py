@@ -13,6 +13,7 @@ and under "silent".
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -54,6 +55,13 @@ def apart(one, base):
     return max((math.inf if None in (a, b) else abs(a - b) for a, b in pairs if a != b), default=0.0)
 
 
+def from_here(data):
+    """A folder of questions as the scripts name it, wherever RUN put it: no path of one machine goes into results/."""
+    out = Path(os.environ.get("RUN", ROOT / "runs" / "out")).resolve()
+    whole = (ROOT / data).resolve()
+    return str(Path("runs/out") / whole.relative_to(out)) if whole.is_relative_to(out) else data
+
+
 def main(name, *folders):
     shares = acted([Path(folder) for folder in folders])
     silent = [[one["method"], one["decoding"]] for one in shares if not one["moved"]]
@@ -65,6 +73,8 @@ def main(name, *folders):
     whole = json.loads(file.read_text("utf-8"))
     for table in whole["tables"]:
         table["rows"] = [row for row in table["rows"] if [row["method"], row["decoding"]] not in silent]
+    for run in whole["runs"]:
+        run["data"] = from_here(run["data"])
     file.write_text(json.dumps({**whole, "acted": shares, "silent": silent}, indent=1) + "\n", "utf-8")
 
 

@@ -1,6 +1,7 @@
 """The scripts that make results/: presets by one rule, a silent method gets no row, the control of equal yes-ratio."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +139,14 @@ def test_a_sweep_takes_the_rows_that_move_its_dial_alone():
     rows = [{"method": spec, "cells": {"f1": place}} for place, spec in enumerate(specs)]
     assert clva_sweep.points(rows, "alpha", "f1") == [(2, 4), (14, 1), (20, 2)]
     assert clva_sweep.points(rows, "beta", "f1") == [(0, 3), (0.9, 1)]
+
+
+def test_results_name_no_folder_of_one_machine(tmp_path, monkeypatch):
+    from scenes_report import from_here
+
+    assert from_here("runs/out/scenes/data/pope") == "runs/out/scenes/data/pope"
+    monkeypatch.setenv("RUN", str(tmp_path))
+    assert from_here(str(tmp_path / "scenes" / "data" / "pope")) == "runs/out/scenes/data/pope"
+    for file in (Path(__file__).parent.parent / "results").glob("scenes_*.json"):
+        for run in json.loads(file.read_text("utf-8")).get("runs", ()):
+            assert str(run.get("data", "")).startswith("runs/out/"), file.name
