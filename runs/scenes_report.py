@@ -74,7 +74,8 @@ def main(name, *folders):
     for table in whole["tables"]:
         table["rows"] = [row for row in table["rows"] if [row["method"], row["decoding"]] not in silent]
     for run in whole["runs"]:
-        run["data"] = from_here(run["data"])
+        if "data" in run:
+            run["data"] = from_here(run["data"])
     file.write_text(json.dumps({**whole, "acted": shares, "silent": silent}, indent=1) + "\n", "utf-8")
 
 
