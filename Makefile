@@ -22,7 +22,7 @@ help:
 	@sed -n '1,6s/^# \{0,1\}//p' Makefile
 
 demo: $(VENV)/demo.ok
-	$(RUN) -m vlm_anchors.demo --out demo
+	$(RUN) -m vlm_anchors.apps.demo --out demo
 
 test: $(VENV)/dev.ok
 	$(RUN) -m pytest -q -m "not slow"

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import vlm_anchors as va
-from vlm_anchors import report, report_text, scenes
-from vlm_anchors.runner import evaluate
+from vlm_anchors import scenes
+from vlm_anchors.evaluation.reporting import tables as report
+from vlm_anchors.evaluation.reporting import text as report_text
+from vlm_anchors.evaluation.runner import evaluate
 from vlm_anchors.scenes.draw import save
 
 images, questions = Path("images"), Path("questions.json")

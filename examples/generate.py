@@ -4,7 +4,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import vlm_anchors as va
 from vlm_anchors import scenes
-from vlm_anchors.load import BUNDLED_FOLDER
+from vlm_anchors.models.load import BUNDLED_FOLDER
 
 model = AutoModelForImageTextToText.from_pretrained(BUNDLED_FOLDER)
 processor = AutoProcessor.from_pretrained(BUNDLED_FOLDER)

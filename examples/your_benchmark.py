@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import vlm_anchors as va
-from vlm_anchors import report, report_text, scenes
-from vlm_anchors.benchmarks import BENCHMARKS
-from vlm_anchors.benchmarks.base import Benchmark, Metric, Question, pooled
-from vlm_anchors.runner import evaluate
+from vlm_anchors import scenes
+from vlm_anchors.evaluation.benchmarks import BENCHMARKS
+from vlm_anchors.evaluation.benchmarks.base import Benchmark, Metric, Question, pooled
+from vlm_anchors.evaluation.reporting import tables as report
+from vlm_anchors.evaluation.reporting import text as report_text
+from vlm_anchors.evaluation.runner import evaluate
 from vlm_anchors.scenes.draw import save
 from vlm_anchors.scenes.questions import NUMBERS, plural
 

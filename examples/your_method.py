@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import vlm_anchors as va
 from vlm_anchors import scenes
-from vlm_anchors.engine.view import Edit
+from vlm_anchors.interventions.attention_view import Edit
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ import torch
 from transformers.utils import logging
 
 import vlm_anchors as va
-from vlm_anchors import report
+from vlm_anchors.evaluation.reporting import tables as report
+from vlm_anchors.evaluation.runner import evaluate
+from vlm_anchors.evaluation.runner.bundled import export
 from vlm_anchors.provenance import provenance
-from vlm_anchors.runner import evaluate
-from vlm_anchors.runner.bundled import export
 from vlm_anchors.scenes import draw, sample
 from vlm_anchors.scenes.questions import training_set
-from vlm_anchors.train.collate import Collator
-from vlm_anchors.train.data import read_data
-from vlm_anchors.train.presets import settings
-from vlm_anchors.train.run import train
+from vlm_anchors.training.collate import Collator
+from vlm_anchors.training.data import read_data
+from vlm_anchors.training.presets import settings
+from vlm_anchors.training.run import train
 
 ROOT = Path(__file__).parent.parent
 VALIDATION = 10

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 import vlm_anchors as va
-from vlm_anchors.generate import read_sample
-from vlm_anchors.look import plots, theory
-from vlm_anchors.look.samples import Probe
-from vlm_anchors.prepare import prepare
+from vlm_anchors.analysis import plots, theory
+from vlm_anchors.analysis.samples import Probe
+from vlm_anchors.generation.generate import read_sample
+from vlm_anchors.inputs.prompt_builder import prepare
 from vlm_anchors.provenance import provenance
 from vlm_anchors.scenes import pope, render, sample
 from vlm_anchors.scenes.questions import POPE, article

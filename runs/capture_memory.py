@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from vlm_anchors.bench import shapes
-from vlm_anchors.engine import attach
-from vlm_anchors.look import Capture
+from vlm_anchors.analysis import Capture
+from vlm_anchors.interventions.attachment import attach
+from vlm_anchors.profiling import shapes
 from vlm_anchors.provenance import provenance
 
 OUT = Path(__file__).parent.parent / "results" / "capture_memory.json"

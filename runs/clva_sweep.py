@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from vlm_anchors import CLVA
-from vlm_anchors.look.plots import COLOURS
+from vlm_anchors.analysis.plots import COLOURS
 from vlm_anchors.registry import parse_spec
 
 ROOT = Path(__file__).parent.parent

@@ -29,7 +29,7 @@ def cli() -> str:
     from typer.main import get_command
     from typer.testing import CliRunner
 
-    from vlm_anchors.cli.app import app
+    from vlm_anchors.apps.cli.commands import app
 
     parts = [NOTE, "# Command line\n", "`vlm-anchors` and `python -m vlm_anchors` are the same.\n"]
     runner = CliRunner(env={"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"})
@@ -51,7 +51,7 @@ def cli() -> str:
 
 
 def methods() -> str:
-    from vlm_anchors.decoding import DECODINGS
+    from vlm_anchors.generation.decodings import DECODINGS
     from vlm_anchors.methods import METHODS
 
     parts = [NOTE, "# Methods\n", "| name | class | what it does | source |", "|---|---|---|---|"]
@@ -96,7 +96,7 @@ hand (layer × depth / 32, to the nearest, halves up).
 
 
 def preset_row(preset: Any) -> str:
-    from vlm_anchors.methods.base import spelled
+    from vlm_anchors.interventions.method import spelled
 
     dials = f"`{spelled(preset.dials)}`" if preset.dials else "its defaults"
     return f"| `{preset.name}` | {dials} | {preset.source} |"
@@ -146,7 +146,7 @@ without torchvision (and, for SmolVLM, num2words); the video half of the others 
 
 
 def families() -> str:
-    from vlm_anchors.families import FAMILIES
+    from vlm_anchors.models.families import FAMILIES
 
     parts = [NOTE, "# Model families\n", FAMILIES_INTRO]
     parts += [
@@ -180,7 +180,7 @@ def decisions() -> str:
 
 
 def main() -> int:
-    from vlm_anchors.benchmarks.page import page as benchmarks
+    from vlm_anchors.evaluation.benchmarks.describe import page as benchmarks
 
     pages = {"cli.md": cli(), "methods.md": methods(), "families.md": families()}
     pages |= {"sentences.md": NOTE + sentences.page(), "decisions.md": decisions(), "benchmarks.md": benchmarks()}

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 import vlm_anchors as va
+from vlm_anchors.evaluation.runner import evaluate
+from vlm_anchors.evaluation.runner.bundled import export
 from vlm_anchors.provenance import provenance
-from vlm_anchors.runner import evaluate
-from vlm_anchors.runner.bundled import export
 
 OUT = Path(__file__).parent.parent / "results" / "eval_memory.json"
 QUESTIONS, EVERY = 10_000, 500

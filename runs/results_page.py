@@ -9,7 +9,9 @@ from pathlib import Path
 
 from scenes_methods import baselines
 
-from vlm_anchors import published, report, report_text
+from vlm_anchors.evaluation import published
+from vlm_anchors.evaluation.reporting import tables as report
+from vlm_anchors.evaluation.reporting import text as report_text
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"

@@ -1,6 +1,6 @@
 """Puts a trained model in its place and writes its card.
 
-python runs/scenes_card.py DIR    copies DIR/model (made by `vlm-anchors scenes train`) into the package
+python runs/scenes_card.py DIR    copies DIR/model (made by `python -m tools.scenes_model.train`) into the package
 python runs/scenes_card.py        writes the card from the folder's training.json and results/scenes_model.json
 """
 

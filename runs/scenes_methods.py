@@ -12,8 +12,8 @@ import json
 import sys
 from pathlib import Path
 
+from vlm_anchors.interventions.method import DEFAULTS
 from vlm_anchors.methods import METHODS
-from vlm_anchors.methods.base import DEFAULTS
 
 MODEL = "llava-1.5-7b"
 NOT_BASELINES = ("none", "clva")

@@ -8,9 +8,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python}"
 if [ $# -gt 0 ]; then
-    "$python" -m vlm_anchors.scenes.train --out "$1" --minutes 94 --images 100000
+    "$python" -m tools.scenes_model.train --out "$1" --minutes 94 --images 100000
     "$python" runs/scenes_card.py "$1"
 fi
 # one thread: on a machine with other work to do, two wait for each other
-OMP_NUM_THREADS=1 "$python" -m vlm_anchors.scenes.measure src/vlm_anchors/scenes/model --images 250 --out results/scenes_model.json > /dev/null
+OMP_NUM_THREADS=1 "$python" -m tools.scenes_model.measure src/vlm_anchors/scenes/model --images 250 --out results/scenes_model.json > /dev/null
 "$python" runs/scenes_card.py

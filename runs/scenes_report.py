@@ -19,7 +19,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from vlm_anchors.report import key_of, read_run
+from vlm_anchors.evaluation.reporting.tables import key_of, read_run
 
 ROOT = Path(__file__).parent.parent
 NOISE = 0.001

@@ -9,8 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-from vlm_anchors.look import plots
-from vlm_anchors.train.presets import PRESETS
+from vlm_anchors.analysis import plots
+from vlm_anchors.training.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "training.md"

@@ -13,7 +13,7 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import CompileConfig
 
-from vlm_anchors.engine import attach
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.clva import CLVA
 from vlm_anchors.methods.memvr import MemVR
 from vlm_anchors.methods.vcd import VCD

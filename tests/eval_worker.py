@@ -9,8 +9,8 @@ import warnings
 
 import torch
 
-from vlm_anchors.load import load
-from vlm_anchors.runner import evaluate
+from vlm_anchors.evaluation.runner import evaluate
+from vlm_anchors.models.load import load
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ import tiny_models
 import torch
 from cases import STEPS, in_double, model_of, run
 
-from vlm_anchors.engine import attach
+from vlm_anchors.interventions.attachment import attach
 
 FRAME = {tiny_models.IMAGE, tiny_models.START, tiny_models.END}
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from vlm_anchors.answer_files import answer_files, folder_name, write_answer_files
-from vlm_anchors.benchmarks import BENCHMARKS
-from vlm_anchors.benchmarks.base import Benchmark
-from vlm_anchors.benchmarks.official import in_file_order, safe_name
-from vlm_anchors.cli import main
+from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import BadData, BadSetting
+from vlm_anchors.evaluation.benchmarks import BENCHMARKS
+from vlm_anchors.evaluation.benchmarks.base import Benchmark
+from vlm_anchors.evaluation.benchmarks.official import in_file_order, safe_name
+from vlm_anchors.evaluation.reporting.answer_files import answer_files, folder_name, write_answer_files
 from vlm_anchors.registry import Entry
 
 TRUTHS = {

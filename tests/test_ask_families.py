@@ -5,10 +5,10 @@ from test_families import model_of
 from test_family_table import PROCESSORS, noise
 
 import vlm_anchors as va
-from vlm_anchors.generate import Run
-from vlm_anchors.images import read_image
-from vlm_anchors.prepare import Sample
-from vlm_anchors.runner.answer import answer_batch, can_reuse
+from vlm_anchors.evaluation.runner.answer import answer_batch, can_reuse
+from vlm_anchors.generation.generate import Run
+from vlm_anchors.inputs.images import read_image
+from vlm_anchors.inputs.prompt_builder import Sample
 
 TEMPLATE = (
     "w30 {% for message in messages %}{% for part in message['content'] %}"

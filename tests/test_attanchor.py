@@ -11,8 +11,8 @@ from test_clva import steps_of
 from tiny_models import IMAGE, PAD, WORD
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from vlm_anchors.engine import attach
-from vlm_anchors.engine.prompts import read_prompts
+from vlm_anchors.interventions.attachment import attach
+from vlm_anchors.interventions.insertion.batch import read_prompts
 from vlm_anchors.methods.attanchor import AttAnchor
 from vlm_anchors.methods.attanchor_i2t import AttAnchorI2T
 from vlm_anchors.methods.clva import CLVA

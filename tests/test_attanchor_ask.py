@@ -6,9 +6,9 @@ from test_attanchor import model_of
 from test_family_table import PROCESSORS, noise
 
 import vlm_anchors as va
-from vlm_anchors.engine import words
-from vlm_anchors.engine.prompts import read_prompts
-from vlm_anchors.prepare import Sample, prepare
+from vlm_anchors.inputs.prompt_builder import Sample, prepare
+from vlm_anchors.interventions.insertion import chat_spans as words
+from vlm_anchors.interventions.insertion.batch import read_prompts
 
 TEMPLATE = (
     "w30 {% for message in messages %}{{ 'w31 w32 ' if message['role'] == 'user' else 'w33 w34 ' }}"

@@ -12,8 +12,8 @@ from tiny_models import PAD, WORD
 from torch.utils.data import Dataset
 from transformers import DynamicCache, StaticCache, Trainer, TrainingArguments
 
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import AnchorsWarning, CannotAct
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.attanchor import AttAnchor
 from vlm_anchors.methods.attanchor_i2t import AttAnchorI2T
 from vlm_anchors.methods.clva import CLVA

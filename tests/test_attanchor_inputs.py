@@ -10,13 +10,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
 import vlm_anchors as va
-from vlm_anchors.cli import main
-from vlm_anchors.engine import attach
-from vlm_anchors.engine.prompts import read_prompts
-from vlm_anchors.engine.tokens import blank_ids
-from vlm_anchors.engine.words import read_template, user_words
+from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import AnchorsWarning, BadDial, BadImage, BadModel, CannotAct
-from vlm_anchors.prepare import Sample, prepare
+from vlm_anchors.inputs.prompt_builder import Sample, prepare
+from vlm_anchors.interventions.attachment import attach
+from vlm_anchors.interventions.insertion.batch import read_prompts
+from vlm_anchors.interventions.insertion.chat_spans import read_template, user_words
+from vlm_anchors.interventions.insertion.user_tokens import blank_ids
 
 QUESTION = "Is there a dog in the image?"
 METHODS = [va.AttAnchor(tau=0.1), va.AttAnchorI2T(tau=0.1)]
@@ -190,8 +190,8 @@ def test_without_a_chat_template_the_family_s_own_prompt_is_read(plain):
 
 
 def test_eval_prepares_once(tiny, red):
-    from vlm_anchors.generate import Run
-    from vlm_anchors.runner.answer import answer_batch
+    from vlm_anchors.evaluation.runner.answer import answer_batch
+    from vlm_anchors.generation.generate import Run
 
     run = Run.of(tiny, "attanchor:tau=0.1+clva:tau=1", None, 4)
     asked = va.ask(tiny, red, QUESTION, method="attanchor:tau=0.1+clva:tau=1", max_new_tokens=4)

@@ -7,9 +7,9 @@ import torch
 from reference_attanchor import image_into_text, text_into_image
 from torch import nn
 
-from vlm_anchors.engine.layout import Marks
-from vlm_anchors.engine.prompts import Listed, Prompts
-from vlm_anchors.engine.weave import PAUSE, Copies, weave, weave_positions, weave_tokens
+from vlm_anchors.interventions.insertion.batch import Listed, Prompts
+from vlm_anchors.interventions.insertion.plan import PAUSE, Copies, weave, weave_positions, weave_tokens
+from vlm_anchors.interventions.token_map import Marks
 from vlm_anchors.methods.attanchor import AttAnchor
 from vlm_anchors.methods.attanchor_i2t import AttAnchorI2T
 

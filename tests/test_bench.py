@@ -9,11 +9,11 @@ import pytest
 import tiny
 import torch
 
-from vlm_anchors.bench import run
-from vlm_anchors.bench.shapes import SHAPES
-from vlm_anchors.choice import choose
-from vlm_anchors.cli import main
-from vlm_anchors.engine import attach
+from vlm_anchors.apps.cli import main
+from vlm_anchors.interventions.attachment import attach
+from vlm_anchors.profiling import timing as run
+from vlm_anchors.profiling.shapes import SHAPES
+from vlm_anchors.specs import choose
 
 
 @pytest.fixture

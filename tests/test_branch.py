@@ -10,9 +10,9 @@ import torch
 from cases import CASES, model_of, run, tokens_of
 from transformers import DynamicCache
 
-from vlm_anchors.engine import attach
-from vlm_anchors.engine.branch import Led
 from vlm_anchors.errors import AnchorsWarning, CannotAct
+from vlm_anchors.interventions.attachment import attach
+from vlm_anchors.interventions.contrastive import Led
 from vlm_anchors.methods.deco import DeCo
 from vlm_anchors.methods.imccd import IMCCD
 from vlm_anchors.methods.memvr import MemVR

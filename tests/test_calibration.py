@@ -8,8 +8,8 @@ import torch
 
 import vlm_anchors as va
 from vlm_anchors import scenes
-from vlm_anchors.calibration import _calibration
-from vlm_anchors.cli import main
+from vlm_anchors.analysis.calibration import _calibration
+from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import AnchorsWarning, BadSetting
 
 QUESTIONS = ["Is there a dog in the image?", "Describe this image in detail.", "cup?"]

@@ -6,9 +6,9 @@ import torch
 from test_clva import split
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vlm_anchors.engine import attach
+from vlm_anchors.analysis import Capture
 from vlm_anchors.errors import BadSetting, CannotAct
-from vlm_anchors.look import Capture
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.clva import CLVA
 
 NEW = 4

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import vlm_anchors
-from vlm_anchors.families import FAMILIES
-from vlm_anchors.load import BUNDLED_FOLDER
-from vlm_anchors.methods.parts import TESTED
+from vlm_anchors.methods.shared import TESTED
+from vlm_anchors.models.families import FAMILIES
+from vlm_anchors.models.load import BUNDLED_FOLDER
 
 ROOT = Path(__file__).parent.parent
 SOURCE = Path(vlm_anchors.__file__).parent
@@ -61,7 +61,8 @@ def passes(copy, file):
 def test_a_method_is_three_files(copy, touched):
     code = from_example("your_method").replace("va.Method", "Method").replace("from vlm_anchors import scenes\n", "")
     code = code.replace(
-        "from vlm_anchors.engine.view import Edit", "from ..engine.view import Edit\nfrom .base import Method"
+        "from vlm_anchors.interventions.attention_view import Edit",
+        "from ..engine.view import Edit\nfrom .base import Method",
     )
     (copy / "vlm_anchors/methods/brighter.py").write_text(code, "utf-8")
     listed(copy, "methods", 'Entry("brighter", "vlm_anchors.methods.brighter:Brighter", "Looks harder", "examples")')
@@ -70,8 +71,8 @@ def test_a_method_is_three_files(copy, touched):
 import tiny
 import torch
 import vlm_anchors as va
-from vlm_anchors.choice import choose
-from vlm_anchors.cli import main
+from vlm_anchors.specs import choose
+from vlm_anchors.apps.cli import main
 
 def test_neutral_is_plain_and_more_is_more(capsys):
     model, batch = tiny.llava(), tiny.llava_batch()
@@ -101,7 +102,7 @@ def test_a_benchmark_is_three_files(copy, touched):
         """
 import json
 from vlm_anchors import scenes
-from vlm_anchors.cli import main
+from vlm_anchors.apps.cli import main
 from vlm_anchors.scenes.draw import save
 
 def test_eval_and_report(tmp_path, capsys):

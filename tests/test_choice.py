@@ -3,9 +3,9 @@
 import pytest
 
 import vlm_anchors as va
-from vlm_anchors.choice import choose, spec_of_all
 from vlm_anchors.errors import BadDial, UnknownName
 from vlm_anchors.methods.none import Plain
+from vlm_anchors.specs import choose, spec_of_all
 
 
 def test_nothing_asked_is_plain_and_greedy():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from vlm_anchors.cli import main
+from vlm_anchors.apps.cli import main
 
 
 @pytest.fixture
@@ -126,8 +126,8 @@ def test_scenes_render(run, tmp_path):
 
 def test_scenes_export_is_read_back_by_the_official_readers(run, tmp_path):
     """Every label is true of what the image's own file says is in it."""
-    from vlm_anchors.benchmarks import BENCHMARKS
-    from vlm_anchors.benchmarks.files import missing_images
+    from vlm_anchors.evaluation.benchmarks import BENCHMARKS
+    from vlm_anchors.evaluation.benchmarks.files import missing_images
     from vlm_anchors.scenes.draw import objects_in
 
     out = tmp_path / "out"
@@ -226,7 +226,7 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(run, tmp_path, m
     def denied(**given):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("vlm_anchors.cli.outputs.tempfile.TemporaryFile", denied)
+    monkeypatch.setattr("vlm_anchors.apps.cli.outputs.tempfile.TemporaryFile", denied)
     assert f"Permission denied. Choose another folder with {option}." in refused(tmp_path / "dir" / "new.png")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "dir"}
     assert (tmp_path / "file").read_text() == "kept"
@@ -234,7 +234,7 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(run, tmp_path, m
 
 def test_a_file_that_may_not_be_written_is_told(run, tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("")
-    monkeypatch.setattr("vlm_anchors.cli.outputs.os.access", lambda *given: False)
+    monkeypatch.setattr("vlm_anchors.apps.cli.outputs.os.access", lambda *given: False)
     code, _, err = run("bench", "--shape", "mid", "--method", "clva", "--out", tmp_path / "a.json")
     assert (
         code == 2 and f"Cannot write {tmp_path / 'a.json'}: Permission denied. Choose another file with --out." in err
@@ -245,7 +245,7 @@ def test_an_error_of_a_file_is_a_sentence_at_last(run, image, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device", "/somewhere/a.json")
 
-    monkeypatch.setattr("vlm_anchors.generate.ask", full)
+    monkeypatch.setattr("vlm_anchors.generation.generate.ask", full)
     code, out, err = run("ask", image, "cup?", "--model", "MODEL")
     assert (code, out) == (2, "")
     assert err.startswith("Cannot use /somewhere/a.json: No space left on device. Check that it is there")
@@ -270,7 +270,7 @@ def test_warnings_are_sentences_on_stderr(run, tmp_path):
 
 
 def test_a_fault_of_ours_is_exit_1(run, image, monkeypatch):
-    monkeypatch.setattr("vlm_anchors.generate.ask", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("vlm_anchors.generation.generate.ask", lambda *args, **kwargs: 1 / 0)
     code, _, err = run("ask", image, "cup?", "--model", "MODEL")
     assert code == 1
     assert "ZeroDivisionError: division by zero" in err
@@ -303,7 +303,7 @@ def test_as_a_program_a_broken_pipe_is_no_error():
 
 
 def test_what_was_done_in_words():
-    from vlm_anchors.cli.asking import in_words
+    from vlm_anchors.apps.cli.asking import in_words
 
     clva = {"clva": {"rows_edited": 12, "anchors": {"positive": [3, 1], "negative": []}, "layers": [5, 12]}}
     assert in_words(clva) == "rows edited 12, anchors: positive 3 1, negative none, layers 5-12"
@@ -314,7 +314,7 @@ def test_what_was_done_in_words():
 
 
 def test_a_word_that_was_cut_has_no_logit_in_json():
-    from vlm_anchors.cli.asking import as_dict
+    from vlm_anchors.apps.cli.asking import as_dict
     from vlm_anchors.types import Answer
 
     fields = {
@@ -335,7 +335,9 @@ def test_a_word_that_was_cut_has_no_margin_in_the_table(run, image, monkeypatch,
     from vlm_anchors.types import Answer
 
     told = iter([(0.0, 0.0), (1.5, 1.0), cut])  # the first pass warms the model
-    monkeypatch.setattr("vlm_anchors.generate.ask", lambda *args, **given: Answer("No", (1,), 0.1, yes_no=next(told)))
+    monkeypatch.setattr(
+        "vlm_anchors.generation.generate.ask", lambda *args, **given: Answer("No", (1,), 0.1, yes_no=next(told))
+    )
     code, out, _ = run("compare", image, "cup?", "--model", "MODEL")
     assert code == 0 and "+0.50" in out
     assert "nan" not in out and "inf" not in out

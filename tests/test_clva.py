@@ -5,7 +5,7 @@ import tiny
 import torch
 from reference_clva import Literal, literal
 
-from vlm_anchors.engine import attach
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.clva import CLVA
 
 STEPS = 5

@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import BadDial, CannotAct
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods import METHODS
 from vlm_anchors.methods.clva import CLVA, at_random, z_mask
 

@@ -5,8 +5,9 @@ import tiny_qformer as tiny
 import torch
 from reference_clva import Literal, literal
 
-from vlm_anchors.engine import Shares, attach
 from vlm_anchors.errors import CannotAct
+from vlm_anchors.interventions.attachment import attach
+from vlm_anchors.interventions.recorders import Shares
 from vlm_anchors.methods.clva import CLVA
 
 PATCHES = 64

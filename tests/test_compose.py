@@ -7,8 +7,8 @@ from cases import CASES, model_of, run, tokens_of
 from stand_ins import Processor
 
 import vlm_anchors as va
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import CannotAct
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.attanchor import AttAnchor
 from vlm_anchors.methods.attanchor_i2t import AttAnchorI2T
 from vlm_anchors.methods.clearsight import ClearSight
@@ -16,7 +16,7 @@ from vlm_anchors.methods.clva import CLVA
 from vlm_anchors.methods.deco import DeCo
 from vlm_anchors.methods.memvr import MemVR
 from vlm_anchors.methods.pai import PAI
-from vlm_anchors.methods.parts import contrast
+from vlm_anchors.methods.shared import contrast
 from vlm_anchors.methods.vcd import VCD, noised
 
 PAIRS = [

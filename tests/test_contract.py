@@ -11,8 +11,8 @@ import torch
 from cases import CASES, beams, model_of, run, tokens_of
 from stand_ins import Processor
 
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import AnchorsWarning
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods import METHODS, imccd
 
 SHARP = {

@@ -11,8 +11,8 @@ from test_contract import BOUND, IN_MODEL, method_of
 from test_families import FAMILIES, model_of
 from tiny_processors import stand_in
 
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import AnchorsWarning, CannotAct
+from vlm_anchors.interventions.attachment import attach
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from stand_ins import Processor
 from test_clva import split
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vlm_anchors.engine import attach
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods import METHODS
 from vlm_anchors.methods.clva import CLVA
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from vlm_anchors.demo import __main__ as demo
-from vlm_anchors.demo.cases import Asked, Reply, chosen_scenes, usual_but_absent
+from vlm_anchors.apps.demo import __main__ as demo
+from vlm_anchors.apps.demo.cases import Asked, Reply, chosen_scenes, usual_but_absent
 from vlm_anchors.types import Answer
 
 
@@ -49,7 +49,7 @@ def test_images_and_figures(written):
 
 
 def test_the_scenes_can_be_asked_about_again(written):
-    from vlm_anchors.images import read_image
+    from vlm_anchors.inputs.images import read_image
     from vlm_anchors.scenes.draw import KEY
 
     assert KEY in read_image(written / "scene-1.png").info
@@ -67,7 +67,7 @@ def reply(text, margin, seconds=1.0, layers=(3, 4)):
 
 
 def test_the_verdict_counts_mended_and_broken():
-    from vlm_anchors.demo.cases import Case
+    from vlm_anchors.apps.demo.cases import Case
 
     mended = Asked("?", "dog", False, {"none": reply("Yes.", 1), "clva": reply("No, it is not", -1, seconds=2.0)})
     broken = Asked("?", "cat", True, {"none": reply("yes", 1), "clva": reply("perhaps", 0)})

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from vlm_anchors import scenes
-from vlm_anchors.cli import main
-from vlm_anchors.look import premises, samples, verdicts
-from vlm_anchors.look.measures import middle_layer
-from vlm_anchors.look.premises import Observed
+from vlm_anchors.analysis import premises, samples, verdicts
+from vlm_anchors.analysis.measures import middle_layer
+from vlm_anchors.analysis.premises import Observed
+from vlm_anchors.apps.cli import main
 from vlm_anchors.scenes.draw import objects_in, render, save
 
 DEPTH = 12

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vlm_anchors import errors
-from vlm_anchors.load import BUNDLED_FOLDER
+from vlm_anchors.models.load import BUNDLED_FOLDER
 
 ROOT = Path(__file__).parent.parent
 OF_THE_MODEL = ("docs/first-look.png", "../src/vlm_anchors/scenes/model/README.md")
@@ -101,7 +101,7 @@ def test_troubles_speaks_of_sentences_that_exist(sentences):
 @pytest.mark.slow
 def test_first_steps_lead_to_the_end(tmp_path, monkeypatch, capfd):
     """Every command of the page, in its order, in an empty folder, and then its Python."""
-    from vlm_anchors.cli import main
+    from vlm_anchors.apps.cli import main
 
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "first-steps.md").read_text("utf-8")

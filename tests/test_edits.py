@@ -7,10 +7,10 @@ import pytest
 import torch
 from cases import CASES, model_of, run
 
-from vlm_anchors.engine import attach
-from vlm_anchors.engine.view import Edit
 from vlm_anchors.errors import CannotAct
-from vlm_anchors.methods.base import Method
+from vlm_anchors.interventions.attachment import attach
+from vlm_anchors.interventions.attention_view import Edit
+from vlm_anchors.interventions.method import Method
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vlm_anchors.load import BUNDLED_FOLDER
+from vlm_anchors.models.load import BUNDLED_FOLDER
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PRINTED = {

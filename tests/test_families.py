@@ -10,8 +10,8 @@ from reference_clva import Literal, literal
 from test_clva import BOUND, steps_of
 from transformers import DynamicCache
 
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import CannotAct
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.clva import CLVA
 
 FAMILIES = tuple(tiny.FAMILIES)

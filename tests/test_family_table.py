@@ -15,10 +15,10 @@ from test_clva import BOUND, steps_of
 from test_families import compare, model_of, steered
 from tiny_models import IMAGE, NEWLINE
 
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import AnchorsWarning, BadModel, CannotAct
-from vlm_anchors.families import FAMILIES
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.clva import CLVA
+from vlm_anchors.models.families import FAMILIES
 
 DECODERS = {row.name: row for row in FAMILIES if row.site == "decoder" and not row.refused}
 PROCESSORS = {

@@ -13,7 +13,7 @@ from PIL import Image
 import vlm_anchors as va
 from vlm_anchors import scenes
 from vlm_anchors.errors import AnchorsWarning, BadDial, BadImage, BadQuestion, BadSetting, CannotAct, UnknownName
-from vlm_anchors.prepare import MAX_CHARACTERS, Sample, prepare
+from vlm_anchors.inputs.prompt_builder import MAX_CHARACTERS, Sample, prepare
 
 QUESTION = "Is there a dog in the image?"
 DECODINGS = ["greedy", "beam:num_beams=3", "nucleus:top_p=0.9,seed=3"]

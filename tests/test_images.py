@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vlm_anchors.errors import AnchorsWarning, BadImage
-from vlm_anchors.images import MAX_PIXELS, read_image
+from vlm_anchors.inputs.images import MAX_PIXELS, read_image
 
 
 def png(image, **options):

@@ -12,10 +12,12 @@ import time
 import pytest
 from judge_server import JudgeServer
 
-from vlm_anchors import report, report_text, reviews
-from vlm_anchors.benchmarks.judge import Judge
-from vlm_anchors.cli import main
+from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import BadData, BadRun, BadSetting
+from vlm_anchors.evaluation.judging import reviews
+from vlm_anchors.evaluation.judging.judge import Judge
+from vlm_anchors.evaluation.reporting import tables as report
+from vlm_anchors.evaluation.reporting import text as report_text
 
 KEY = "sk-not-a-real-key-5d1f"
 QUESTIONS = 6
@@ -436,7 +438,7 @@ def test_the_folder_is_where_the_questions_came_from_or_as_given(tmp_path, data,
 
 def test_judging_needs_neither_torch_nor_transformers(run, data):
     code = (
-        "import sys; from vlm_anchors.cli import main; code = main(sys.argv[1:]);"
+        "import sys; from vlm_anchors.apps.cli import main; code = main(sys.argv[1:]);"
         "sys.exit(code or [name for name in ('torch', 'transformers', 'numpy') if name in sys.modules] or 0)"
     )
     with JudgeServer() as server:

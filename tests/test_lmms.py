@@ -10,11 +10,11 @@ import types
 import pytest
 
 import vlm_anchors as va
-from vlm_anchors.benchmarks import BENCHMARKS
 from vlm_anchors.errors import BadDial, BadSetting
-from vlm_anchors.lmms import tasks
-from vlm_anchors.runner import evaluate
-from vlm_anchors.runner.bundled import export
+from vlm_anchors.evaluation.benchmarks import BENCHMARKS
+from vlm_anchors.evaluation.runner import evaluate
+from vlm_anchors.evaluation.runner.bundled import export
+from vlm_anchors.integrations.lmms_eval import tasks
 
 INSTALLED = importlib.util.find_spec("lmms_eval") is not None
 
@@ -55,8 +55,8 @@ def model_class(monkeypatch):
         for name in ("lmms_eval", "lmms_eval.api", "lmms_eval.api.model"):
             monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
         sys.modules["lmms_eval.api.model"].lmms = Base
-        monkeypatch.delitem(sys.modules, "vlm_anchors.lmms.model", raising=False)
-    from vlm_anchors.lmms.model import VlmAnchors
+        monkeypatch.delitem(sys.modules, "vlm_anchors.integrations.lmms_eval.model", raising=False)
+    from vlm_anchors.integrations.lmms_eval.model import VlmAnchors
 
     return VlmAnchors
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 import vlm_anchors as va
 from vlm_anchors.errors import AnchorsWarning, BadModel, BadSetting, UnknownName
-from vlm_anchors.load import BUNDLED_FOLDER, is_bundled
+from vlm_anchors.models.load import BUNDLED_FOLDER, is_bundled
 
 
 @pytest.fixture

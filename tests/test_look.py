@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vlm_anchors.cli import main
+from vlm_anchors.analysis import figures, measures
+from vlm_anchors.analysis.study import pieces, study
+from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import CannotAct
-from vlm_anchors.look import figures, measures
-from vlm_anchors.look.study import pieces, study
 
 METHODS = ["none", "clva:tau=1", "attanchor:tau=0"]
 
@@ -94,7 +94,7 @@ def test_a_crop_shows_in_the_frame(tiny, image):
     import torch
     from PIL import Image
 
-    from vlm_anchors.look.frame import as_seen
+    from vlm_anchors.analysis.image_grid import as_seen
 
     pixels = torch.zeros(1, 3, 4, 6)
     pixels[:, 0, :, 3:] = 1.0
@@ -210,7 +210,7 @@ def test_the_pages_numbers_are_the_traces(told):
 
     import torch
 
-    from vlm_anchors.look.page import page_data
+    from vlm_anchors.analysis.look_page import page_data
 
     data = page_data(told)
     for shown, one in zip(data["methods"], told.seen, strict=True):

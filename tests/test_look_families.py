@@ -7,13 +7,13 @@ from test_families import model_of
 from test_family_table import PROCESSORS, noise
 
 import vlm_anchors as va
-from vlm_anchors.engine import attach
+from vlm_anchors.analysis import Capture
+from vlm_anchors.analysis.look_page import write_page
+from vlm_anchors.analysis.study import study
 from vlm_anchors.errors import CannotAct
-from vlm_anchors.generate import read_sample
-from vlm_anchors.look import Capture
-from vlm_anchors.look.page import write_page
-from vlm_anchors.look.study import study
-from vlm_anchors.prepare import prepare
+from vlm_anchors.generation.generate import read_sample
+from vlm_anchors.inputs.prompt_builder import prepare
+from vlm_anchors.interventions.attachment import attach
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # transformers' own processors

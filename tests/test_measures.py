@@ -8,9 +8,9 @@ import torch
 from reference_clva import literal
 from test_clva import reference_for, split
 
-from vlm_anchors.engine import attach
+from vlm_anchors.analysis import Capture, Trace, measures
 from vlm_anchors.errors import CannotAct
-from vlm_anchors.look import Capture, Trace, measures
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.clva import CLVA
 
 

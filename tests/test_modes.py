@@ -8,8 +8,8 @@ import torch
 from test_clva import STEPS, split, steps_of
 from transformers import DynamicCache, StaticCache
 
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import CannotAct
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.clva import CLVA
 
 NEW = 8

@@ -13,10 +13,10 @@ from test_contract import IN_MODEL, method_of, steered
 from tiny_processors import stand_in
 from transformers import DynamicCache, StaticCache
 
-from vlm_anchors.engine import attach
-from vlm_anchors.engine.once import images_once
-from vlm_anchors.engine.prefix import continued, prefill_prefix
 from vlm_anchors.errors import AnchorsWarning, CannotAct
+from vlm_anchors.interventions.attachment import attach
+from vlm_anchors.interventions.image_cache import images_once
+from vlm_anchors.interventions.prefix_cache import continued, prefill_prefix
 from vlm_anchors.methods.imccd import IMCCD
 from vlm_anchors.methods.memvr import MemVR
 from vlm_anchors.methods.vcd import VCD

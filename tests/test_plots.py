@@ -5,8 +5,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from vlm_anchors.analysis import plots
 from vlm_anchors.errors import BadSetting
-from vlm_anchors.look import plots
 
 LAYERS = range(1, 33)
 HEADS = [{"layer": layer, "head": head, "visual": 0.5} for layer in LAYERS for head in range(1, 33)]

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 import vlm_anchors as va
-from vlm_anchors.cli.app import app
+from vlm_anchors.apps.cli.commands import app
 from vlm_anchors.errors import BadDial, UnknownName
 from vlm_anchors.methods import METHODS
 

@@ -6,10 +6,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from vlm_anchors import published, report, report_page, report_text
-from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.cli import main
+from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import UnknownName
+from vlm_anchors.evaluation import published
+from vlm_anchors.evaluation.benchmarks.base import BadData
+from vlm_anchors.evaluation.reporting import html as report_page
+from vlm_anchors.evaluation.reporting import tables as report
+from vlm_anchors.evaluation.reporting import text as report_text
 
 
 def pope_records(method, rights, group="coco/random", decoding="greedy", seed=None, **more):

@@ -15,20 +15,20 @@ import pytest
 import torch
 
 import vlm_anchors as va
-from vlm_anchors.benchmarks.base import Question
-from vlm_anchors.benchmarks.protocols import protocol
-from vlm_anchors.cli import main
+from vlm_anchors.apps.cli import main
 from vlm_anchors.durable import drop_torn_line
-from vlm_anchors.engine.once import images_once
 from vlm_anchors.errors import AnchorsWarning, BadRun, BadSetting, CannotAct, MissingPackage, UserError
-from vlm_anchors.generate import Run
-from vlm_anchors.prepare import Sample
-from vlm_anchors.report import read_run, tables
-from vlm_anchors.runner import answer, evaluate
-from vlm_anchors.runner.answerer import key_of_run, run_of
-from vlm_anchors.runner.batches import Asked, batches
-from vlm_anchors.runner.bundled import bundled_data, export
-from vlm_anchors.runner.folder import RunFolder, shard
+from vlm_anchors.evaluation.benchmarks.base import Question
+from vlm_anchors.evaluation.benchmarks.protocols import protocol
+from vlm_anchors.evaluation.reporting.tables import read_run, tables
+from vlm_anchors.evaluation.runner import answer, evaluate
+from vlm_anchors.evaluation.runner.answerer import key_of_run, run_of
+from vlm_anchors.evaluation.runner.batches import Asked, batches
+from vlm_anchors.evaluation.runner.bundled import bundled_data, export
+from vlm_anchors.evaluation.runner.folder import RunFolder, shard
+from vlm_anchors.generation.generate import Run
+from vlm_anchors.inputs.prompt_builder import Sample
+from vlm_anchors.interventions.image_cache import images_once
 from vlm_anchors.scenes import from_objects, render
 
 HERE = Path(__file__).parent
@@ -322,7 +322,7 @@ def no_drawing(monkeypatch):
     def drawn(*given):
         raise AssertionError("scenes were drawn before the names were checked")
 
-    monkeypatch.setattr("vlm_anchors.runner.bundled._scenes", drawn)
+    monkeypatch.setattr("vlm_anchors.evaluation.runner.bundled._scenes", drawn)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_names_are_checked_before_anything_is_drawn(folder, tmp_path, no_drawing
 
 @pytest.mark.parametrize("benchmark", ["pope", "mme", "chair"])
 def test_a_limit_draws_the_images_it_asks_about_and_changes_nothing_else(tmp_path, benchmark):
-    from vlm_anchors.benchmarks import BENCHMARKS
+    from vlm_anchors.evaluation.benchmarks import BENCHMARKS
 
     whole, images = bundled_data(benchmark, tmp_path / "whole", images=SCENES)
     few, drawn = bundled_data(benchmark, tmp_path / "few", images=SCENES, limit=2)
@@ -518,7 +518,7 @@ def test_tables_come_from_the_records(tiny, scenes, tmp_path):
 
 
 def test_export_writes_the_official_formats(scenes):
-    from vlm_anchors.benchmarks import BENCHMARKS
+    from vlm_anchors.evaluation.benchmarks import BENCHMARKS
 
     counts = {name: len(BENCHMARKS.build(name).questions(scenes / name)) for name in ("pope", "chair", "mme")}
     assert counts["pope"] == 3 * QUESTIONS and counts["chair"] == SCENES and counts["mme"] >= 4 * SCENES

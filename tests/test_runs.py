@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import vlm_anchors as va
-from vlm_anchors import report
-from vlm_anchors.choice import choose
-from vlm_anchors.load import BUNDLED_FOLDER
+from vlm_anchors.evaluation.reporting import tables as report
 from vlm_anchors.methods import METHODS
+from vlm_anchors.models.load import BUNDLED_FOLDER
+from vlm_anchors.specs import choose
 
 
 @pytest.fixture(autouse=True)

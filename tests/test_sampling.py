@@ -4,8 +4,8 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from vlm_anchors.decoding import Nucleus
-from vlm_anchors.sampling import KeyedNoise, YesNo, gumbel, nucleus, spellings
+from vlm_anchors.generation.decodings import Nucleus
+from vlm_anchors.generation.sampling import KeyedNoise, YesNo, gumbel, nucleus, spellings
 
 
 def test_noise_depends_on_each_key_and_on_nothing_else():

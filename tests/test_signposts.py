@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from vlm_anchors.generate import read_sample
-from vlm_anchors.look.signposts import cosine_map, signposts
+from vlm_anchors.analysis.signposts import cosine_map, signposts
+from vlm_anchors.generation.generate import read_sample
+from vlm_anchors.inputs.prompt_builder import prepare
 from vlm_anchors.methods.attanchor import AttAnchor
-from vlm_anchors.prepare import prepare
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from vlm_anchors import statistics as st
-from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.benchmarks.mme import Mme
-from vlm_anchors.benchmarks.pope import Pope
-from vlm_anchors.benchmarks.vqa import Vizwiz
 from vlm_anchors.errors import BadSetting
+from vlm_anchors.evaluation import statistics as st
+from vlm_anchors.evaluation.benchmarks.base import BadData
+from vlm_anchors.evaluation.benchmarks.mme import Mme
+from vlm_anchors.evaluation.benchmarks.pope import Pope
+from vlm_anchors.evaluation.benchmarks.vqa import Vizwiz
 
 
 def records(rights, per_image=6, group="coco/random"):

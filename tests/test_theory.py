@@ -8,13 +8,13 @@ import torch
 from test_family_table import PROCESSORS, noise
 
 from vlm_anchors import scenes
+from vlm_anchors.analysis import samples, theory
+from vlm_anchors.analysis.image_grid import Frame
+from vlm_anchors.analysis.signposts import cosines, posted, prompts_of, signposts
 from vlm_anchors.errors import CannotAct
-from vlm_anchors.generate import read_sample
-from vlm_anchors.look import samples, theory
-from vlm_anchors.look.frame import Frame
-from vlm_anchors.look.signposts import cosines, posted, prompts_of, signposts
+from vlm_anchors.generation.generate import read_sample
+from vlm_anchors.inputs.prompt_builder import prepare
 from vlm_anchors.methods.attanchor import AttAnchor
-from vlm_anchors.prepare import prepare
 
 vlm = test_attanchor_ask.vlm
 """A fixture: every family, with a template in the words it has."""

@@ -14,14 +14,14 @@ import torch
 from test_families import model_of
 from tiny_processors import stand_in
 
-from vlm_anchors.engine import attach
-from vlm_anchors.engine.site import find_site
 from vlm_anchors.errors import AnchorsWarning, CannotAct
-from vlm_anchors.families import FAMILIES
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.icd import ICD
 from vlm_anchors.methods.pai import PAI
 from vlm_anchors.methods.vcd import VCD
 from vlm_anchors.methods.vista import VISTA
+from vlm_anchors.models.decoder import find_site
+from vlm_anchors.models.families import FAMILIES
 
 STEPS = 3
 DECODERS = {family.name for family in FAMILIES if family.site == "decoder" and not family.refused}

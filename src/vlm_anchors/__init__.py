@@ -11,48 +11,47 @@ Importing this package imports neither torch nor transformers and changes nothin
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import benchmarks as _benchmarks
-from . import families as _families
 from . import methods as _methods
-from .decoding import Beam, Greedy, Nucleus
 from .errors import AnchorsWarning, UserError
-from .families import Family
-from .generate import ask, ask_many, stream
-from .load import load
+from .evaluation import benchmarks as _benchmarks
+from .generation.decodings import Beam, Greedy, Nucleus
+from .generation.generate import ask, ask_many, stream
+from .models import families as _families
+from .models.families import Family
+from .models.load import load
 from .registry import Entry
 from .types import Answer, Vlm
 
 if TYPE_CHECKING:
-    from .calibration import calibrate
-    from .engine import attach
+    from .analysis.calibration import calibrate
+    from .interventions.attachment import attach
+    from .interventions.method import Method
     from .methods.attanchor import AttAnchor
     from .methods.attanchor_i2t import AttAnchorI2T
-    from .methods.base import Method
     from .methods.clva import CLVA
-    from .train.lora import lora_config
+    from .training.lora import lora_config
 
 __version__ = "0.1.0.dev0"
 
 _LAZY = {
-    "attach": "vlm_anchors.engine",
-    "calibrate": "vlm_anchors.calibration",
-    "lora_config": "vlm_anchors.train.lora",
-    "Method": "vlm_anchors.methods.base",
+    "attach": "vlm_anchors.interventions.attachment",
+    "calibrate": "vlm_anchors.analysis.calibration",
+    "lora_config": "vlm_anchors.training.lora",
+    "Method": "vlm_anchors.interventions.method",
 }
 
 
-# `methods`, `families` and `load` are submodules as well: defined after those were imported, these names stay functions.
-def methods() -> tuple[Entry, ...]:
+def list_methods() -> tuple[Entry, ...]:
     """The methods there are: name, class, one line, source."""
     return tuple(_methods.METHODS)
 
 
-def families() -> tuple[Family, ...]:
+def list_families() -> tuple[Family, ...]:
     """The model families methods are tested on; others are tried through generic rules, with a warning."""
     return _families.FAMILIES
 
 
-def benchmarks() -> tuple[Entry, ...]:
+def list_benchmarks() -> tuple[Entry, ...]:
     """The benchmarks there are: name, one line, source."""
     return tuple(_benchmarks.BENCHMARKS)
 
@@ -88,11 +87,11 @@ __all__ = [
     "ask",
     "ask_many",
     "attach",
-    "benchmarks",
     "calibrate",
-    "families",
+    "list_benchmarks",
+    "list_families",
+    "list_methods",
     "load",
     "lora_config",
-    "methods",
     "stream",
 ]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, ProcessorMixin
 
-    from .families import Family
+    from .models.families import Family
 
 
 @dataclass(frozen=True)

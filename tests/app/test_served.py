@@ -14,7 +14,7 @@ import pytest
 from test_visit import bomb, png_of
 
 import vlm_anchors as va
-from vlm_anchors.cli import main
+from vlm_anchors.apps.cli import main
 
 pytest.importorskip("gradio", reason="gradio is not installed")
 
@@ -30,7 +30,7 @@ def served(tiny):
     """(page, port) of a page that runs in this process."""
     from gradio import Request
 
-    from vlm_anchors.app.page import Page, start
+    from vlm_anchors.apps.web.server import Page, start
 
     wrapped = Page.ask
 
@@ -320,7 +320,7 @@ def connect(self, address):
         print("CONNECTED TO", address, flush=True)
     return ordinary(self, address)
 socket.socket.connect = connect
-from vlm_anchors.cli import main
+from vlm_anchors.apps.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -11,9 +11,9 @@ import pytest
 from test_ask_families import qformer
 
 import vlm_anchors as va
-from vlm_anchors.app import cards
-from vlm_anchors.app.dials import SLIDERS, about, chosen
-from vlm_anchors.app.visit import MAX_BYTES, MAX_VISITS, Visit, Visits, uploaded
+from vlm_anchors.apps.web import cards
+from vlm_anchors.apps.web.sliders import SLIDERS, about, chosen
+from vlm_anchors.apps.web.visit import MAX_BYTES, MAX_VISITS, Visit, Visits, uploaded
 from vlm_anchors.errors import BadImage, BadQuestion, BadSetting, UnknownName
 from vlm_anchors.methods import METHODS
 
@@ -162,7 +162,7 @@ def test_a_fault_stands_on_its_card(tiny, scene, monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("vlm_anchors.app.visit.see", fails)
+    monkeypatch.setattr("vlm_anchors.apps.web.visit.see", fails)
     assert "RuntimeError: out of memory" in asked(tiny, scene, ["none"]).cards[0].problem
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from benchmarks.made import record
 
-from vlm_anchors.benchmarks import amber, language
-from vlm_anchors.benchmarks.amber import Amber, generative_counts
 from vlm_anchors.errors import BadData, MissingPackage, UnknownName
+from vlm_anchors.evaluation.benchmarks import amber, language
+from vlm_anchors.evaluation.benchmarks.amber import Amber, generative_counts
 
 ASSOCIATION = {"sky": [], "person": ["man", "woman"], "dog": ["puppy"], "cat": ["kitten"], "cloud": []}
 

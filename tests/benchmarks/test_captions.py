@@ -8,10 +8,10 @@ import sys
 import pytest
 from benchmarks.made import record
 
-from vlm_anchors.benchmarks import captions
-from vlm_anchors.benchmarks.base import total
-from vlm_anchors.benchmarks.captions import Captions
 from vlm_anchors.errors import BadData, MissingPackage, UnknownName
+from vlm_anchors.evaluation.benchmarks import captions
+from vlm_anchors.evaluation.benchmarks.base import total
+from vlm_anchors.evaluation.benchmarks.captions import Captions
 
 ANSWERS = ["a man", "zzz", "a dog runs over the green grass", "two cats sleep", "the red bus stops at the old station"]
 REFERENCES = [

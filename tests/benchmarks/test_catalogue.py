@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from vlm_anchors.benchmarks import BENCHMARKS
-from vlm_anchors.benchmarks.base import Benchmark
-from vlm_anchors.benchmarks.protocols import PROTOCOLS, Protocol, protocol
-from vlm_anchors.decoding import DECODINGS
 from vlm_anchors.errors import BadDial, UnknownName
+from vlm_anchors.evaluation.benchmarks import BENCHMARKS
+from vlm_anchors.evaluation.benchmarks.base import Benchmark
+from vlm_anchors.evaluation.benchmarks.protocols import PROTOCOLS, Protocol, protocol
+from vlm_anchors.generation.decodings import DECODINGS
 
 NAMES = BENCHMARKS.names()
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -107,7 +107,7 @@ def test_dials_that_are_refused():
 
 def test_importing_them_all_is_light():
     code = (
-        "import sys; from vlm_anchors.benchmarks import BENCHMARKS; [e.load() for e in BENCHMARKS];"
+        "import sys; from vlm_anchors.evaluation.benchmarks import BENCHMARKS; [e.load() for e in BENCHMARKS];"
         "from vlm_anchors import report, report_text, report_page;"
         "heavy = {'torch', 'transformers', 'numpy', 'nltk', 'spacy', 'sacrebleu', 'pycocoevalcap', 'rich', 'PIL'};"
         "heavy &= set(sys.modules);"
@@ -118,7 +118,7 @@ def test_importing_them_all_is_light():
 
 
 def test_the_page_is_fresh():
-    from vlm_anchors.benchmarks.page import page
+    from vlm_anchors.evaluation.benchmarks.describe import page
 
     assert PAGE.read_text("utf-8") == page(), "run: make docs"
 

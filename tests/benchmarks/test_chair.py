@@ -6,10 +6,10 @@ import re
 import pytest
 from benchmarks.made import record
 
-from vlm_anchors.benchmarks import chair
-from vlm_anchors.benchmarks.chair import Chair, read_synonyms
-from vlm_anchors.benchmarks.words import COCO, double_words, fixed, pattern, tokens
 from vlm_anchors.errors import BadData, MissingPackage, UnknownName
+from vlm_anchors.evaluation.benchmarks import chair
+from vlm_anchors.evaluation.benchmarks.chair import Chair, read_synonyms
+from vlm_anchors.evaluation.benchmarks.nouns import COCO, double_words, fixed, pattern, tokens
 
 
 def scored(caption, *objects, **dials):

@@ -7,9 +7,9 @@ import re
 import pytest
 from benchmarks.made import record
 
-from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.benchmarks.choice import MmBench, ScienceQa, unpack_images, worded
 from vlm_anchors.errors import UnknownName
+from vlm_anchors.evaluation.benchmarks.base import BadData
+from vlm_anchors.evaluation.benchmarks.choice import MmBench, ScienceQa, unpack_images, worded
 
 OPTIONS = ["cat", "dog", "bird"]
 

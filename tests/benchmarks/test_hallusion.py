@@ -6,9 +6,9 @@ import re
 import pytest
 from benchmarks.made import record
 
-from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.benchmarks.hallusion import Hallusion
 from vlm_anchors.errors import UnknownName
+from vlm_anchors.evaluation.benchmarks.base import BadData
+from vlm_anchors.evaluation.benchmarks.hallusion import Hallusion
 
 
 def asked(answer, label="yes", category="VD", figure="1", question="0", visual="1", set_id="0"):

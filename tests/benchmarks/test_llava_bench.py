@@ -5,8 +5,8 @@ import json
 import pytest
 from benchmarks.made import record
 
-from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.benchmarks.llava_bench import LlavaBench, content, marks, requests
+from vlm_anchors.evaluation.benchmarks.base import BadData
+from vlm_anchors.evaluation.benchmarks.llava_bench import LlavaBench, content, marks, requests
 
 
 @pytest.mark.parametrize(

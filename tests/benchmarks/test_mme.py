@@ -5,9 +5,9 @@ import re
 import pytest
 from benchmarks.made import record
 
-from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.benchmarks.mme import COGNITION, PERCEPTION, Mme
 from vlm_anchors.errors import UnknownName
+from vlm_anchors.evaluation.benchmarks.base import BadData
+from vlm_anchors.evaluation.benchmarks.mme import COGNITION, PERCEPTION, Mme
 
 
 def pair(image, yes, no, task="count"):

@@ -5,9 +5,9 @@ import json
 import pytest
 from benchmarks.made import record
 
-from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.benchmarks.pope import Pope
 from vlm_anchors.errors import UnknownName
+from vlm_anchors.evaluation.benchmarks.base import BadData
+from vlm_anchors.evaluation.benchmarks.pope import Pope
 
 
 def answered(pairs, dialect="pope"):

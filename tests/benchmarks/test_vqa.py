@@ -5,9 +5,9 @@ import json
 import pytest
 from benchmarks.made import record
 
-from vlm_anchors.benchmarks.base import BadData
-from vlm_anchors.benchmarks.vqa import CONTRACTIONS, Gqa, Vizwiz, Vqav2, clean, evalai, vqa_accuracy
 from vlm_anchors.errors import UnknownName
+from vlm_anchors.evaluation.benchmarks.base import BadData
+from vlm_anchors.evaluation.benchmarks.vqa import CONTRACTIONS, Gqa, Vizwiz, Vqav2, clean, evalai, vqa_accuracy
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from vlm_anchors.engine import attach
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.clva import CLVA
 
 pytestmark = [

@@ -8,10 +8,10 @@ from cases import CASES, in_double, model_of, run
 from reference_attention import Rows
 from reference_clva import literal
 
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import AnchorsWarning, BadDial, CannotAct
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.clearsight import ClearSight
-from vlm_anchors.methods.parts import scaled
+from vlm_anchors.methods.shared import scaled
 
 BOUND = 1e-5
 

@@ -8,8 +8,8 @@ from reference_logits import compare, cut, read, whole
 from stand_ins import BOS, Processor, Tokenizer, token
 from tiny_models import IMAGE, START
 
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import BadDial, CannotAct
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.icd import ICD, SYSTEMS
 
 ROLE = "a confused detector"

@@ -8,8 +8,8 @@ from cases import CASES, STEPS, model_of, run
 from reference_clva import _repeat, _softmax, literal
 from reference_logits import compare, cut, whole
 
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import BadDial, CannotAct
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.imccd import IMCCD
 
 

@@ -8,8 +8,8 @@ import torch
 from cases import CASES, STEPS, model_of
 from reference_logits import compare, early, hooked, whole
 
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import BadDial, CannotAct
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.memvr import MemVR
 
 

@@ -8,8 +8,8 @@ from reference_attention import Rows
 from reference_clva import literal
 from reference_logits import compare, cut, whole, without_image
 
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import AnchorsWarning, BadDial, CannotAct
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.pai import PAI
 
 

@@ -10,8 +10,8 @@ import torch
 from cases import CASES, STEPS, model_of
 from reference_logits import compare, cut, read, whole
 
-from vlm_anchors.engine import attach
 from vlm_anchors.errors import BadDial, CannotAct
+from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.vcd import VCD, kept_signal, noised
 
 

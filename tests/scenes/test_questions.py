@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
+from tools.scenes_model.measure import mentions, repeated
 from vlm_anchors.scenes import questions as q
 from vlm_anchors.scenes import sample
-from vlm_anchors.scenes.measure import mentions, repeated
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from vlm_anchors.scenes import draw, forward, questions, sample, tinyllava, train
-from vlm_anchors.scenes.packing import Packer, Store, patch_labels, strewn
+from tools.scenes_model import forward, train
+from tools.scenes_model.packing import Packer, Store, patch_labels, strewn
+from vlm_anchors.scenes import draw, questions, sample, tinyllava
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def one_thread():
 
 DOOMED = """
 import json, os, signal, sys
-from vlm_anchors.scenes import train
+from tools.scenes_model import train
 class Doomed(train.Run):
     def advance(self, store):
         if self.stage == "answers" and self.step == 9:

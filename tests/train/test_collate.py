@@ -6,9 +6,9 @@ from conversations import image
 
 import vlm_anchors as va
 from vlm_anchors.errors import BadModel
-from vlm_anchors.generate import read_sample
-from vlm_anchors.prepare import prepare
-from vlm_anchors.train.collate import Collator
+from vlm_anchors.generation.generate import read_sample
+from vlm_anchors.inputs.prompt_builder import prepare
+from vlm_anchors.training.collate import Collator
 
 LLAVA_HF = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"

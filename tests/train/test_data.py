@@ -6,7 +6,7 @@ import pytest
 from conversations import image, llava, messages, write
 
 from vlm_anchors.errors import AnchorsWarning, BadData
-from vlm_anchors.train.data import fingerprint, read_data, split_by_image
+from vlm_anchors.training.data import fingerprint, read_data, split_by_image
 
 ASKED = [("user", "Is there a cup?"), ("assistant", "Yes")]
 

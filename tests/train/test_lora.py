@@ -9,7 +9,7 @@ from torch import nn
 
 import vlm_anchors as va
 from vlm_anchors.errors import BadSetting, CannotAct
-from vlm_anchors.families import family_of
+from vlm_anchors.models.families import family_of
 
 NAMES = sorted(tiny.FAMILIES)
 

@@ -13,9 +13,9 @@ import torch
 from conversations import scenes
 
 from vlm_anchors.errors import BadSetting
-from vlm_anchors.train.presets import settings
-from vlm_anchors.train.resume import last_checkpoint, settle
-from vlm_anchors.train.run import train
+from vlm_anchors.training.presets import settings
+from vlm_anchors.training.resume import last_checkpoint, settle
+from vlm_anchors.training.run import train
 
 STEPS = 12
 LIMIT = 300

@@ -14,15 +14,15 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
 import vlm_anchors as va
-from vlm_anchors.cli import main
-from vlm_anchors.engine import attach
+from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import AnchorsWarning, BadData, BadModel, BadSetting, CannotAct, MissingPackage, UnknownName
-from vlm_anchors.train import run
-from vlm_anchors.train.collate import Collator
-from vlm_anchors.train.data import read_data
-from vlm_anchors.train.merge import merge
-from vlm_anchors.train.presets import PRESETS, settings
-from vlm_anchors.train.run import train
+from vlm_anchors.interventions.attachment import attach
+from vlm_anchors.training import run
+from vlm_anchors.training.collate import Collator
+from vlm_anchors.training.data import read_data
+from vlm_anchors.training.merge import merge
+from vlm_anchors.training.presets import PRESETS, settings
+from vlm_anchors.training.run import train
 
 QUICK = dict(precision="fp32", batch_size=2, accumulation=1, max_steps=4, eval_steps=2, rank=4, learning_rate=1e-2)
 

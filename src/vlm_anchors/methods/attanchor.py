@@ -21,10 +21,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..engine.anchored import Anchored
-from ..engine.prompts import Prompts, read_prompts, unprepared
-from ..engine.weave import Copies
-from .base import DEFAULTS, Method, Preset, choice, number
+from ..interventions.insertion.anchored import Anchored
+from ..interventions.insertion.batch import Prompts, read_prompts, unprepared
+from ..interventions.insertion.plan import Copies
+from ..interventions.method import DEFAULTS, Method, Preset, choice, number
 
 if TYPE_CHECKING:
     from ..types import Vlm

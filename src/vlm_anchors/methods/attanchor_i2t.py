@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..engine.anchored import Anchored
-from ..engine.prompts import Prompts, read_prompts, unprepared
-from ..engine.weave import PAUSE, Copies
-from .base import DEFAULTS, Method, Preset, choice, number
+from ..interventions.insertion.anchored import Anchored
+from ..interventions.insertion.batch import Prompts, read_prompts, unprepared
+from ..interventions.insertion.plan import PAUSE, Copies
+from ..interventions.method import DEFAULTS, Method, Preset, choice, number
 
 if TYPE_CHECKING:
     from ..types import Vlm

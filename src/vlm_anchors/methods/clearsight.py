@@ -27,15 +27,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..engine.view import AttentionView, Edit
 from ..errors import AnchorsWarning, BadDial, CannotAct
-from .base import DEFAULTS, Method, Preset, choice, number
-from .parts import TESTED, check_range, layer_range, warn_untested
+from ..interventions.attention_view import AttentionView, Edit
+from ..interventions.method import DEFAULTS, Method, Preset, choice, number
+from .shared import TESTED, check_range, layer_range, warn_untested
 
 if TYPE_CHECKING:
-    from ..engine.passing import Generation
-    from ..engine.rows import Visual
-    from ..engine.site import Site
+    from ..interventions.forward_pass import Generation
+    from ..interventions.text_rows import Visual
+    from ..models.decoder import Site
 
 LAYERS = (10, 15)
 

@@ -26,14 +26,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import AnchorsWarning, BadDial, CannotAct
-from .base import Method, Preset, choice, number
+from ..interventions.method import Method, Preset, choice, number
 
 if TYPE_CHECKING:
-    from ..engine.passing import Generation
-    from ..engine.rows import Visual
-    from ..engine.site import Site
+    from ..interventions.forward_pass import Generation
+    from ..interventions.text_rows import Visual
+    from ..models.decoder import Site
 
-from ..engine.view import AttentionView, Edit
+from ..interventions.attention_view import AttentionView, Edit
 
 INF = float("inf")
 ZERO = 1e-30

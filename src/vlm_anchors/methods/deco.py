@@ -21,13 +21,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .base import DEFAULTS, Method, Preset, choice, number
-from .parts import TESTED, check_range, count, layer_range, warn_untested
+from ..interventions.method import DEFAULTS, Method, Preset, choice, number
+from .shared import TESTED, check_range, count, layer_range, warn_untested
 
 if TYPE_CHECKING:
-    from ..engine.doors import PassView
-    from ..engine.passing import Generation
-    from ..engine.site import Site
+    from ..interventions.forward_pass import Generation
+    from ..interventions.hooks import PassView
+    from ..models.decoder import Site
 
 LAYERS = (20, 28)
 

@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from ..errors import BadDial, CannotAct
-from ..families import read_again
-from .base import DEFAULTS, Method, Preset, choice, number
-from .parts import contrasts, counted_contrast, refuse_untested
+from ..interventions.method import DEFAULTS, Method, Preset, choice, number
+from ..models.families import read_again
+from .shared import contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
-    from ..engine.branch import Branch
-    from ..engine.doors import PassView
-    from ..engine.passing import Generation
-    from ..engine.reading import Prompt
-    from ..engine.site import Site
+    from ..interventions.branch_prompt import Prompt
+    from ..interventions.contrastive import Branch
+    from ..interventions.forward_pass import Generation
+    from ..interventions.hooks import PassView
+    from ..models.decoder import Site
 
 ROLE = "You are a confused objects detector to provide a fuzzy overview or impression of the image."
 SYSTEMS = (

@@ -35,18 +35,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..engine.view import AttentionView, Edit
 from ..errors import BadDial, CannotAct
-from .base import DEFAULTS, Method, Preset, choice, number
-from .parts import TESTED, contrast, contrasts, counted_contrast, refuse_untested
+from ..interventions.attention_view import AttentionView, Edit
+from ..interventions.method import DEFAULTS, Method, Preset, choice, number
+from .shared import TESTED, contrast, contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
-    from ..engine.branch import Branch
-    from ..engine.doors import PassView
-    from ..engine.passing import Generation
-    from ..engine.reading import Prompt
-    from ..engine.rows import Visual
-    from ..engine.site import Site
+    from ..interventions.branch_prompt import Prompt
+    from ..interventions.contrastive import Branch
+    from ..interventions.forward_pass import Generation
+    from ..interventions.hooks import PassView
+    from ..interventions.text_rows import Visual
+    from ..models.decoder import Site
 
 RATES = {"llava": 1 / 3, "instructblip": 2 / 3}
 WINDOW = 30

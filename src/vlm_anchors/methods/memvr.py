@@ -28,16 +28,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..engine.doors import layers_of, widening_of
 from ..errors import CannotAct
-from .base import DEFAULTS, Method, Preset, choice, number
-from .parts import TESTED, check_range, check_switch, layer_range, warn_untested
+from ..interventions.hooks import layers_of, widening_of
+from ..interventions.method import DEFAULTS, Method, Preset, choice, number
+from .shared import TESTED, check_range, check_switch, layer_range, warn_untested
 
 if TYPE_CHECKING:
-    from ..engine.doors import PassView
-    from ..engine.passing import Generation
-    from ..engine.reading import Prompt
-    from ..engine.site import Site
+    from ..interventions.branch_prompt import Prompt
+    from ..interventions.forward_pass import Generation
+    from ..interventions.hooks import PassView
+    from ..models.decoder import Site
 
 LAYERS = (7, 16)
 TOP = 10

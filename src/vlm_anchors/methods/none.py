@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .base import Method
+from ..interventions.method import Method
 
 
 @dataclass(frozen=True)

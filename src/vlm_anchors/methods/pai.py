@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from ..engine.view import AttentionView, Edit
-from ..families import read_again
-from .base import DEFAULTS, Method, Preset, number
-from .parts import check_range, check_switch, contrast, count, layer_range, refuse_untested, warn_untested
+from ..interventions.attention_view import AttentionView, Edit
+from ..interventions.method import DEFAULTS, Method, Preset, number
+from ..models.families import read_again
+from .shared import check_range, check_switch, contrast, count, layer_range, refuse_untested, warn_untested
 
 if TYPE_CHECKING:
-    from ..engine.branch import Branch
-    from ..engine.doors import PassView
-    from ..engine.passing import Generation
-    from ..engine.reading import Prompt
-    from ..engine.site import Site
+    from ..interventions.branch_prompt import Prompt
+    from ..interventions.contrastive import Branch
+    from ..interventions.forward_pass import Generation
+    from ..interventions.hooks import PassView
+    from ..models.decoder import Site
 
 LAYERS = (3, 32)
 

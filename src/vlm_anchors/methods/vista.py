@@ -20,15 +20,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..families import read_again
-from .base import DEFAULTS, Method, Preset, number
-from .parts import check_range, check_switch, count, layer_range, refuse_untested, warn_untested
+from ..interventions.method import DEFAULTS, Method, Preset, number
+from ..models.families import read_again
+from .shared import check_range, check_switch, count, layer_range, refuse_untested, warn_untested
 
 if TYPE_CHECKING:
-    from ..engine.doors import PassView
-    from ..engine.passing import Generation
-    from ..engine.reading import Prompt
-    from ..engine.site import Site
+    from ..interventions.branch_prompt import Prompt
+    from ..interventions.forward_pass import Generation
+    from ..interventions.hooks import PassView
+    from ..models.decoder import Site
 
 LAYERS = (26, 31)
 

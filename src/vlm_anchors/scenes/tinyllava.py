@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from .coco import CATEGORIES
-from .questions import (
+from .questions import (  # fmt: skip
     CHAIR,
     COLOUR,
     COUNT,
@@ -33,7 +33,7 @@ from .questions import (
     SUFFIXES,
     SYNONYMS,
     plural,
-)  # fmt: skip
+)
 from .scene import COLOURS, POSITIONS, SIZE
 
 SYSTEM = "A chat about an image."

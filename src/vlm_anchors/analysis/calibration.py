@@ -1,0 +1,144 @@
+"""Which tau anchors a tenth of the words: the papers' own rule, applied to a model and sample inputs of yours.
+
+How much words and patches resemble each other differs from projector to projector (the papers use 0.12 and 0.08), so a tau
+has to be found for each model. Found from each word's best cosine over the patches before it; nothing is generated.
+"""
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AnchorsWarning, BadSetting
+from ..generation.generate import read_sample
+from ..inputs.prompt_builder import prepare
+from ..models.load import load
+from ..types import Vlm
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GRID = (1.0, 0.5, 0.3, 0.2, 0.16, 0.14, 0.12, 0.10, 0.08)
+"""Values of tau whose shares are told: the paper's sweep and some above."""
+NARROW = 0.02
+"""If the middle four fifths of the best cosines lie this close together, no tau separates them."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was found. tau: use it as `va.AttAnchor(tau=...)`.
+
+    fraction: the share of words that was asked for. cosines: each word's best cosine, highest first. shares: tau -> share
+    of the words that it would anchor. concern: why tau should not be trusted, or "".
+    """
+
+    tau: float
+    fraction: float
+    cosines: tuple[float, ...]
+    shares: dict[float, float]
+    concern: str = ""
+
+    def share(self, tau: float) -> float:
+        """Share of the words that `tau` would anchor; 0 at tau = 1, which is off."""
+        return sum(cosine >= tau for cosine in self.cosines) / len(self.cosines) if tau < 1 else 0.0
+
+    def quantile(self, part: float) -> float:
+        """The cosine below which this part of the words lies."""
+        return self.cosines[::-1][min(int(part * len(self.cosines)), len(self.cosines) - 1)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the distribution as its deciles."""
+        deciles = [round(self.quantile(part / 10), 4) for part in range(11)]
+        return {
+            "tau": self.tau, "fraction": self.fraction, "words": len(self.cosines), "share": round(self.share(self.tau), 4),
+            "shares": {f"{tau:g}": round(share, 4) for tau, share in self.shares.items()}, "deciles": deciles,
+            "concern": self.concern,
+        }  # fmt: skip
+
+    def figure(self, path: "str | Path | None" = None) -> Any:
+        """Distribution of the best cosines and the share of words anchored at each tau; written to `path` if given."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise BadSetting("A figure needs matplotlib: pip install 'vlm-anchors[figures]'.") from error
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        counts = figure.subplots()
+        counts.hist(self.cosines, bins=40, color="#9db8d2")
+        counts.set(xlabel="best cosine of a word with the patches before it", ylabel=f"words (of {len(self.cosines)})")
+        curve = counts.twinx()
+        curve.plot(self.cosines, [(i + 1) / len(self.cosines) for i in range(len(self.cosines))], color="#444444")
+        curve.set(ylabel="share of words anchored at this tau", ylim=(0, 1))
+        counts.axvline(self.tau, color="#c0392b")
+        counts.set_title(f"tau = {self.tau:g} anchors {self.share(self.tau):.1%} of the words", loc="left")
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+
+def calibrate(
+    vlm: Any,
+    samples: Iterable[Any],
+    fraction: float = 0.10,
+    *,
+    tokens: str = "user",
+    batch_size: int = 8,
+) -> Calibration:
+    """The tau at which `fraction` of the prompts' words become anchors.
+
+    vlm: what `va.load` returns, or a (model, processor) pair. samples: (image or images, question) pairs, such as
+    `va.ask_many` takes; some dozens are enough. tokens: whose words count, as in `va.AttAnchor`.
+
+    Warns with `AnchorsWarning` where the cosine separates nothing: no word resembles any patch, or all do alike.
+    """
+    number = isinstance(fraction, (int, float)) and not isinstance(fraction, bool)
+    if not number or not 0 < fraction <= 1:
+        raise BadSetting(f"fraction is a share of the words, above 0 and at most 1; found {fraction!r}.")
+    vlm = vlm if isinstance(vlm, Vlm) else load(vlm)
+    cosines: list[float] = []
+    remaining = iter(samples)
+    while batch := list(itertools.islice(remaining, batch_size)):
+        cosines += _best_cosines(vlm, batch, tokens)
+    if not cosines:
+        raise BadSetting("Expected (image, question) pairs to calibrate on; found none.")
+    found = _calibration(sorted(cosines, reverse=True), fraction)
+    if found.concern:
+        warnings.warn(found.concern, AnchorsWarning, stacklevel=2)
+    return found
+
+
+def _best_cosines(vlm: Vlm, batch: Sequence[Any], tokens: str) -> list[float]:
+    """Of every word of a batch, the highest cosine with a patch before it; -1 where no image stands before it."""
+    import torch
+
+    from ..interventions.insertion.batch import read_prompts
+
+    inputs = prepare(vlm, [read_sample(*sample) for sample in batch]).tensors
+    with torch.no_grad():
+        prompts = read_prompts("calibrate", vlm, inputs, tokens)
+        assert prompts is not None
+        best = prompts.cosine().amax(-1)[prompts.words.valid]
+    return best.clamp(min=-1).tolist()
+
+
+def _calibration(cosines: list[float], fraction: float) -> Calibration:
+    reached = cosines[max(round(fraction * len(cosines)), 1) - 1]
+    tau = min(max(math.floor(reached * 1e4) / 1e4, 0.0), 0.9999)
+    found = Calibration(tau, fraction, tuple(cosines), {}, _concern(cosines, fraction, reached))
+    return Calibration(tau, fraction, found.cosines, {one: found.share(one) for one in GRID}, found.concern)
+
+
+def _concern(cosines: list[float], fraction: float, reached: float) -> str:
+    low, high = cosines[int(0.9 * (len(cosines) - 1))], cosines[int(0.1 * (len(cosines) - 1))]
+    if reached <= 0:
+        return (
+            f"Not even {fraction:.0%} of the words resemble a patch: the cosine reached there is {reached:.3f}. With this "
+            "model anchors would stand at places without meaning; projectors that pool patches are known for it."
+        )
+    if high - low < NARROW:
+        return (
+            f"The cosine separates nothing: four fifths of the words have a best cosine between {low:.3f} and {high:.3f}, so "
+            "a slightly other tau anchors all of them or none. Try more varied questions, or leave AttAnchor out here."
+        )
+    return ""

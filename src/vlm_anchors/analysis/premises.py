@@ -1,0 +1,162 @@
+"""Does a model meet what the methods assume? Measured on questions, told premise by premise with its number.
+
+CLVA (arXiv 2603.25088) assumes that deep layers drift: their maps leave the middle layer's anchors for the first layer's,
+and their attention leaves the image. AttAnchor (arXiv 2509.23109) assumes that words resemble their patches. A model that
+does neither is not helped by them, whatever a table of accuracies says by chance.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import AnchorsWarning, BadSetting, CannotAct
+from ..generation.generate import read_sample
+from ..inputs.prompt_builder import prepare
+from ..interventions.attachment import attach
+from ..models.decoder import find_site
+from . import measures
+from .calibration import calibrate
+from .capture import Capture, Trace
+from .image_grid import Frame, frame_of
+from .samples import Probe, cells_on, naming
+from .signposts import cosine_map
+
+if TYPE_CHECKING:
+    from ..types import Vlm
+    from .measures import Table
+
+BATCH = 8
+
+
+@dataclass
+class Observed:
+    """Measurements, one entry a question; those on objects only where boxes are known."""
+
+    depth: int
+    middle: int
+    shares: "list[Table]" = field(default_factory=list)
+    drift: "list[Table]" = field(default_factory=list)
+    entropy: "list[Table]" = field(default_factory=list)
+    no_sensitive: list[bool] = field(default_factory=list)
+    no_insensitive: list[bool] = field(default_factory=list)
+    positive: list[int] = field(default_factory=list)
+    negative: list[int] = field(default_factory=list)
+    on_asked: "list[Table]" = field(default_factory=list)
+    """By layer: what part of the sensitive heads' anchors lies on the asked object, and what part would by chance."""
+    negative_on_objects: list[tuple[float, float]] = field(default_factory=list)
+    word_on_asked: list[tuple[float, float]] = field(default_factory=list)
+    """Whether the asked word's best patch lies on its object, and the chance of that."""
+    cosines: list[tuple[float, float]] = field(default_factory=list)
+    """Best cosine of the asked word, and the median of the other words'."""
+
+
+def observe(vlm: "Vlm", probes: Sequence[Probe], progress: Any = lambda done: None) -> Observed:
+    """Run every question through the plain model once, as a prompt; nothing is generated.
+
+    Raises `CannotAct` for models that look at their image in a Q-Former, or that are too shallow for a middle layer, and
+    `BadSetting` for a single question, from which nothing can be told from chance.
+    """
+    if len(probes) < 2:
+        raise BadSetting(
+            f"diagnose tells a difference from chance by how much questions differ; found {len(probes)}. Give two images or "
+            "questions, better a hundred."
+        )
+    site = find_site(vlm.model, vlm.processor.tokenizer)
+    if site.kind != "decoder" or site.depth < 4:
+        why = "looks at its image in a Q-Former" if site.kind != "decoder" else f"has {site.depth} decoder layers"
+        raise CannotAct(f"{vlm.name} {why}; diagnose reads decoders of 4 layers or more. Choose another model.")
+    seen = Observed(site.depth, measures.middle_layer(site.depth))
+    for start in range(0, len(probes), BATCH):
+        batch = probes[start : start + BATCH]
+        for probe, trace, frame in _traced(vlm, batch):
+            _note(seen, trace)
+            if frame is not None and probe.asked:
+                _note_places(seen, trace, frame, probe)
+                _note_words(seen, vlm, frame, probe)
+        progress(min(start + BATCH, len(probes)))
+    return seen
+
+
+def _traced(vlm: "Vlm", batch: Sequence[Probe]) -> Iterator[tuple[Probe, Trace, Frame | None]]:
+    samples = [read_sample(probe.image, probe.question) for probe in batch]
+    inputs = prepare(vlm, samples)
+    watch = Capture(rows="last", dtype=torch.float32)
+    with attach(vlm, "none", watch=watch), torch.no_grad():
+        vlm.model(**inputs.tensors)
+    for at, (probe, sample) in enumerate(zip(batch, samples, strict=True)):
+        traces = watch.of(at)
+        if not traces:
+            raise CannotAct(f"{vlm.name} showed no attention to an image. Choose a model of `vlm-anchors families`.")
+        frame = None
+        if probe.things:
+            single = prepare(vlm, [sample])
+            frame = frame_of(vlm, single.tensors, sample.images[0], len(traces[0].image))
+            frame = frame if frame.shows_all_of(sample.images[0]) else None
+        yield probe, traces[0], frame
+
+
+def _note(seen: Observed, trace: Trace) -> None:
+    seen.shares.append(measures.shares(trace))
+    seen.drift.append(measures.drift(trace))
+    seen.entropy.append(measures.entropy(trace))
+    intensity = trace.visual.mean(-1)
+    seen.no_sensitive.append(not measures.standing_out(intensity[seen.middle - 1], True).any())
+    seen.no_insensitive.append(not measures.standing_out(intensity[0], False).any())
+    masks = measures.anchor_masks(trace)
+    seen.positive.append(int(masks["positive"].sum()))
+    seen.negative.append(int(masks["negative"].sum()))
+
+
+def _note_places(seen: Observed, trace: Trace, frame: Frame, probe: Probe) -> None:
+    width, height = read_sample(probe.image, probe.question).images[0].size
+    asked, every = (cells_on(probe.boxes(every), (width, height), frame.rows, frame.columns) for every in (False, True))
+    chance = float(asked.float().mean())
+    maps = measures.saliency_maps(trace, "sensitive")
+    rows = []
+    for layer, saliency in zip(trace.layers, maps, strict=True):
+        mask = measures.anchor_mask(saliency, trace.image)[frame.token]
+        if mask.any():
+            rows.append({"layer": layer, "on_asked": float(asked[mask].float().mean()), "chance": chance})
+    seen.on_asked.append(rows)
+    negative = measures.anchor_masks(trace)["negative"][frame.token]
+    if negative.any():
+        seen.negative_on_objects.append((float(every[negative].float().mean()), float(every.float().mean())))
+
+
+def _note_words(seen: Observed, vlm: "Vlm", frame: Frame, probe: Probe) -> None:
+    """The asked object's word (its last piece) against its patches."""
+    sample = read_sample(probe.image, probe.question)
+    words, cosine = cosine_map(vlm, prepare(vlm, [sample]).tensors)
+    named = naming(words, probe.asked)
+    if not named or cosine.shape[1] != len(frame.token):
+        return
+    at = named[-1]
+    asked = cells_on(probe.boxes(), sample.images[0].size, frame.rows, frame.columns)
+    seen.word_on_asked.append((float(asked[int(cosine[at].argmax())]), float(asked.float().mean())))
+    others = torch.cat([cosine[:at], cosine[at + 1 :]]).amax(-1)
+    if len(others):
+        seen.cosines.append((float(cosine[at].max()), float(others.median())))
+
+
+def mean_and_error(values: Sequence[float] | Tensor) -> tuple[float, float]:
+    """Mean, and its standard error over questions."""
+    numbers = [float(value) for value in values]
+    mean = math.fsum(numbers) / len(numbers)
+    spread = math.fsum((number - mean) ** 2 for number in numbers) / max(len(numbers) - 1, 1)
+    return mean, math.sqrt(spread / len(numbers))
+
+
+def suggested_tau(vlm: "Vlm", probes: Sequence[Probe]) -> tuple[float | None, str]:
+    """The tau that anchors a tenth of the words, and why it should not be trusted, or ""."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AnchorsWarning)
+        try:
+            found = calibrate(vlm, [(probe.image, probe.question) for probe in probes])
+        except CannotAct as error:
+            return None, str(error)
+    return found.tau, found.concern

@@ -1,0 +1,67 @@
+"""The command line. Nothing heavy is imported before a command runs: `--help` answers at once.
+
+Exit 0: done. Exit 2: the input is at fault, told in one or two sentences on stderr. Exit 1: anything else.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from ...errors import AnchorsWarning, UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    from .commands import app
+
+    _show_our_warnings_as_sentences()
+    try:
+        app(args=given, prog_name="vlm-anchors")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BrokenPipeError:  # the reader of a pipe (`| head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except UserError as error:
+        if "--debug" in given:
+            raise
+        print(error, file=sys.stderr)
+        return 2
+    except Exception as error:
+        if "--debug" in given:
+            raise
+        if isinstance(error, OSError) and isinstance(error.filename, str | os.PathLike) and error.strerror:
+            print(_of_a_file(error), file=sys.stderr)
+            return 2
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(
+            "This is a fault of vlm-anchors or of its installation; --debug shows where it happened.", file=sys.stderr
+        )
+        return 1
+    return 0
+
+
+def _of_a_file(error: OSError) -> str:
+    """The last resort: a file or folder that no check was meant for."""
+    return (
+        f"Cannot use {os.fspath(error.filename)}: {error.strerror}. Check that it is there, of the right kind and yours to "
+        f"read or write, or name another; --debug shows where it happened."
+    )
+
+
+def _show_our_warnings_as_sentences() -> None:
+    ordinary = warnings.showwarning
+
+    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        if issubclass(category, AnchorsWarning):
+            print(f"Warning: {message}", file=sys.stderr)
+        else:
+            ordinary(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show

@@ -1,0 +1,190 @@
+"""`vlm-anchors ask` and `vlm-anchors compare`."""
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as given
+
+if TYPE_CHECKING:
+    from ...specs import Decoding
+    from ...types import Answer, Vlm
+
+
+@given.takes_model
+def ask(
+    words: given.Words,
+    model: given.Chosen,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="SPEC",
+            help="A method with its dials: clva, clva:alpha=5,beta=0. Default: what the model was trained with, else none.",
+        ),
+    ] = None,
+    decoding: given.Decoding = None,
+    max_new_tokens: given.MaxNewTokens = 128,
+    seed: given.Seed = None,
+    json: given.Json = False,
+) -> None:
+    """Ask a model one question about one or more images."""
+    images, question = given.split_words(words)
+    chosen, tokens = _seeded(_only(method) if method else "none", decoding, seed)
+    pictures = _read(images, question)
+    vlm = model.load()
+    from ...generation.generate import ask as ask_model
+
+    answer = ask_model(
+        vlm,
+        pictures,
+        question,
+        method=chosen if method else None,
+        decoding=tokens,
+        max_new_tokens=max_new_tokens,
+    )
+    if json:
+        given.print_json({**_asked(vlm, images, question), **as_dict(answer)})
+        return
+    typer.echo(answer.text)
+    if answer.acted:
+        typer.echo(f"{answer.method}: {in_words(answer.acted)}", err=True)
+
+
+def _only(methods: list[str]) -> str:
+    from ...errors import BadSetting
+
+    if len(methods) > 1:
+        raise BadSetting(
+            f"ask takes one --method; found {len(methods)}: {', '.join(methods)}. To ask with each of them: "
+            f"vlm-anchors compare. To ask with all at once, join them by +: {'+'.join(methods)}"
+        )
+    return methods[0]
+
+
+@given.takes_model
+def compare(
+    words: given.Words,
+    model: given.Chosen,
+    method: given.Methods = None,
+    decoding: given.Decoding = None,
+    max_new_tokens: given.MaxNewTokens = 128,
+    seed: given.Seed = None,
+    json: given.Json = False,
+) -> None:
+    """Ask the same question with several methods: one row a method."""
+    images, question = given.split_words(words)
+    runs = [_seeded(each, decoding, seed) for each in method or ["none", "clva"]]
+    pictures = _read(images, question)
+    vlm = model.load()
+    from ...generation.generate import ask as ask_model
+
+    # The first pass through a model pays for much that later ones do not; no row of the table should carry it.
+    ask_model(vlm, pictures, question, max_new_tokens=1)
+    answers = [
+        ask_model(vlm, pictures, question, method=chosen, decoding=tokens, max_new_tokens=max_new_tokens)
+        for chosen, tokens in runs
+    ]
+    if json:
+        given.print_json({**_asked(vlm, images, question), "answers": [as_dict(answer) for answer in answers]})
+    else:
+        _print_table(answers)
+
+
+def as_dict(answer: "Answer") -> dict[str, Any]:
+    """The answer as plain values. `yes_no` holds the logits of both words at the first step, and their difference.
+
+    A word that the method cut has no logit: None, since JSON knows no infinity.
+    """
+    yes_no = None
+    if answer.yes_no is not None:
+        yes, no = answer.yes_no
+        told = {"yes": yes, "no": no, "margin": yes - no}
+        yes_no = {name: value if math.isfinite(value) else None for name, value in told.items()}
+    return {
+        "method": answer.method,
+        "decoding": answer.decoding,
+        "answer": answer.text,
+        "tokens": list(answer.tokens),
+        "seconds": answer.seconds,
+        "acted": dict(answer.acted),
+        "yes_no": yes_no,
+        "prompt": answer.prompt,
+    }
+
+
+def in_words(acted: Any) -> str:
+    """What a method did, on one line: `rows edited 12, anchors: positive 3, negative 2, layers 5-12`."""
+    if isinstance(acted, dict) and len(acted) == 1 and isinstance(next(iter(acted.values())), dict):
+        return in_words(next(iter(acted.values())))
+    if isinstance(acted, dict):
+        return ", ".join(_item(key, value) for key, value in acted.items())
+    if isinstance(acted, list) and acted and all(isinstance(each, dict) and "word" in each for each in acted):
+        return " ".join(each["word"] for each in acted)  # where each word went is in the JSON
+    if isinstance(acted, list):
+        return " ".join(in_words(each) for each in acted) or "none"
+    return f"{acted:.3g}" if isinstance(acted, float) else str(acted)
+
+
+def _item(key: str, value: Any) -> str:
+    if key == "layers":  # the first and the last
+        return "layers {}-{}".format(*value)
+    return f"{key.replace('_', ' ')}{':' if isinstance(value, dict) else ''} {in_words(value)}"
+
+
+def _seeded(method: str, decoding: str | None, seed: int | None) -> tuple[list[Any], "Decoding"]:
+    """Methods and decoding, before a model is loaded: a wrong SPEC is told at once."""
+    import dataclasses
+    import warnings
+
+    from ...errors import AnchorsWarning
+    from ...generation.decodings import Nucleus
+    from ...specs import choose
+
+    methods, tokens = choose(method, decoding)
+    if seed is not None and isinstance(tokens, Nucleus):
+        tokens = dataclasses.replace(tokens, seed=seed)
+    elif seed is not None:
+        warnings.warn(
+            f"--seed changes nothing under {tokens.spec()}: only nucleus draws.", AnchorsWarning, stacklevel=2
+        )
+    return list(methods), tokens
+
+
+def _read(images: list[str], question: str) -> list[Any]:
+    """Images and question are checked before a model is loaded, which may take minutes."""
+    from ...inputs.images import read_image
+    from ...inputs.prompt_builder import check_question
+
+    check_question(question)
+    return [read_image(image) for image in images]
+
+
+def _asked(vlm: "Vlm", images: list[str], question: str) -> dict[str, Any]:
+    return {"model": vlm.name, "revision": vlm.revision, "images": images, "question": question}
+
+
+def _print_table(answers: list["Answer"]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "method", "answer", "yes - no", "seconds", "what it did", show_lines=any("\n" in a.text for a in answers)
+    )
+    for answer in answers:
+        margin = "" if answer.yes_no is None else margins(*answer.yes_no)
+        name = answer.method if answer.decoding == "greedy" else f"{answer.method}, {answer.decoding}"
+        table.add_row(
+            name, answer.text, margin, f"{answer.seconds:.2f}", in_words(dict(answer.acted)) if answer.acted else "-"
+        )
+    Console().print(table)
+    if any(answer.yes_no is not None for answer in answers):
+        typer.echo('yes - no: logit of "yes" less logit of "no" at the first token; above 0 the model leans to yes.')
+    if any(answer.yes_no is not None and margins(*answer.yes_no) == "-" for answer in answers):
+        typer.echo('-: the method cut "yes", "no" or both from the first token, and what is cut has no logit.')
+
+
+def margins(yes: float, no: float) -> str:
+    """The difference of both logits; a dash where one of them was cut."""
+    return f"{yes - no:+.2f}" if math.isfinite(yes) and math.isfinite(no) else "-"

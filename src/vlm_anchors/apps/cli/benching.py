@@ -1,0 +1,193 @@
+"""`vlm-anchors bench`: what methods cost, as ratios to the plain model in one run."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options as given
+from . import outputs
+
+
+def bench(
+    method: Annotated[
+        list[str], typer.Option("--method", metavar="SPEC", help="A method; literal:SPEC for its full-matrix form.")
+    ],
+    model: Annotated[str | None, typer.Option("--model", help="Time this model on a drawn scene.")] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="Random weights: llava-1.5-7b, tinyllava-1b, qwen2.5-vl-3b or mid.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="B", min=1, help="With --questions: this one alone, not a curve.")
+    ] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=3, help="Interleaved rounds.")] = 15,
+    new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", metavar="N", min=2)] = None,
+    questions: Annotated[
+        int | None,
+        typer.Option("--questions", metavar="Q", min=2, help="Instead: questions a second, Q an image, prefix shared."),
+    ] = None,
+    padded: Annotated[
+        bool,
+        typer.Option("--padded", help="Give the plain model a prompt as long as the method, an attanchor, makes it."),
+    ] = False,
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")] = None,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+    out: Annotated[Path | None, outputs.file(help="Write the result as JSON.")] = None,
+    json: given.Json = False,
+    debug: given.Debug = False,
+) -> None:
+    """Time and memory of methods, as ratios to the plain model.
+
+    All methods and the plain model run in turns, round after round, so that a busy machine slows them alike.
+    """
+    import sys
+
+    import torch
+
+    from ...profiling import timing as run
+    from ...provenance import provenance
+
+    run.check(method)
+    if threads:
+        torch.set_num_threads(threads)
+    if questions:
+        told = _questions(model, shape, device, dtype, method, questions, batch_size, rounds)
+        _finish(told, out, json, _show_questions)
+        return
+    network, processor, inputs, tokens, name, published = _subject(model, shape, device, dtype, batch_size)
+    tokens = new_tokens or tokens
+    plain = run.padded(network, inputs, _only(method)) if padded else inputs
+    rows = run.measure(
+        network, inputs, method, new_tokens=tokens, rounds=rounds, plain=plain, processor=processor,
+        progress=lambda done: print(f"round {done + 1} of {rounds}", file=sys.stderr) if done >= 0 else None,
+    )  # fmt: skip
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    told = {
+        **provenance(network.device),
+        "subject": name, "dtype": str(network.dtype).removeprefix("torch."), "batch size": batch_size,
+        "prompt tokens": int(inputs["input_ids"].shape[1]),
+        "plain prompt tokens": int(plain["input_ids"].shape[1]), "new tokens": tokens, "rounds": rounds,
+        "seconds of": run.clock_of(network.device)[0], "published": published, "rows": list(run.summary(rows, weights)),
+    }  # fmt: skip
+    _finish(told, out, json, _show)
+
+
+def _only(methods: list[str]) -> str:
+    from ...errors import BadSetting
+
+    if len(methods) > 1 or not methods[0].startswith("attanchor") or "+" in methods[0]:
+        raise BadSetting(
+            f"--padded compares with a prompt as long as one method makes it: expected one attanchor; found {', '.join(methods)}."
+        )
+    return methods[0]
+
+
+def _finish(told: dict[str, Any], out: Path | None, json: bool, show: Any) -> None:
+    if json:
+        given.print_json(told)
+    else:
+        show(told)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(_dump(told))
+
+
+def _questions(
+    model: str | None,
+    shape: str | None,
+    device: str | None,
+    dtype: str | None,
+    method: list[str],
+    each: int,
+    size: int,
+    rounds: int,
+) -> dict[str, Any]:
+    import sys
+
+    from ...profiling import questions
+    from ...provenance import provenance
+
+    vlm = given.load_model(model, device=device, dtype=dtype) if model else None
+    if vlm is None:
+        vlm = questions.shape_vlm(shape or "mid", device or "cpu", dtype)
+
+    def progress(done: int) -> None:
+        print(f"round {done + 1} of {rounds}", file=sys.stderr)
+
+    only: dict[str, Any] = {} if size == 1 else {"batch_sizes": (size,), "images": -(-size // each)}
+    tables = [questions.measure(vlm, spec, questions=each, rounds=rounds, progress=progress, **only) for spec in method]
+    return {**provenance(vlm.device), "subject": vlm.name, "dtype": str(vlm.dtype), "rounds": rounds, "tables": tables}
+
+
+def _show_questions(told: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    for each in told["tables"]:
+        table = Table(
+            "way", "questions a second", "speed-up", "95 % interval", "same answers", box=None, pad_edge=False
+        )
+        for row in each["rows"]:
+            low, high = row["interval"]
+            speed = f"{row['questions a second']:.2f}"
+            table.add_row(row["way"], speed, f"x{row['speed-up']:.2f}", f"{low:.2f} to {high:.2f}", row["same answers"])
+        head = f"{told['subject']}, {each['method']}, {each['questions an image']} questions an image"
+        Console().print(f"{head}, seconds of {each['seconds of']} time")
+        Console().print(table)
+
+
+def _subject(model: str | None, shape: str | None, device: str | None, dtype: str | None, batch: int) -> Any:
+    """(model, processor, inputs, new tokens, name, published ratios) of a shape, or of a model on a drawn scene."""
+    from ...errors import BadSetting
+
+    if (model is None) == (shape is None):
+        raise BadSetting(
+            "Expected --model or --shape, one of them. Example: vlm-anchors bench --shape mid --method clva"
+        )
+    import torch
+
+    from ...profiling import questions, shapes
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if model is None:
+        assert shape is not None
+        network, built = shapes.build(shape, device, dtype)
+        processor = questions.shape_processor(network) if network.config.model_type == "llava" else None
+        inputs = shapes.prompt(network, built, batch)
+        return network, processor, inputs, built.new_tokens, f"shape {shape}", built.published
+    from ...generation.generate import read_sample
+    from ...inputs.prompt_builder import prepare
+    from ...scenes import render, sample
+
+    vlm = given.load_model(model, device=device, dtype=dtype)
+    question = "Please describe this image in detail."
+    samples = [read_sample(render(scene), question) for scene in sample(batch, seed=0)]
+    return vlm.model, vlm.processor, prepare(vlm, samples).tensors, 32, f"model {model}", ""
+
+
+def _dump(told: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(told, indent=1) + "\n"
+
+
+def _show(told: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("method", "part", "seconds", "ratio", "95 % interval", "memory", box=None, pad_edge=False)
+    for row in told["rows"]:
+        memory = f"x{row['memory ratio']:.4f}, {row['peak bytes'] / 2**20:.1f} MiB beside the weights"
+        for part in ("first token", "decoding", "total"):
+            low, high = row[part]["interval"]
+            cells = f"{row[part]['seconds']:.3f}", f"x{row[part]['ratio']:.3f}", f"{low:.3f} to {high:.3f}"
+            first = part == "first token"
+            table.add_row(row["method"] if first else "", part, *cells, memory if first else "")
+    console.print(f"{told['subject']}, {told['dtype']}, batch {told['batch size']}, {told['device']}")
+    console.print(table)
+    seconds = f"seconds of {told['seconds of']} time"
+    console.print(f"Median of {told['rounds']} interleaved rounds, {seconds}, ratio to greedy with its 95 % interval.")
+    if told["published"]:
+        console.print(f"Published, theirs: {told['published']}")

@@ -1,0 +1,70 @@
+"""The commands: what they are called, under which heading `--help` lists them, and where they are."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .asking import ask, compare
+from .benching import bench
+from .calibrating import calibrate
+from .catalogues import benchmarks, families, methods
+from .diagnosing import diagnose
+from .drawing import scenes
+from .evaluating import evaluate, lmms_task, report
+from .judging import judge
+from .looking import look
+from .training import merge, train
+from .web import serve
+
+
+class Grouped(TyperGroup):
+    """Lists commands under their headings. typer does that for rich markup only, whose import every `--help` would pay."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        headings: dict[str, list[tuple[str, str]]] = {}
+        commands: dict[str, Any] = dict(self.commands)
+        for name, command in commands.items():
+            row = (name, command.get_short_help_str(formatter.width - 16))
+            headings.setdefault(command.rich_help_panel, []).append(row)
+        for heading, rows in headings.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+app = typer.Typer(
+    cls=Grouped,
+    help="Vision-language models that keep looking at the image: ask, compare methods, see what they did.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from ... import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None: ...
+
+
+HEADINGS: dict[str, dict[str, Any]] = {
+    "Ask and look": {"ask": ask, "compare": compare, "look": look, "app": serve},
+    "Measure": {"eval": evaluate, "judge": judge, "report": report, "bench": bench, "lmms-task": lmms_task},
+    "Fit to a model": {"diagnose": diagnose, "calibrate": calibrate, "train": train, "merge": merge},
+    "What there is": {"methods": methods, "families": families, "benchmarks": benchmarks},
+}
+for heading, commands in HEADINGS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=heading)(command)
+app.add_typer(scenes, name="scenes", rich_help_panel="What there is")

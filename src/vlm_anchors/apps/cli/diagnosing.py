@@ -1,0 +1,104 @@
+"""`vlm-anchors diagnose`: whether a model meets the methods' premises."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options as given
+from . import outputs
+
+LEGEND = """
+on image, first token: share of the words' attention there; counting: that on the image if all tokens were alike.
+to negative, to positive: correlation of the layer's map with the anchors' maps (Fig. 2b). entropy: of the sensitive
+heads' map, nats. anchors on asked: share of a layer's anchors that lie on the object asked about."""
+
+
+@given.takes_model
+def diagnose(
+    model: given.Chosen,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", metavar="DIR", help="A folder of images. Without it: drawn scenes, objects known."),
+    ] = None,
+    questions: given.Questions = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=2, help="At most so many images.")] = 100,
+    out: Annotated[Path | None, outputs.file(help="Write the drift curves, .png, .svg or .pdf.")] = None,
+    json: given.Json = False,
+) -> None:
+    """Does this model meet the methods' premises?
+
+    A verdict for each with its number, and the dials that follow.
+    """
+    from .calibrating import read_questions, sample_images
+
+    given.can_draw_into(out)
+    paths = None if images is None else sample_images(images)[:limit]
+    asked = read_questions(questions) if questions is not None else []
+    vlm = model.load()
+    from ...analysis import premises, samples, verdicts
+
+    probes = samples.from_scenes(limit, asked) if paths is None else samples.from_folder(paths, asked)
+    seen = premises.observe(vlm, probes, _progress(len(probes)))
+    tau, concern = premises.suggested_tau(vlm, probes)
+    told = {"model": vlm.name, "revision": vlm.revision, "images": str(images) if images else "drawn scenes"}
+    told |= verdicts.as_dict(seen, tau, concern)
+    if json:
+        given.print_json(told)
+    else:
+        _show(told)
+    if out is not None:
+        _draw(seen, out)
+
+
+def _progress(total: int) -> Any:
+    import sys
+
+    def say(done: int) -> None:
+        ended = done == total
+        if sys.stderr.isatty():
+            print(f"\r{done} of {total} questions", end="\n" if ended else "", file=sys.stderr, flush=True)
+        elif ended or done % 40 == 0:
+            print(f"{done} of {total} questions", file=sys.stderr)
+
+    return say
+
+
+def _draw(seen: Any, out: Path) -> None:
+    from ...analysis import measures, plots
+
+    plots.drift_curves(measures.average(seen.drift), seen.middle).savefig(out, dpi=150)
+
+
+def _show(told: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{told['model']}, {told['questions']} questions about {told['images']}. Does each premise hold here?\n"
+    )
+    words = {True: "yes", False: "no ", None: "?  "}
+    for one in told["verdicts"]:
+        rests = "all methods rest" if one["method"] == "all" else f"{one['method']} rests"
+        console.print(f'{words[one["holds"]]}  "{one["premise"]}" ({rests} on it)', style="bold")
+        console.print(f"     {one['meaning']}: {one['number']}")
+    console.print()
+    known = "on_asked" in told["layers"][-1]
+    names = ["layer", "on image", "counting", "first token", "to negative", "to positive", "entropy"]
+    layers = Table(*names, *(["anchors on asked"] if known else []), box=None, pad_edge=False)
+    for row in told["layers"]:
+        shares = [f"{row[name]:.2f}" for name in ("visual", "counting", "first")]
+        curves = [f"{row[name]:+.2f}" for name in ("to_negative", "to_positive")]
+        last = [f"{row['on_asked']:.2f}" if "on_asked" in row else "-"] if known else []
+        layers.add_row(str(row["layer"]), *shares, *curves, f"{row['entropy_normalised']:.2f}", *last)
+    console.print(layers)
+    console.print(LEGEND)
+    absent = "The drift that CLVA repairs is " + ("present" if told["drift"] else "absent") + " in this model."
+    console.print(f"\n{absent}")
+    dials = told["suggestion"]
+    console.print(f"Dials to try: {dials['clva']}\n  {dials['clva_why']}")
+    if dials["attanchor"]:
+        console.print(
+            f"  {dials['attanchor']} anchors a tenth of the words of these yes/no questions; for other questions: calibrate."
+        )

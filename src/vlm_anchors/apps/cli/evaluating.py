@@ -1,0 +1,161 @@
+"""`vlm-anchors eval`, `report` and `lmms-task`: answers to questions, tables of them, and the questions for lmms-eval."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options as given
+from . import outputs
+
+Name = Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name or SPEC: pope, chair:lemma=fixed, ...")]
+Data = Annotated[Path | None, typer.Option("--data", metavar="FILE_OR_DIR", help="Official question files.")]
+Images = Annotated[Path | None, typer.Option("--images", metavar="DIR", help="Their images.")]
+Split = Annotated[str | None, typer.Option("--split", metavar="S", help="Part of the questions.")]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="The first N questions.")]
+How = Annotated[str | None, typer.Option("--protocol", metavar="P", help="How questions are put.")]
+
+
+@given.takes_model
+def evaluate(
+    model: given.Chosen,
+    benchmark: Name,
+    out: Annotated[Path, outputs.folder(metavar="RUN", help="Folder of the answers; run again to go on.")],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="SPEC",
+            help="none, clva, clva:alpha=5, ... Default: what the model was trained with, else none.",
+        ),
+    ] = None,
+    data: Data = None,
+    images: Images = None,
+    split: Split = None,
+    limit: Limit = None,
+    protocol: How = None,
+    decoding: given.Decoding = None,
+    seed: given.Seed = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens. Default: the protocol's."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="B", min=1)] = 16,
+    no_reuse: Annotated[bool, typer.Option("--no-reuse", help="Prefill every question from its beginning.")] = False,
+    ray: Annotated[
+        int | None,
+        typer.Option("--ray", metavar="N", min=1, help="Answer in N workers of Ray, here or on its cluster."),
+    ] = None,
+) -> None:
+    """Answer a benchmark's questions. Resumes when run again; shards under torchrun. Without --data: bundled scenes."""
+    from ...evaluation.runner.run import evaluate as run
+    from ...evaluation.runner.run import plan, shortened
+
+    _both_or_neither(data, images)
+    shortened(plan(benchmark, method or [], protocol, decoding)[1], max_new_tokens)
+    if ray:  # only the workers answer: the card is theirs
+        model = replace(model, settings={**model.settings, "device": "cpu"})
+    vlm = model.load()
+    data, images = _questions(benchmark, data, images, out, split, limit)
+    added = run(
+        vlm, benchmark, out, data=data, images=images, methods=method or None, split=split, limit=limit,
+        protocol_name=protocol, decoding=decoding, seed=seed, max_new_tokens=max_new_tokens, batch_size=batch_size,
+        reuse=not no_reuse, ray_workers=ray, progress=given.progress(),
+    )  # fmt: skip
+    print(f"{added} answers added to {out}. Next: vlm-anchors report {out}", file=sys.stderr)
+
+
+def lmms_task(
+    benchmark: Name,
+    out: Annotated[Path, outputs.folder(help="Folder of task files, for lmms-eval's --include_path.")],
+    data: Data = None,
+    images: Images = None,
+    split: Split = None,
+    limit: Limit = None,
+    protocol: How = None,
+    debug: given.Debug = False,
+) -> None:
+    """Write a benchmark as a task of lmms-eval, scored by our scorers. Without --data: bundled scenes."""
+    from ...evaluation.runner.run import plan
+    from ...integrations.lmms_eval.tasks import write_task
+
+    _both_or_neither(data, images)
+    plan(benchmark, [], protocol, None)
+    data, images = _questions(benchmark, data, images, out, split, limit)
+    task = write_task(benchmark, out, data=data, images=images, split=split, limit=limit, protocol_name=protocol)
+    typer.echo(f"python -m lmms_eval --model vlm_anchors --model_args method=clva --tasks {task} --include_path {out}")
+
+
+def _both_or_neither(data: Path | None, images: Path | None) -> None:
+    from ...errors import BadSetting
+
+    if (data is None) != (images is None):
+        raise BadSetting(
+            "Expected --data and --images together (or neither, for the bundled scenes); found one of them."
+        )
+
+
+def _questions(
+    benchmark: str, data: Path | None, images: Path | None, out: Path, split: str | None, limit: int | None
+) -> tuple[Path, Path]:
+    """Where question files and images are: as given, or the bundled ones, which are written below `out`."""
+    from ...evaluation.runner.batches import check_limit
+    from ...evaluation.runner.bundled import bundled_data
+
+    check_limit(limit)
+    if data is None or images is None:
+        return bundled_data(benchmark, out, split=split, limit=limit)
+    return data, images
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that eval wrote.")],
+    against: Annotated[
+        str, typer.Option("--against", metavar="METHOD", help="What methods are compared with.")
+    ] = "none",
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, md, json or html.")] = "table",
+    out: Annotated[Path | None, outputs.file(help="Write there instead of stdout.")] = None,
+    answers: Annotated[
+        Path | None,
+        outputs.folder("--answers", help="Write official answer files too, a folder a benchmark and method."),
+    ] = None,
+    debug: given.Debug = False,
+) -> None:
+    """Tables of what was answered, published figures beside them.
+
+    Intervals, paired differences, unread answers; a row a method.
+    """
+    from ...errors import UnknownName
+    from ...evaluation.reporting import html as report_page
+    from ...evaluation.reporting import tables
+    from ...evaluation.reporting import text as report_text
+    from ...registry import did_you_mean
+
+    def with_runs(made: Any) -> str:
+        """The tables and the birth certificates of the runs they come from."""
+        runs_told = [dict(tables.read_run(run).info) for run in runs]
+        return json.dumps({"runs": runs_told, "tables": json.loads(tables.as_json(made))}, indent=1) + "\n"
+
+    forms: dict[str, Any] = {
+        "table": report_text.terminal, "md": report_text.markdown, "json": with_runs, "html": report_page.page,
+    }  # fmt: skip
+    if format not in forms:
+        raise UnknownName(f"No format {format!r}.{did_you_mean(format, forms)}")
+    if answers:  # before the tables, which a judge may have to come before
+        _write_answers(runs, answers)
+    text = forms[format](tables.tables(runs, against=against))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, "utf-8")
+    else:
+        typer.echo(text, nl=not text.endswith("\n"))
+
+
+def _write_answers(runs: list[Path], folder: Path) -> None:
+    from ...evaluation.reporting.answer_files import answer_files, write_answer_files
+
+    for place, count in write_answer_files(answer_files(runs, folder)).items():
+        print(f"{count} answer {'file lies' if count == 1 else 'files lie'} in {place}", file=sys.stderr)

@@ -1,0 +1,151 @@
+"""Options that several commands share, and the models behind them."""
+
+import functools
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ...types import Vlm
+
+Words = Annotated[
+    list[str], typer.Argument(metavar="IMAGE... QUESTION", help="One or more image files, then the question.")
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", metavar="SPEC", help="Repeat for each method. Default: none and clva."),
+]
+Questions = Annotated[
+    Path | None,
+    typer.Option("--questions", metavar="FILE", help="One question a line, each asked of every image."),
+]
+Model = Annotated[str, typer.Option("--model", help="'scenes' (bundled), a Hugging Face id, or a folder.")]
+Decoding = Annotated[
+    str | None, typer.Option("--decoding", metavar="SPEC", help="greedy, beam:num_beams=5 or nucleus:top_p=0.9.")
+]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="S", help="Seed of nucleus sampling.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N. Default: cuda if there is one.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Attention = Annotated[
+    str | None, typer.Option("--attn", help="Attention backend, as in transformers: sdpa, eager, ...")
+]
+Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hugging Face model.")]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run code that the model brings along. Only if you trust its authors."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The model a user named, loaded when a command has checked the rest of its input."""
+
+    name: str
+    settings: dict[str, Any]
+
+    def load(self) -> "Vlm":
+        return load_model(self.name, **self.settings)
+
+
+SETTINGS = {
+    "device": (Device, None),
+    "dtype": (Dtype, None),
+    "attn_implementation": (Attention, None),
+    "revision": (Revision, None),
+    "trust_remote_code": (TrustRemoteCode, False),
+}
+
+
+def takes_model(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options that choose a model, after its own; they reach it as `model`, a `Chosen`."""
+
+    @functools.wraps(command)
+    def run(*, model: str, debug: bool, **given: Any) -> None:
+        settings = {name: given.pop(name) for name in SETTINGS}
+        command(model=Chosen(model, settings), **given)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = [one.replace(kind=keyword) for one in inspect.signature(command).parameters.values() if one.name != "model"]
+    shared = {"model": (Model, "scenes"), **SETTINGS, "debug": (Debug, False)}
+    own += [inspect.Parameter(name, keyword, annotation=kind, default=value) for name, (kind, value) in shared.items()]
+    run.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in own}
+    return run
+
+
+def split_words(words: list[str]) -> tuple[list[str], str]:
+    """The image files and the question, which comes last."""
+    from ...errors import BadQuestion
+
+    if len(words) < 2:
+        raise BadQuestion(
+            f"Expected one or more images and then a question; found only {words[0]!r}. "
+            "Example: vlm-anchors ask kitchen.png 'Is there a fork?'"
+        )
+    return words[:-1], words[-1]
+
+
+def can_draw() -> None:
+    """Refuse, before anything is computed, where figures cannot be drawn."""
+    from ...errors import BadSetting
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise BadSetting("Figures need matplotlib: pip install 'vlm-anchors[figures]'.")
+
+
+def can_draw_into(file: Path | None) -> None:
+    """Refuse, before anything is computed, a file that is no figure's; None is no file."""
+    from ...errors import BadSetting
+
+    if file is None:
+        return
+    can_draw()
+    if file.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise BadSetting(f"Cannot write {file}. Expected a file ending in .png, .svg or .pdf.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def load_model(model: str, **settings: Any) -> "Vlm":
+    """`va.load` without the progress bars and notices transformers writes for a notebook."""
+    from transformers.utils import logging
+
+    from ...models.load import load
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    return load(model, **settings)
+
+
+def progress() -> Any:
+    """A bar on a terminal, a plain line now and then elsewhere."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        bar: Any = tqdm(unit="question", file=sys.stderr)
+
+        def draw(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        return draw
+
+    def say(done: int, of: int) -> None:
+        if done == of or done * 10 // of != (done - 1) * 10 // of:
+            print(f"{done} of {of} questions", file=sys.stderr, flush=True)
+
+    return say
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on one line."""
+    typer.echo(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,155 @@
+"""What the demo asks and measures: no choice is made by looking at the answers."""
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...generation.generate import ask, read_sample
+from ...inputs.prompt_builder import prepare
+from ...scenes import Scene, coco, render, sample
+from ...scenes.questions import PAIRS, POPE, article
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ...interventions.method import Method
+    from ...types import Answer, Vlm
+
+METHODS = ("none", "clva")
+REPEATS = 5
+"""Timed answers of each method to each question, in turn."""
+MAX_NEW_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One method's answer to one question. shares: by layer from 1, the share of the question's attention, in [0, 1],
+    that lands on visual tokens. seconds: the median of several answers."""
+
+    answer: "Answer"
+    shares: tuple[float, ...]
+    seconds: float
+
+    @property
+    def said(self) -> bool | None:
+        """Yes, no, or neither, by the answer's first word."""
+        first = self.answer.text.lower().lstrip().split(maxsplit=1)[:1]
+        return {"yes": True, "no": False}.get(first[0].strip(".,!") if first else "")
+
+    @property
+    def margin(self) -> float | None:
+        """Logit of "yes" less logit of "no" at the first token."""
+        return None if self.answer.yes_no is None else self.answer.yes_no[0] - self.answer.yes_no[1]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question: whether its object is there, and what each method replied."""
+
+    question: str
+    thing: str
+    present: bool
+    replies: dict[str, Reply]
+
+    def right(self, method: str) -> bool:
+        return self.replies[method].said == self.present
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scene and its two questions."""
+
+    name: str
+    scene: Scene
+    image: "Image.Image"
+    asked: tuple[Asked, ...]
+
+
+def chosen_scenes(n: int) -> list[tuple[Scene, str, str]]:
+    """The first n test scenes with three kinds of objects or more, each with the object seen best and an absent one.
+
+    The absent one is what stands most often beside one of the present in COCO's photographs; no two scenes share
+    either.
+    """
+    found: list[tuple[Scene, str, str]] = []
+    for scene in sample(50):
+        there, absent = seen_best(scene), usual_but_absent(scene)
+        fresh = all(there != other[1] and absent != other[2] for other in found)
+        if len(scene.present) >= 3 and fresh:
+            found.append((scene, there, absent))
+        if len(found) == n:
+            break
+    return found
+
+
+def seen_best(scene: Scene) -> str:
+    """The name of the object with the largest uncovered area; nothing that comes in pairs, which "a" does not fit."""
+
+    def area(thing: Any) -> float:
+        left, top, right, bottom = thing.box
+        return (right - left) * (bottom - top) * thing.visibility
+
+    return max((thing for thing in scene.objects if thing.name not in PAIRS), key=area).name
+
+
+def usual_but_absent(scene: Scene) -> str:
+    """The absent object with the highest chance, in COCO, beside some object that is there."""
+    table = coco.counts()
+    names = list(coco.CATEGORIES)
+    there = [names.index(name) for name in scene.present]
+
+    def chance(i: int) -> float:
+        return max(table["pairs"][j][i] / table["single"][j] for j in there)
+
+    return max(
+        (name for name in names if name not in scene.present and name not in PAIRS),
+        key=lambda name: chance(names.index(name)),
+    )
+
+
+def ask_all(vlm: "Vlm", n: int = 3) -> list[Case]:
+    """The demo's measurements."""
+    cases = []
+    for number, (scene, there, absent) in enumerate(chosen_scenes(n), 1):
+        image = render(scene)
+        asked = tuple(_ask(vlm, image, thing, present) for thing, present in ((there, True), (absent, False)))
+        cases.append(Case(f"scene-{number}", scene, image, asked))
+    return cases
+
+
+def _ask(vlm: "Vlm", image: "Image.Image", thing: str, present: bool) -> Asked:
+    question = POPE.format(a=article(thing))
+    answers: dict[str, list[Answer]] = {method: [] for method in METHODS}
+    ask(vlm, image, question, max_new_tokens=1)  # so that no method pays for the first touch
+    for _ in range(REPEATS):
+        for method in METHODS:
+            answers[method].append(ask(vlm, image, question, method=method, max_new_tokens=MAX_NEW_TOKENS))
+    replies = {
+        method: Reply(
+            answers[method][0],
+            visual_shares(vlm, image, question, method),
+            statistics.median(answer.seconds for answer in answers[method]),
+        )
+        for method in METHODS
+    }
+    return Asked(question, thing, present, replies)
+
+
+def visual_shares(vlm: "Vlm", image: "Image.Image", question: str, method: "str | Method") -> tuple[float, ...]:
+    """Layer by layer, from 1: the share of the text rows' attention on visual tokens, with the method at work."""
+    import torch
+
+    from ...interventions.attachment import attach
+    from ...interventions.recorders import Shares
+
+    inputs = prepare(vlm, [read_sample(image, question)])
+    watcher = Shares()
+    with attach(vlm, method, watch=watcher), torch.no_grad():
+        vlm.model(**inputs.tensors)
+    return tuple(row["after"] for row in watcher.table())
+
+
+def ratio(cases: list[Case]) -> float:
+    """Seconds of CLVA over seconds of the plain model, all questions together."""
+    replies = [asked.replies for case in cases for asked in case.asked]
+    return sum(each["clva"].seconds for each in replies) / sum(each["none"].seconds for each in replies)

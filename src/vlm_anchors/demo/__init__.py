@@ -1,1 +1,0 @@
-"""`python -m vlm_anchors.demo`: three scenes, six questions, plain and CLVA side by side, on a page of its own."""

@@ -1,0 +1,1 @@
+"""Benchmarks, the runner that answers their questions, statistics, reports and judges."""

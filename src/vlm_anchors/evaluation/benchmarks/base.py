@@ -1,0 +1,220 @@
+"""What a benchmark is: questions, how answers are read, and scores that are sums over records.
+
+A scorer turns every record into a few counts; a score is a formula over the sums of those counts. So the same code gives
+the published number (sum over all), the bootstrap (sum over resampled images) and the paired test (one count a record).
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from ...errors import BadData, BadDial, UnknownName
+from ...registry import did_you_mean
+
+Record: TypeAlias = Mapping[str, Any]
+Counts: TypeAlias = dict[str, float]
+Metrics: TypeAlias = dict[str, float | None]
+
+NEEDED = ("id", "image", "group", "truth", "answer")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question as its file has it, before any protocol adds words to it.
+
+    id: unique in the benchmark. image: the name the data uses, None where there is none. group: split or sub-task, the
+    rows of a table. truth: what the scorer needs to judge an answer; it can be written as JSON.
+    """
+
+    id: str
+    image: str | None
+    text: str
+    group: str
+    truth: Mapping[str, Any]
+
+    def record(self, answer: str, **more: Any) -> dict[str, Any]:
+        """The line of records.jsonl a scorer can work from alone."""
+        return {
+            "id": self.id,
+            "image": self.image,
+            "question": self.text,
+            "group": self.group,
+            "truth": dict(self.truth),
+            "answer": answer,
+            **more,
+        }
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a benchmark. unit "fraction" is 0..1 and shown times 100; "percent" and "points" are shown as they are."""
+
+    name: str
+    better: Literal["higher", "lower", "neither"]
+    unit: Literal["fraction", "percent", "points"] = "fraction"
+
+    def shown(self, value: float | None) -> float | None:
+        """The value as tables show it."""
+        return value if value is None or self.unit != "fraction" else 100 * value
+
+
+@dataclass(frozen=True)
+class Score:
+    """Numbers on the scale of the official script. None: undefined, the official script divides by zero there."""
+
+    metrics: Metrics
+    n: int
+    unread: int
+    parts: Mapping[str, "Score"] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def unread_share(self) -> float:
+        return self.unread / self.n if self.n else 0.0
+
+
+class Benchmark(ABC):
+    """One benchmark; its dials (dialect, word list) are the fields of a frozen dataclass.
+
+    name, version, source, licence, note: shown in the catalogue. metrics_of: every number it reports, the first is the
+    headline. protocols: names in `protocols.py`, the first is the default. yes_no: its records hold the yes and no logits.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    source: ClassVar[str]
+    licence: ClassVar[str]
+    note: ClassVar[str]
+    metrics_of: ClassVar[tuple[Metric, ...]]
+    protocols: ClassVar[tuple[str, ...]] = ("as-asked",)
+    yes_no: ClassVar[bool] = False
+
+    @abstractmethod
+    def questions(self, data: Path, split: str | None = None) -> list[Question]:
+        """Every question of a file or folder in the official layout; `split` keeps the groups that contain the word."""
+
+    @abstractmethod
+    def counts(self, records: Sequence[Record]) -> list[Counts]:
+        """One dictionary of counts a record, in order. "right" (0..1) and "unread" (0 or 1) mean the same everywhere."""
+
+    @abstractmethod
+    def formulas(self, parts: Mapping[str, Mapping[str, float]]) -> Metrics:
+        """The metrics, from the summed counts of each group."""
+
+    def at(self, data: Path) -> "Benchmark":
+        """The benchmark with word lists that lie beside the data taken as its dials; itself where it needs none."""
+        return self
+
+    def spec(self) -> str:
+        """The SPEC that builds it again, dials that differ from their defaults: for run.json, after `at`."""
+        fields = [field for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]  # type: ignore[arg-type]
+        dials = [f"{field.name}={_written(getattr(self, field.name))}" for field in fields]
+        return self.name + (":" + ",".join(dials) if dials else "")
+
+    def cluster(self, record: Record) -> str:
+        """What is resampled as one by the bootstrap: the image, or the question where there is none."""
+        return str(record["image"] or record["id"])
+
+    def remark(self) -> str:
+        """The dialect or variant, printed beside every number."""
+        return ""
+
+    def remark_on(self, records: Sequence[Record]) -> str:
+        """The remark, with what only the records know (who judged them)."""
+        return self.remark()
+
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """File name -> text, as the official scorer or server takes one method's answers; pure. `BadData` without a format."""
+        raise BadData(
+            f"{self.name} has no official format for answers. They stand in records.jsonl, one a line, as 'answer'."
+        )
+
+    def score(self, records: Iterable[Record]) -> Score:
+        """A pure function of the records: nothing is read, sampled or remembered."""
+        return score(self, list(records))
+
+
+def _written(value: Any) -> str:
+    """A dial's value as a SPEC has it."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if "," in text:
+        raise BadDial(f"{text!r} cannot be written in a SPEC, where commas divide dials. Use a path without a comma.")
+    return text
+
+
+def one_of(benchmark: Benchmark, dial: str, known: Iterable[str]) -> None:
+    """Refuses a dial that is none of the words there are."""
+    value, names = getattr(benchmark, dial), list(known)
+    if value not in names:
+        raise UnknownName(f"{benchmark.name} has no {dial} {value!r}.{did_you_mean(str(value), names)}")
+
+
+def switch(benchmark: Benchmark, dial: str) -> None:
+    """Refuses a dial that is neither true nor false."""
+    value = getattr(benchmark, dial)
+    if not isinstance(value, bool):
+        raise BadDial(f"{dial} of {benchmark.name} must be true or false; found {value!r}.")
+
+
+def score(benchmark: Benchmark, records: Sequence[Record], counts: Sequence[Counts] | None = None) -> Score:
+    """All numbers of a benchmark over one method's records, whole and by group; `counts` where they are known already."""
+    check_records(records, benchmark.name)
+    counts = benchmark.counts(records) if counts is None else counts
+    groups: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        groups.setdefault(record["group"], []).append(index)
+    sums = {group: total([counts[i] for i in rows]) for group, rows in groups.items()}
+    parts = {}
+    if len(groups) > 1:
+        parts = {group: _one(benchmark, {group: sums[group]}, len(rows)) for group, rows in groups.items()}
+    whole = _one(benchmark, sums, len(records))
+    return Score(whole.metrics, whole.n, whole.unread, parts, benchmark.remark_on(records))
+
+
+def _one(benchmark: Benchmark, sums: Mapping[str, Counts], n: int) -> Score:
+    unread = sum(int(counts.get("unread", 0)) for counts in sums.values())
+    return Score(benchmark.formulas(sums), n, unread, note=benchmark.remark())
+
+
+def total(counts: Iterable[Mapping[str, float]]) -> Counts:
+    """Sum of counts, key by key."""
+    sums: Counts = {}
+    for each in counts:
+        for key, value in each.items():
+            sums[key] = sums.get(key, 0) + value
+    return sums
+
+
+def pooled(parts: Mapping[str, Mapping[str, float]]) -> Counts:
+    """The counts of all groups together."""
+    return total(parts.values())
+
+
+def ratio(above: float, below: float) -> float | None:
+    """A quotient, None where it is undefined."""
+    return above / below if below else None
+
+
+def check_records(records: Sequence[Record], name: str, needed: Sequence[str] = NEEDED) -> None:
+    """Raises `BadData` where records cannot be scored: none, a key missing, an id twice."""
+    if not records:
+        raise BadData(f"There are no answers to score for {name}; answer some questions first.")
+    for line, record in enumerate(records, 1):
+        missing = [key for key in needed if key not in record]
+        if missing:
+            raise BadData(
+                f"Record {line} of {name} has no {' and no '.join(map(repr, missing))}; a record needs {', '.join(needed)}."
+            )
+        if not isinstance(record["answer"], str):
+            raise BadData(
+                f"Record {line} of {name} has an answer that is no text: {record['answer']!r}. Expected a string."
+            )
+    again = [key for key, times in Counter(record["id"] for record in records).items() if times > 1]
+    if again:
+        raise BadData(
+            f"The id {again[0]!r} was answered twice in {name}; score one method, decoding and seed at a time."
+        )

@@ -1,0 +1,258 @@
+"""Captions and instruction answers against references: BLEU, METEOR, CIDEr, ROUGE-L, BERTScore.
+
+    BLEU: sacrebleu, corpus level, 0..100      CIDEr, ROUGE-L: pycocoevalcap, mean over captions
+    METEOR: version 1.5, corpus level, its matches counted by pycocoevalcap's jar (Denkowski and Lavie 2014)
+    BERTScore: bert-score, F1, only where asked for
+
+Captions go through pycocoevalcap's PTB tokenizer (needs Java) for all but BLEU and BERTScore, which have their own.
+CIDEr weighs words by how rare they are among these very references: on a handful of captions it means little.
+"""
+
+import functools
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import MissingPackage, UnknownName
+from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled
+from .files import need, of_split, question_files, read_json, read_text, rows, unique
+from .language import install
+from .official import json_array, number_or_text
+from .protocols import DESCRIBE
+
+KNOWN = ("bleu", "rouge_l", "cider", "meteor", "bertscore")
+REFERENCE_KEYS = ("references", "captions", "caption", "answers", "answer", "response", "text")
+
+
+@dataclass(frozen=True)
+class Captions(Benchmark):
+    """Sentence metrics on any caption or instruction file; `metrics` is a list divided by semicolons."""
+
+    metrics: str = "bleu;rouge_l;cider;meteor"
+
+    name = "captions"
+    version = "1"
+    source = "sacrebleu; github.com/salaniz/pycocoevalcap; arXiv 1904.09675 (BERTScore)"
+    licence = "of the data used"
+    note = "A row with several conversations counts once for each answer."
+    metrics_of = (
+        Metric("bleu", "higher", "percent"),
+        Metric("rouge_l", "higher"),
+        Metric("cider", "higher", "points"),
+        Metric("meteor", "higher"),
+        Metric("bertscore", "higher"),
+    )
+    protocols = ("as-asked", "describe")
+
+    def __post_init__(self):
+        for name in self.wanted:
+            if name not in KNOWN:
+                raise UnknownName(f"captions has no metric {name!r}. Known: {', '.join(KNOWN)}.")
+
+    @property
+    def wanted(self) -> list[str]:
+        return [name.strip() for name in self.metrics.split(";") if name.strip()]
+
+    def remark(self) -> str:
+        return f"metrics {self.metrics}"
+
+    def questions(self, data: Path, split: str | None = None) -> list[Question]:
+        """COCO captions, LLaVA conversations, or rows with image and caption, captions, answer or references."""
+        found: list[Question] = []
+        for path in question_files(data):
+            found.extend(
+                _coco(path) if _is_coco(path) else [q for line, row in rows(path) for q in _row(row, path, line)]
+            )
+        return of_split(unique(found, data), split, data)
+
+    def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
+        """For COCO's caption evaluation: captions_results.json, [{"image_id", "caption"}]."""
+        rows_ = ({"image_id": number_or_text(r["id"]), "caption": r["answer"]} for r in records)
+        return {"captions_results.json": json_array(rows_)}
+
+    def counts(self, records: Sequence[Record]) -> list[Counts]:
+        counts: list[Counts] = [{"n": 1, "unread": int(not record["answer"].strip())} for record in records]
+        answers = [record["answer"] for record in records]
+        references = [list(record["truth"]["references"]) for record in records]
+        tokenized = None
+        for name in self.wanted:
+            if name in ("rouge_l", "cider", "meteor") and tokenized is None:
+                tokenized = tokenize(answers, references)
+            found = self._found(name, answers, references, tokenized)
+            for each, more in zip(counts, found, strict=True):
+                each.update(more)
+        return counts
+
+    def _found(self, name: str, answers: list[str], references: list[list[str]], tokenized: Any) -> list[Counts]:
+        if name == "bleu":
+            return bleu_counts(answers, references)
+        if name == "meteor":
+            return meteor_counts(*tokenized)
+        values = bertscore(answers, references) if name == "bertscore" else coco_metric(name, *tokenized)
+        return [{name: value} for value in values]
+
+    def formulas(self, parts: Mapping[str, Mapping[str, float]]) -> Metrics:
+        c = pooled(parts)
+        metrics: Metrics = {name: c[name] / c["n"] if name in c else None for name in KNOWN}
+        metrics["bleu"] = bleu_of(c) if "bleu" in self.wanted else None
+        metrics["meteor"] = meteor_of(c) if "meteor" in self.wanted else None
+        return metrics
+
+
+def _row(row: Mapping[str, Any], path: Path, line: int) -> list[Question]:
+    """The questions of one row: one, or one for each answer of a conversation."""
+    image = row.get("image") or row.get("image_id") or row.get("file_name")
+    group = str(row.get("split", path.stem))
+    key = str(row.get("id", row.get("question_id", line)))
+    if "conversations" in row:
+        return _conversation(row["conversations"], key, image, group, path, line)
+    name = next((each for each in REFERENCE_KEYS if each in row), None)
+    if name is None:
+        found = ", ".join(map(repr, row))
+        raise BadData(f"{path}, line {line}: expected one of {', '.join(REFERENCE_KEYS)}; found {found}.")
+    value = row[name]
+    references = [str(each) for each in value] if isinstance(value, list) else [str(value)]
+    if not references or not all(each.strip() for each in references):
+        raise BadData(f"{path}, line {line}: the field {name!r} holds an empty reference. Remove the row or fill it.")
+    text = row.get("question") or row.get("instruction") or row.get("prompt") or DESCRIBE
+    return [Question(f"{group}/{key}", None if image is None else str(image), text, group, {"references": references})]
+
+
+def _conversation(turns: Any, key: str, image: Any, group: str, path: Path, line: int) -> list[Question]:
+    """LLaVA's instruction format: human and gpt in turn; each pair is a question of its own, without what was said before."""
+    if not isinstance(turns, list) or len(turns) < 2 or any("value" not in turn for turn in turns):
+        raise BadData(
+            f"{path}, line {line}: expected 'conversations' as a list of from and value; found {str(turns)[:40]}."
+        )
+    found = []
+    for place in range(0, len(turns) - 1, 2):
+        asked = turns[place]["value"].replace("<image>", "").strip()
+        truth = {"references": [turns[place + 1]["value"]]}
+        found.append(
+            Question(f"{group}/{key}/{place // 2}", None if image is None else str(image), asked, group, truth)
+        )
+    return found
+
+
+def _is_coco(path: Path) -> bool:
+    text = read_text(path).lstrip()
+    return text.startswith("{") and '"annotations"' in text and '"images"' in text
+
+
+def _coco(path: Path) -> list[Question]:
+    """captions_val2014.json: five captions an image."""
+    whole = read_json(path)
+    names = {image["id"]: image["file_name"] for image in whole["images"]}
+    captions: dict[int, list[str]] = {}
+    for place, note in enumerate(whole["annotations"], 1):
+        need(note, ("image_id", "caption"), path, place)
+        captions.setdefault(note["image_id"], []).append(note["caption"])
+    return [Question(str(key), names[key], DESCRIBE, path.stem, {"references": all_}) for key, all_ in captions.items()]
+
+
+def bleu_counts(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Counts]:
+    """sacrebleu's matches, totals and lengths of each caption: sums of them give the corpus score."""
+    metric = _sacrebleu().BLEU(effective_order=True)
+    counts = []
+    for answer, given in zip(answers, references, strict=True):
+        found = metric.sentence_score(answer, list(given))
+        each: Counts = {"answer_length": found.sys_len, "reference_length": found.ref_len}
+        each |= {f"match{i}": value for i, value in enumerate(found.counts)}
+        each |= {f"total{i}": value for i, value in enumerate(found.totals)}
+        counts.append(each)
+    return counts
+
+
+def bleu_of(sums: Mapping[str, float]) -> float:
+    """The corpus BLEU-4 of summed counts, smoothed as sacrebleu does by default."""
+    match = [int(sums[f"match{i}"]) for i in range(4)]
+    total = [int(sums[f"total{i}"]) for i in range(4)]
+    lengths = {"sys_len": int(sums["answer_length"]), "ref_len": int(sums["reference_length"])}
+    return _sacrebleu().BLEU.compute_bleu(match, total, **lengths, smooth_method="exp").score
+
+
+@functools.cache
+def _sacrebleu() -> Any:
+    try:
+        import sacrebleu
+    except ImportError:
+        raise install("sacrebleu", "BLEU") from None
+    return sacrebleu
+
+
+Tokenized = tuple[dict[int, list[str]], dict[int, list[str]]]
+
+
+def tokenize(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Tokenized:
+    """(references, answers) by number, through pycocoevalcap's PTB tokenizer."""
+    try:
+        from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+    except ImportError:
+        raise install("pycocoevalcap", "CIDEr, ROUGE-L or METEOR") from None
+    if shutil.which("java") is None:
+        raise MissingPackage(
+            "CIDEr, ROUGE-L and METEOR need Java for their tokenizer. Install a Java runtime, or metrics=bleu."
+        )
+    tokenizer = PTBTokenizer()
+    given = {i: [{"caption": each} for each in many] for i, many in enumerate(references)}
+    made = {i: [{"caption": answer}] for i, answer in enumerate(answers)}
+    return tokenizer.tokenize(given), tokenizer.tokenize(made)
+
+
+def coco_metric(name: str, references: dict[int, list[str]], answers: dict[int, list[str]]) -> list[float]:
+    """One pycocoevalcap score a caption."""
+    if name == "rouge_l":
+        from pycocoevalcap.rouge.rouge import Rouge as Scorer
+    else:
+        from pycocoevalcap.cider.cider import Cider as Scorer
+    _, each = Scorer().compute_score(references, answers)
+    return [float(value) for value in each]
+
+
+def meteor_counts(references: dict[int, list[str]], answers: dict[int, list[str]]) -> list[Counts]:
+    """What METEOR's jar counts in each caption, 23 numbers; their sums give the corpus score."""
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    meteor = Meteor()
+    # Its own compute_score adds these up in Java; the bootstrap needs the parts.
+    return [meteor_line(meteor._stat(answers[key][0], references[key])) for key in references]
+
+
+def meteor_line(line: str) -> Counts:
+    """The jar's 23 numbers by place. A caption that is its reference is no fragment: its one chunk does not count."""
+    numbers = [float(value) for value in line.split()]
+    if numbers[20] == 1 and numbers[21] == numbers[0] and numbers[22] == numbers[1]:
+        numbers[20] = 0.0
+    return {f"meteor{i}": value for i, value in enumerate(numbers)}
+
+
+def meteor_of(sums: Mapping[str, float]) -> float:
+    """METEOR 1.5 of summed counts, with its parameters for English: F (1 - gamma frag^beta)."""
+    alpha, beta, gamma, delta, weights = 0.85, 0.2, 0.6, 0.75, (1.0, 0.6, 0.8, 0.6)
+    c = [sums[f"meteor{i}"] for i in range(23)]
+    shares = []
+    for side in (0, 1):  # the answer's words, then the reference's
+        content, function = c[side] - c[side + 2], c[side + 2]
+        matched = sum(
+            w * (delta * c[4 + 4 * i + side] + (1 - delta) * c[6 + 4 * i + side]) for i, w in enumerate(weights)
+        )
+        length = delta * content + (1 - delta) * function
+        shares.append(matched / length if length else 0.0)
+    precision, recall = shares
+    if not precision or not recall:
+        return 0.0
+    fragments = c[20] / ((c[21] + c[22]) / 2)
+    return precision * recall / (alpha * precision + (1 - alpha) * recall) * (1 - gamma * fragments**beta)
+
+
+def bertscore(answers: Sequence[str], references: Sequence[list[str]]) -> list[float]:
+    """F1 of bert-score, best reference, English model."""
+    try:
+        from bert_score import score
+    except ImportError:
+        raise MissingPackage(
+            "BERTScore needs bert-score, which is not installed. Run: pip install bert-score"
+        ) from None
+    return score(list(answers), list(references), lang="en")[2].tolist()

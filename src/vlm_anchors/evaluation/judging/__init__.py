@@ -1,0 +1,1 @@
+"""Language models as judges of open answers, and the reviews they wrote."""

@@ -1,0 +1,1 @@
+"""Tables of a RUN as text, Markdown, JSON, HTML and official answer files."""

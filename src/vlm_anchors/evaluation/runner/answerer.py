@@ -1,0 +1,94 @@
+"""What answers one batch of questions and tells it as records: all that a process needs but the RUN folder."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ...generation.decodings import Nucleus
+from ...generation.generate import Run
+from ...inputs.images import read_image
+from ...inputs.prompt_builder import Sample, check_question
+from ...specs import DecodingLike, MethodLike, choose, spec_of_all
+from ...types import Vlm
+from ..benchmarks.files import find_image
+from ..benchmarks.protocols import Protocol
+from .answer import answer_batch, can_reuse
+from .batches import Asked
+
+Job: TypeAlias = tuple[int, list[Asked]]
+"""(which of the runs, the questions of a batch)."""
+
+
+def run_of(vlm: Vlm, method: MethodLike, chosen: Protocol, decoding: DecodingLike, seed: int | None) -> Run:
+    """How a method answers under a protocol; `decoding` and `seed` stand in for the protocol's where they are given."""
+    methods, how = choose(method, decoding, chosen.decoding)
+    if isinstance(how, Nucleus):
+        drawn = seed if seed is not None else (chosen.seed if chosen.seed is not None else how.seed)
+        how = Nucleus(how.top_p, how.temperature, drawn)
+    return Run(vlm, methods, how, chosen.max_new_tokens)
+
+
+def key_of_run(run: Run) -> tuple[str, str, int | None]:
+    """(method, decoding without its seed, seed)."""
+    how = run.decoding
+    if isinstance(how, Nucleus):
+        return spec_of_all(run.methods), replace(how, seed=Nucleus().seed).spec(), how.seed
+    return spec_of_all(run.methods), how.spec(), None
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Answers batches: `answerer((which run, questions))` gives the questions' records, in order."""
+
+    runs: tuple[Run, ...]
+    images: Path
+    yes_no: bool
+    reuse: bool
+
+    def sent(self) -> "Answerer":
+        """The same without the model, for another process."""
+        return replace(self.with_model(None), images=self.images.resolve())
+
+    def with_model(self, vlm: Any) -> "Answerer":
+        return replace(self, runs=tuple(replace(run, vlm=vlm) for run in self.runs))
+
+    @functools.cached_property
+    def _find(self) -> Callable[[str], Path]:
+        return find_image(self.images)
+
+    def __call__(self, job: Job) -> list[dict[str, Any]]:
+        which, group = job
+        run = self.runs[which]
+        answers = answer_batch(run, self._samples(group), self.reuse and can_reuse(run))
+        method, decoding, seed = key_of_run(run)
+        records = []
+        for one, answer in zip(group, answers, strict=True):
+            more: dict[str, Any] = {
+                "prompt": answer.prompt,
+                "method": method,
+                "decoding": decoding,
+                "seed": seed,
+                "acted": answer.acted,
+                "tokens": len(answer.tokens),
+                "seconds": round(answer.seconds, 6),
+            }
+            if self.yes_no and answer.yes_no is not None:
+                # A word that a method cut has no logit, and JSON no infinity.
+                more["yes_no"] = [round(logit, 4) if math.isfinite(logit) else None for logit in answer.yes_no]
+            records.append(one.question.record(answer.text, **more))
+        return records
+
+    def _samples(self, group: Sequence[Asked]) -> list[Sample]:
+        """Each image file is read once; its questions share the very same object."""
+        read = functools.cache(lambda name: read_image(self._find(name)))
+        return [
+            Sample(
+                () if one.question.image is None else (read(one.question.image),),
+                check_question(one.prompt),
+                one.question.id,
+            )
+            for one in group
+        ]

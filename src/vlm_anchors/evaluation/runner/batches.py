@@ -1,0 +1,62 @@
+"""Which questions are asked and which share a batch: functions of the data alone, so that every run makes the same ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ...errors import BadSetting
+from ..benchmarks.base import Benchmark, Question
+from ..benchmarks.files import missing_images
+from ..benchmarks.protocols import Protocol
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with the words the protocol puts around it."""
+
+    question: Question
+    prompt: str
+
+
+def asked(
+    bench: Benchmark, data: Path, images: Path, split: str | None, limit: int | None, chosen: Protocol
+) -> list[Asked]:
+    """The questions of `data` as the protocol puts them; raises `BadSetting` where one of their images is missing."""
+    check_limit(limit)
+    questions = bench.questions(data, split)[:limit]
+    missing = missing_images(questions, images)
+    if missing:
+        raise BadSetting(
+            f"{images} lacks {len(missing)} of the images, {missing[0]!r} first. Expected every image the questions "
+            f"name, under its name or with another ending; choose the right --images, or fewer questions by --limit."
+        )
+    return [Asked(question, chosen.prompt(question.text)) for question in questions]
+
+
+def check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise BadSetting(f"--limit must be 1 or more; found {limit}.")
+
+
+def batches(asked: Sequence[Asked], size: int) -> list[list[Asked]]:
+    """Questions of one image stand together, images in the order of the data, so that an image is encoded once.
+
+    Inside a batch prompts differ in length by a few words only, as an image's questions do; questions without an
+    image have batches of their own.
+    """
+    with_image: dict[str, list[Asked]] = {}
+    without: list[Asked] = []
+    for one in asked:
+        if one.question.image is None:
+            without.append(one)
+        else:
+            with_image.setdefault(one.question.image, []).append(one)
+    flat = [one for group in with_image.values() for one in group]
+    return [*_cut(flat, size), *_cut(sorted(without, key=lambda one: len(one.prompt)), size)]
+
+
+def _cut(items: Sequence[T], size: int) -> list[list[T]]:
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]

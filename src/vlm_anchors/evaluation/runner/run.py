@@ -1,0 +1,138 @@
+"""`evaluate`: a benchmark's questions, a model and methods become records in a RUN folder."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import BadSetting
+from ...generation.generate import check_new_tokens
+from ...provenance import provenance
+from ...specs import DecodingLike, MethodLike, choose
+from ...types import Vlm
+from ..benchmarks import BENCHMARKS
+from ..benchmarks.base import Benchmark
+from ..benchmarks.files import sha256
+from ..benchmarks.protocols import Protocol, protocol
+from .answerer import Answerer, Job, key_of_run, run_of
+from .batches import asked, batches
+from .folder import RunFolder, key_of, shard
+
+
+def evaluate(
+    vlm: Vlm,
+    benchmark: str | Benchmark,
+    out: str | Path,
+    *,
+    data: str | Path,
+    images: str | Path,
+    methods: "MethodLike | Sequence[MethodLike] | None" = None,
+    split: str | None = None,
+    limit: int | None = None,
+    protocol_name: str | None = None,
+    decoding: DecodingLike = None,
+    seed: int | None = None,
+    max_new_tokens: int | None = None,
+    batch_size: int = 16,
+    reuse: bool = True,
+    ray_workers: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> int:
+    """Answers what is missing in the RUN folder `out`; returns how many answers were added.
+
+    data: file or folder in the benchmark's official layout. images: folder of its images. methods: one as in `ask`, or a
+    list of such, each of which answers every question; by default the one the model was trained with. decoding, seed,
+    max_new_tokens: instead of the protocol's. reuse: prefill system and image once an image, where that is exact.
+    ray_workers: answer in so many workers of Ray, each with the model loaded anew by name, instead of in this process;
+    `vlm` may lie on the CPU then. Under torchrun or SLURM each rank answers its share of the batches and writes its own
+    records file.
+
+    Raises `UserError` subclasses before anything is answered: missing images, another model's RUN, bad names.
+    """
+    asked_for = each_of(vlm.method if methods is None else methods)
+    bench, official = plan(benchmark, asked_for, protocol_name, decoding)
+    bench, chosen = bench.at(Path(data)), shortened(official, max_new_tokens)
+    groups = batches(asked(bench, Path(data), Path(images), split, limit, chosen), batch_size)
+    given = [
+        run_of(vlm, method, chosen, decoding, seed) for method in each_of(vlm.method if methods is None else methods)
+    ]
+    runs = tuple({key_of_run(run): run for run in given}.values())  # what is named twice answers once
+    answerer = Answerer(runs, Path(images), bench.yes_no, reuse)
+    settings = _settings(vlm, bench, Path(data), official, chosen)
+    rank, world = shard()
+    with RunFolder(Path(out), rank, world) as folder:
+        folder.settle(settings)
+        done = folder.done()
+        jobs = [(which, group) for which in range(len(runs)) for n, group in enumerate(groups) if n % world == rank]
+        # A batch that lacks one answer is answered anew as a whole, so that no answer depends on what was there before.
+        missing = [
+            (which, group)
+            for which, group in jobs
+            if any((one.question.id, *key_of_run(runs[which])) not in done for one in group)
+        ]
+        if ray_workers is None:
+            answered: Iterable[list[dict[str, Any]]] = _here(answerer, missing)
+        else:
+            from .on_ray import on_ray
+
+            answered = on_ray(answerer, missing, ray_workers, settings)
+        total, added = sum(len(group) for _, group in jobs), 0
+        passed = total - sum(len(group) for _, group in missing)
+        for records in answered:
+            new = [record for record in records if key_of(record) not in done]
+            folder.append(new)
+            added += len(new)
+            passed += len(records)
+            progress(passed, total)
+    return added
+
+
+def plan(
+    benchmark: str | Benchmark, methods: "Sequence[MethodLike]", protocol_name: str | None, decoding: DecodingLike
+) -> tuple[Benchmark, Protocol]:
+    """What was named. Raises a `UserError` for a wrong name or dial, before anything is loaded, drawn or written."""
+    bench = BENCHMARKS.build(benchmark) if isinstance(benchmark, str) else benchmark
+    chosen = protocol(bench.name, protocol_name)
+    for method in methods or ["none"]:
+        choose(method, decoding, chosen.decoding)
+    return bench, chosen
+
+
+def shortened(official: Protocol, max_new_tokens: int | None) -> Protocol:
+    """The protocol with another longest answer, where one is given."""
+    if max_new_tokens is None:
+        return official
+    return replace(official, max_new_tokens=check_new_tokens(max_new_tokens))
+
+
+def each_of(methods: "MethodLike | Sequence[MethodLike]") -> "list[MethodLike]":
+    """One method, or the items of a list of them."""
+    found: Any = list(methods) if isinstance(methods, Sequence) and not isinstance(methods, str) else [methods]
+    if not found:
+        raise BadSetting("Expected one or more methods; found an empty list. The plain model is called 'none'.")
+    return found
+
+
+def _here(answerer: Answerer, jobs: Sequence[Job]) -> Iterator[list[dict[str, Any]]]:
+    """Records of one batch after another, answered in this process."""
+    return (answerer(job) for job in jobs)
+
+
+def _settings(vlm: Vlm, bench: Benchmark, data: Path, official: Protocol, chosen: Protocol) -> dict[str, Any]:
+    config = vlm.model.config
+    another = None if chosen == official else chosen.max_new_tokens
+    return {
+        "model": vlm.name,
+        "revision": vlm.revision,
+        "benchmark": bench.spec(),
+        "version": bench.version,
+        "data": str(data),
+        "data_sha256": sha256(data),
+        "protocol": chosen.name,
+        "protocol_words": official.describe(),
+        "max_new_tokens": another,
+        "seed": chosen.seed,
+        "dtype": str(vlm.dtype).removeprefix("torch."),
+        "attention": config.get_text_config()._attn_implementation,
+        **provenance(vlm.device),
+    }

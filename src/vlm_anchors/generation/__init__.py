@@ -1,0 +1,1 @@
+"""Questions in, answers out: ask, ask_many, stream; decodings and sampling."""

@@ -1,0 +1,390 @@
+"""`ask`, `ask_many` and `stream`: a model, a method and a question become an `Answer`."""
+
+import hashlib
+import itertools
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AnchorsWarning, BadImage, BadSetting, CannotAct, UserError
+from ..inputs.images import read_image
+from ..inputs.prompt_builder import Inputs, Sample, check_question, prepare
+from ..interventions.method import Method
+from ..models.load import BUNDLED, is_bundled
+from ..specs import Decoding, DecodingLike, MethodLike, choose, spec_of_all
+from ..types import Answer, Vlm
+from .decodings import Beam, Nucleus
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+    from transformers import GenerationConfig
+
+    from ..interventions.attachment import Handle
+
+    ImageLike = str | Path | bytes | Image.Image
+
+MAX_NEW_TOKENS = 128
+WINDOW = 8
+"""Batches read ahead by `ask_many`, so that prompts of like length share a batch."""
+
+
+def check_new_tokens(given: Any) -> int:
+    """The number itself. Raises `BadSetting` where no answer could have so many tokens."""
+    if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= 100_000:
+        raise BadSetting(f"max_new_tokens must be a whole number from 1 to 100000; found {given!r}.")
+    return given
+
+
+@dataclass(frozen=True)
+class Run:
+    """How to answer: everything but the questions."""
+
+    vlm: Vlm
+    methods: tuple[Method, ...]
+    decoding: Decoding
+    max_new_tokens: int
+    shares: bool = False
+
+    @classmethod
+    def of(
+        cls, vlm: Vlm, method: "MethodLike | None", decoding: DecodingLike, max_new_tokens: int, shares: bool = False
+    ) -> "Run":
+        """Checks what the user gave; raises a `UserError` that says what is wrong. No method: the model's own."""
+        if not isinstance(vlm, Vlm):
+            found = type(vlm).__name__
+            raise BadSetting(f"Expected what va.load returns; found {found}. va.load((model, processor)) wraps both.")
+        check_new_tokens(max_new_tokens)
+        methods, chosen = choose(vlm.method if method is None else method, decoding)
+        return cls(vlm, methods, chosen, max_new_tokens, shares)
+
+    @property
+    def beams(self) -> int:
+        return self.decoding.num_beams if isinstance(self.decoding, Beam) else 1
+
+    def config(self) -> "GenerationConfig":
+        """The checkpoint's special tokens, and nothing of its habits: how tokens are chosen is ours to say."""
+        from transformers import GenerationConfig
+
+        stored, tokenizer = self.vlm.model.generation_config, self.vlm.processor.tokenizer
+        end = stored.eos_token_id if stored.eos_token_id is not None else tokenizer.eos_token_id
+        pad = stored.pad_token_id if stored.pad_token_id is not None else tokenizer.pad_token_id
+        if pad is None:
+            pad = end[0] if isinstance(end, list) else end
+        beam = self.decoding if isinstance(self.decoding, Beam) else Beam()
+        return GenerationConfig(
+            do_sample=False,
+            num_beams=self.beams,
+            length_penalty=beam.length_penalty,
+            early_stopping=beam.early_stopping,
+            max_new_tokens=self.max_new_tokens,
+            min_length=0,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=50,
+            typical_p=1.0,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            eos_token_id=end,
+            pad_token_id=pad,
+            bos_token_id=stored.bos_token_id if stored.bos_token_id is not None else tokenizer.bos_token_id,
+        )
+
+
+def ask(
+    vlm: Vlm,
+    image: "ImageLike | Sequence[ImageLike]",
+    question: str,
+    *,
+    method: "MethodLike | None" = None,
+    decoding: DecodingLike = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    sample_id: str | None = None,
+    shares: bool = False,
+) -> Answer:
+    """One answer to one question about an image, or about a list of images.
+
+    method: a method (`va.CLVA(alpha=5)`), a SPEC (`"clva:alpha=5"`) or a list of either; by default the one the model was
+    trained with, which for most is none. decoding: `va.Greedy()`,
+    `va.Beam()`, `va.Nucleus()` or their SPEC. sample_id keys the noise of `Nucleus` together with its seed and the
+    step; by default it is a digest of images and question, so the same question gets the same answer again. shares:
+    also put into `answer.acted["visual_share"]`, for each layer, the mean share of the text rows' attention that lands
+    on visual tokens before and after the method (it costs a softmax a layer).
+
+    Raises `BadImage`, `BadQuestion`, `UnknownName`, `BadDial` or `CannotAct`; warns with `AnchorsWarning`.
+    """
+    run = Run.of(vlm, method, decoding, max_new_tokens, shares)
+    sample = read_sample(image, question, sample_id)
+    _warn_of_photographs(vlm, [sample])
+    return answer_samples(run, [sample])[0]
+
+
+def ask_many(
+    vlm: Vlm,
+    samples: "Iterable[tuple[ImageLike | Sequence[ImageLike], str]]",
+    *,
+    method: "MethodLike | None" = None,
+    decoding: DecodingLike = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int = 16,
+    shares: bool = False,
+) -> Iterator[Answer]:
+    """Answers to (image or images, question) pairs, in their order, `batch_size` at a time.
+
+    A third item in a tuple is the sample's id, as in `ask`. Pairs are read a few batches ahead and questions of like
+    length share a batch. A pair that cannot be read raises when its turn comes, after the answers before it.
+    """
+    run = Run.of(vlm, method, decoding, max_new_tokens, shares)
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise BadSetting(f"batch_size must be a whole number of 1 or more; found {batch_size!r}.")
+    return _answers(run, enumerate(samples, 1), batch_size)
+
+
+def _answers(run: Run, numbered: Iterator[tuple[int, Any]], batch_size: int) -> Iterator[Answer]:
+    while True:
+        window, failure = _read_window(itertools.islice(numbered, batch_size * WINDOW))
+        if not window and failure is None:
+            return
+        _warn_of_photographs(run.vlm, window)
+        order = sorted(range(len(window)), key=lambda i: (len(window[i].images), len(window[i].question)))
+        done: dict[int, Answer] = {}
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            done.update(zip(chosen, answer_samples(run, [window[i] for i in chosen]), strict=True))
+        yield from (done[i] for i in range(len(window)))
+        if failure is not None:
+            raise failure
+
+
+def _read_window(numbered: Iterable[tuple[int, Any]]) -> tuple[list[Sample], UserError | None]:
+    """The samples that can be read, up to the first that cannot, and why it cannot."""
+    window: list[Sample] = []
+    for number, given in numbered:
+        try:
+            if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+                raise BadSetting(f"expected (image, question) or (image, question, id); found {given!r:.80}.")
+            window.append(read_sample(*given))
+        except UserError as error:
+            return window, type(error)(f"Sample {number}: {error}")
+    return window, None
+
+
+def read_sample(image: Any, question: Any, sample_id: str | None = None) -> Sample:
+    """A question with its images read. Raises `BadImage` or `BadQuestion`."""
+    check_question(question)
+    given = list(image) if isinstance(image, (list, tuple)) else [image]
+    if not given:
+        raise BadImage("No image was given. Expected an image, or a list of one or more.")
+    images = tuple(read_image(each) for each in given)
+    return Sample(images, question, str(sample_id) if sample_id is not None else _digest(images, question))
+
+
+def _digest(images: "Sequence[Image.Image]", question: str) -> str:
+    """The same images and question give the same digest, whatever file they came from."""
+    digest = hashlib.blake2b(question.encode("utf-8", "replace"), digest_size=16)
+    for image in images:
+        digest.update(f"|{image.size}|".encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def _warn_of_photographs(vlm: Vlm, samples: Iterable[Sample]) -> None:
+    if any(is_strange(vlm, image) for sample in samples for image in sample.images):
+        warnings.warn(
+            f"The bundled model {BUNDLED!r} knows drawn scenes only; about a photograph it says confident nonsense. "
+            "`vlm-anchors scenes render` draws scenes; for photographs load a real model, "
+            "such as llava-hf/llava-1.5-7b-hf.",
+            AnchorsWarning,
+            stacklevel=3,
+        )
+
+
+def is_strange(vlm: Vlm, image: "Image.Image") -> bool:
+    """Whether this is the bundled model, and an image that is no scene of ours."""
+    from ..scenes.draw import KEY
+
+    return is_bundled(vlm) and KEY not in image.info
+
+
+def answer_samples(run: Run, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
+    """One batch: prepare, attach, generate, read."""
+    from ..interventions.attachment import attach
+    from ..interventions.recorders import Shares
+
+    began = time.perf_counter()
+    inputs = prepare(run.vlm, samples, run.max_new_tokens)
+    watch = Shares() if run.shares else None
+    with attach(run.vlm, list(run.methods), watch=watch) as handle:
+        return answer_prepared(run, samples, inputs, handle, began, **extra)
+
+
+def prepared(run: Run, inputs: Inputs) -> dict[str, Any]:
+    """What `generate` is given: the inputs, changed by a method whose door that is."""
+    tensors = inputs.tensors
+    for method in run.methods:
+        if "prepare" in method.doors:
+            tensors = method.prepare(run.vlm, tensors)
+    return tensors
+
+
+def answer_prepared(
+    run: Run, samples: Sequence[Sample], inputs: Inputs, handle: "Handle", began: float, **extra: Any
+) -> list[Answer]:
+    """Answers of a batch whose inputs are ready, under a method that is attached; `extra` goes to `generate`."""
+    from ..interventions.recorders import Shares
+    from .sampling import KeyedNoise, YesNo
+
+    tensors = prepared(run, inputs)
+    yes_no, broken = YesNo(run.vlm.processor.tokenizer), Broken()
+    processors: list[Any] = [broken, yes_no]
+    if isinstance(run.decoding, Nucleus):
+        processors.append(KeyedNoise(run.decoding, [sample.id for sample in samples]))
+    try:
+        rows = run.vlm.model.generate(
+            **tensors, generation_config=run.config(), logits_processor=processors, **extra
+        ).tolist()
+    except RuntimeError as error:
+        if "without overflow" not in str(error):
+            raise
+        raise CannotAct(_no_numbers(run)) from error
+    if broken.seen:
+        raise CannotAct(_no_numbers(run))
+    acted, watch = handle.acted, handle.watcher
+    seconds = (time.perf_counter() - began) / len(samples)
+    # An encoder-decoder's row begins with its start token, everyone else's with the prompt.
+    first = 1 if run.vlm.model.config.get_text_config().is_encoder_decoder else tensors["input_ids"].shape[1]
+    answers = []
+    for i in range(len(samples)):
+        row, tokens = i * run.beams, _up_to_the_end(run, rows[i][first:])
+        did = _without_waiting(acted[row], yes_no.steps - len(tokens)) if acted else {}
+        if isinstance(watch, Shares):
+            did["visual_share"] = watch.table(row)
+        answers.append(_read(run, inputs.prompts[i], tokens, seconds, did, yes_no.row(row)))
+    return answers
+
+
+class Broken:
+    """A logits processor that notes logits which are no numbers. It reads its note when asked: no step waits for it."""
+
+    def __init__(self) -> None:
+        self._seen: Any = False
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        self._seen = scores.isnan().any() | self._seen
+        return scores
+
+    @property
+    def seen(self) -> bool:
+        return bool(self._seen)
+
+
+def _no_numbers(run: Run) -> str:
+    """Why there is no answer where the logits overflowed."""
+    methods = [method for method in run.methods if method.doors]
+    if methods:
+        return (
+            f"Expected numbers for logits; under {spec_of_all(methods)} some are NaN: a dial is too large for "
+            f"{str(run.vlm.dtype).removeprefix('torch.')}, or the weights are broken. Choose smaller dials; method none tells "
+            f"which it is."
+        )
+    return (
+        f"Expected numbers for logits; those of {run.vlm.name} hold NaN: its weights are broken, or too large for "
+        f"{str(run.vlm.dtype).removeprefix('torch.')}. Copy or download the model again, or load it with dtype float32."
+    )
+
+
+def _up_to_the_end(run: Run, new: list[int]) -> list[int]:
+    """The new tokens of a row up to its end-of-sequence token; what follows is padding."""
+    end = run.config().eos_token_id
+    ends = {end} if isinstance(end, int) else set(end or ())
+    return new[: next((at + 1 for at, token in enumerate(new) if token in ends), len(new))]
+
+
+def _without_waiting(acted: dict[str, Any], waited: int) -> dict[str, Any]:
+    """Without the rows that were edited while an answer that had ended waited for the longest of its batch."""
+    return {
+        name: {**did, "rows_edited": did["rows_edited"] - waited} if did.get("rows_edited") else did
+        for name, did in acted.items()
+    }
+
+
+def _read(run: Run, prompt: str, tokens: list[int], seconds: float, acted: dict[str, Any], yes_no: Any) -> Answer:
+    return Answer(
+        text=run.vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+        tokens=tuple(tokens),
+        seconds=seconds,
+        acted=acted,
+        method=spec_of_all(run.methods),
+        decoding=run.decoding.spec(),
+        prompt=prompt,
+        yes_no=yes_no,
+    )
+
+
+def stream(
+    vlm: Vlm,
+    image: "ImageLike | Sequence[ImageLike]",
+    question: str,
+    *,
+    method: "MethodLike | None" = None,
+    decoding: DecodingLike = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    sample_id: str | None = None,
+) -> Iterator[str]:
+    """The answer's text in pieces, as it is made; joined they are `ask(...).text` up to spaces at the ends.
+
+    Generation runs in a thread of its own; its errors are raised here. Closing the iterator early stops it. Beam search
+    is refused: it knows its answer only at the end.
+    """
+    run = Run.of(vlm, method, decoding, max_new_tokens)
+    sample = read_sample(image, question, sample_id)
+    _warn_of_photographs(vlm, [sample])
+    return streamed(run, lambda **extra: answer_samples(run, [sample], **extra))
+
+
+def streamed(run: Run, work: Callable[..., Any]) -> Generator[str, None, None]:
+    """The text that `work` generates, piece by piece; it runs in a thread of its own and hands its keywords to `generate`.
+
+    What it raises is raised here. Closing the iterator early ends the generation after its current token, and waits for
+    `work` to finish.
+    """
+    if isinstance(run.decoding, Beam):
+        raise CannotAct(
+            "Beam search knows its answer only at the end, so it cannot be streamed. Use greedy or nucleus."
+        )
+    return _pieces(run, work)
+
+
+def _pieces(run: Run, work: Callable[..., Any]) -> Generator[str, None, None]:
+    from transformers import StoppingCriteria, TextIteratorStreamer
+
+    stop = threading.Event()
+    failure: list[BaseException] = []
+    streamer = TextIteratorStreamer(run.vlm.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+    class Abandoned(StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            import torch
+
+            return torch.full((len(input_ids),), stop.is_set(), dtype=torch.bool, device=input_ids.device)
+
+    def in_thread() -> None:
+        try:  # the method is attached inside: it is active only in the thread that attached it
+            work(streamer=streamer, stopping_criteria=[Abandoned()])
+        except BaseException as error:
+            failure.append(error)
+            streamer.text_queue.put(streamer.stop_signal)
+
+    worker = threading.Thread(target=in_thread, name="vlm-anchors-stream", daemon=True)
+    worker.start()
+    try:
+        yield from (piece for piece in streamer if piece)
+    finally:
+        stop.set()
+        worker.join()
+    if failure:
+        raise failure[0]

@@ -1,0 +1,1 @@
+"""Images and prompts, from what a user passes to what a processor takes."""

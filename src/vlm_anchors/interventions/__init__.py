@@ -1,0 +1,1 @@
+"""Puts methods on unmodified transformers models and takes them off again."""

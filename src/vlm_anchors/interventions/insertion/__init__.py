@@ -1,0 +1,1 @@
+"""AttAnchor: where anchors go, and the inputs rewritten with them."""

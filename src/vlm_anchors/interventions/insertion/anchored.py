@@ -1,0 +1,87 @@
+"""What `prepare` hands out: inputs for a model, with a list of what was woven into them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..token_map import Marks
+
+ENCODED = "mm_encoder_outputs"
+
+
+@dataclass(frozen=True, eq=False)
+class Woven:
+    """Rides along with the encoded images of prepared inputs: what was done, and where the images stand now."""
+
+    method: str
+    marks: Marks
+    """Visual tokens and images of the woven sequences; copies are neither visual nor text rows."""
+    originals: Int[Tensor, "b s"]
+    """Which token of the woven sequence each token is a copy of; itself where it is none."""
+    pixels: Mapping[str, Any]
+    """What the vision tower was given, for a method that reads the prompt again with another image."""
+    tell: Callable[[], list[dict[str, Any]]]
+    """What was done, one dictionary a sample; called when someone asks, as it copies tensors off the device."""
+
+    @cached_property
+    def acted(self) -> list[dict[str, Any]]:
+        return [{self.method: told} for told in self.tell()]
+
+    def marks_of(self, rows: int, length: int) -> Marks:
+        """The marks of the batch as it comes to the decoder.
+
+        `generate` may have expanded it (beams: each sample stands there several times) and put candidates behind it
+        (speculative decoding), which are text.
+        """
+        times, more = rows // len(self.marks.visual), length - self.marks.visual.shape[1]
+        parts = (self.marks.visual, self.marks.image, self.marks.frame)
+        return Marks(*(pad(part.repeat_interleave(times, 0), (0, more)) for part in parts))
+
+    def originals_of(self, rows: int) -> Int[Tensor, "rows s"]:
+        """`originals` of the batch as it comes to the decoder."""
+        return self.originals.repeat_interleave(rows // len(self.originals), 0)
+
+
+class Encoded(dict[str, Any]):
+    """`mm_encoder_outputs` of prepared inputs: modality -> what the vision tower returned, and `woven`."""
+
+    def __init__(self, outputs: dict[str, Any], woven: Woven):
+        super().__init__(outputs)
+        self.woven = woven
+
+    def fresh(self) -> "Encoded":
+        """The same features in new containers: beam search expands the containers it is given in place."""
+        return Encoded({modality: type(output)(**output) for modality, output in self.items()}, self.woven)
+
+
+class Anchored(dict[str, Any]):
+    """Inputs for `model.generate(**anchored)` or `model(**anchored)`, usable more than once.
+
+    `acted` tells what was done, one dictionary a sample: `{"attanchor": {"tokens_inserted": 2, "anchors": [...]}}`.
+    """
+
+    def __init__(self, inputs: dict[str, Any], acted: Callable[[], list[dict[str, Any]]]):
+        super().__init__(inputs)
+        self._acted = acted
+
+    @property
+    def acted(self) -> list[dict[str, Any]]:
+        return self._acted()
+
+    # `**anchored` reads through these two, since a dict that overrides __iter__ is no longer unpacked behind its back.
+    def __iter__(self) -> Iterator[str]:
+        return super().__iter__()
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        return value.fresh() if isinstance(value, Encoded) else value
+
+
+def woven_of(encoded: Any) -> Woven | None:
+    """What rides with a call's `mm_encoder_outputs`, if `prepare` made them."""
+    return encoded.woven if isinstance(encoded, Encoded) else None

@@ -1,0 +1,119 @@
+"""A prepare method attached to a model: it runs on the inputs of every forward pass, and refuses `generate`.
+
+`generate` fixes lengths, positions and caches before the first forward pass, so there it is too late to weave anything in:
+inputs must be prepared before. In training and scoring nothing is fixed, and labels grow along.
+"""
+
+import inspect
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import AnchorsWarning, CannotAct
+from ...models.decoder import plain_model
+from ...models.vision import PIXELS
+from ..method import Method, name_of
+from ..token_map import is_one_of
+from .anchored import ENCODED, Woven, woven_of
+from .checks import anchor_site
+from .placements import nothing
+
+
+class InputsHook:
+    """One prepare method on one model. active: whether the handle it belongs to acts in this context."""
+
+    def __init__(self, method: Method, vlm: Any, network: nn.Module, active: Callable[[], bool]):
+        self.method = method
+        self.name = name_of(method)
+        self.site = anchor_site(self.name, vlm)
+        self._vlm = vlm
+        self._active = active
+        self._latest: Woven | None = None
+        self._rows = 0
+        self._told = False
+        self._thread, self._ran_elsewhere = threading.get_ident(), False
+        # Before the engine's own hook on this model, which notes token ids and labels.
+        self._hook = plain_model(network).register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)
+
+    def remove(self) -> None:
+        self._hook.remove()
+        if self._ran_elsewhere and not self._rows:
+            self._ran_elsewhere = False
+            warnings.warn(
+                f"The model ran only in threads that had not attached {self.name}, so nothing was inserted: attach inside the "
+                "thread that runs the model (several cards: one process each, as torchrun starts them).",
+                AnchorsWarning,
+                stacklevel=3,
+            )
+
+    @property
+    def acted(self) -> list[dict[str, Any]]:
+        """What was done to the latest inputs, one dictionary a row (several rows a sample under beam search)."""
+        if self._latest is None:
+            return [{self.name: told} for told in nothing(self._rows)]
+        told = self._latest.acted
+        return [told[row * len(told) // self._rows] for row in range(self._rows)]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "InputsHook":
+        """A copied model carries a copy of the hook, which does nothing."""
+        copy = InputsHook.__new__(InputsHook)
+        copy.__dict__.update({**self.__dict__, "_vlm": None, "_active": lambda: False, "_latest": None})
+        return copy
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if torch.compiler.is_compiling():
+            return None
+        if not self._active():
+            self._ran_elsewhere |= threading.get_ident() != self._thread
+            return None
+        given = {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
+        ids = given.get("input_ids")
+        if ids is None:
+            raise CannotAct(f"{self.name} rewrites input_ids; found embeddings, which it cannot tell words from.")
+        cache = given.get("past_key_values")
+        warm = cache is not None and int(cache.get_seq_length()) > 0
+        has_image = bool(is_one_of(ids, self.site.visual_ids).any())
+        if warm and (not has_image or not _brings_images(given)):
+            return None  # a decoding step
+        self._rows, self._latest = len(ids), woven_of(given.get(ENCODED))
+        if self._latest is not None or self.method.neutral() == self.method or not has_image:
+            return None
+        if not warm and _generating(given):
+            raise CannotAct(
+                f"generate cannot run {self.name} by itself: lengths are fixed before the model is called. Use prepare: "
+                f"inputs = {type(self.method).__name__}(...).prepare(vlm, inputs), then model.generate(**inputs)."
+            )
+        anchored = self.method.prepare(self._vlm, given, strict=False, site=self.site)
+        self._latest = woven_of(anchored.get(ENCODED))
+        if self._latest is None:
+            self._say_no_words(given)
+        return (), dict(anchored)
+
+    def _say_no_words(self, given: Mapping[str, Any]) -> None:
+        """Training on whole conversations, prompts included, leaves no word that is not an answer: told once."""
+        if given.get("labels") is not None and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{self.name} inserted nothing: in this batch every word of the user has a label, or stands behind one that "
+                "has, and what is to be predicted is never copied. Take the loss of answers only (prompt-completion data, "
+                "or assistant_only_loss=True).",
+                AnchorsWarning,
+                stacklevel=3,
+            )
+
+
+def _brings_images(given: Mapping[str, Any]) -> bool:
+    return bool(given.get(ENCODED)) or any(given.get(pixels) is not None for pixels in PIXELS.values())
+
+
+def _generating(given: Mapping[str, Any]) -> bool:
+    """Whether this is `generate`'s first forward pass: no labels, and an empty cache or images encoded ahead.
+
+    Both are what `generate` makes itself (the second with use_cache=False as well). Someone who calls the model with an
+    empty cache by hand goes on with masks of the old length, so the same sentence is right for them.
+    """
+    return given.get("labels") is None and (given.get("past_key_values") is not None or bool(given.get(ENCODED)))

@@ -1,0 +1,55 @@
+"""Positions with three parts (time, height, width): the model's own on the original sequence, then woven."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from ...errors import CannotAct
+from .plan import Plan, weave_positions
+
+GRIDS = {"image": "image_grid_thw", "video": "video_grid_thw"}
+
+
+def has_mrope(inner: nn.Module) -> bool:
+    """Whether the model tells positions in three parts, as Qwen2-VL and those after it do."""
+    return callable(getattr(inner, "get_rope_index", None))
+
+
+def original_positions(inner: nn.Module, tensors: Mapping[str, Any], kinds: Int[Tensor, "b t"]) -> Int[Tensor, "3 b t"]:
+    """What the model's own `get_rope_index` says of the sequence before anything is woven into it.
+
+    It reads an unbroken run of visual tokens as one image, so it cannot be asked afterwards. kinds: 0 text, 1 image,
+    2 video, for a processor that did not say.
+    """
+    given = tensors.get("position_ids")
+    if given is not None and given.dim() == 3:
+        return given[-3:]
+    if all(tensors.get(grid) is None for grid in GRIDS.values()):
+        raise CannotAct(
+            "Expected image_grid_thw beside the images, as the processor returns it: without it no patch has a position. "
+            "Pass everything the processor returned."
+        )
+    wanted = inspect.signature(inner.get_rope_index).parameters
+    known = {name: tensors[name] for name in wanted if tensors.get(name) is not None}
+    known.setdefault("mm_token_type_ids", kinds.int())
+    positions, _ = inner.get_rope_index(**known)
+    return positions
+
+
+def woven_positions(
+    inner: nn.Module, plan: Plan, original: Int[Tensor, "3 b t"], at: Int[Tensor, "b s"], real: Bool[Tensor, "b s"]
+) -> Int[Tensor, "4 b s"]:
+    """Positions for `generate` and forward passes: the order of the text, then time, height and width.
+
+    The model keeps the distance between a sequence's length and its last position on itself (`rope_deltas`), for the
+    steps after a prompt; whoever gives positions must set it as well.
+    """
+    parts = weave_positions(plan, original, at, plan.advances).masked_fill(~real, 0)
+    last = parts.amax(0).amax(1)
+    inner.rope_deltas = (last + 1 - real.sum(1))[:, None]
+    order = (real.long().cumsum(1) - 1).masked_fill(~real, 0)
+    return torch.cat([order[None], parts])

@@ -1,0 +1,131 @@
+"""System and image prefilled once and shared by the questions about it: exact where the prefix is causal."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from ..errors import CannotAct
+from ..models.families import Family
+from .branch_prompt import Prompt
+from .call_context import Facts
+from .contrastive import Branch
+from .forward_pass import RIDER, Generation, Pass
+from .method import Method, name_of
+from .prompt_pass import real_rows
+
+if TYPE_CHECKING:
+    from .hooks import Doors, PassView
+
+READ = "prefix"
+"""The name under which a generation's memory holds what its prompt began with, for those who read the prompt again."""
+
+
+def reusable(model: Any, family: Family) -> bool:
+    """Whether a prefix can be copied and continued: a causal decoder with plain positions and no sliding window."""
+    text = model.config.get_text_config()
+    windows = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+    return (
+        family.site == "decoder"
+        and family.causal_prefix
+        and not family.mrope
+        and not windows
+        and bool(family.model_types)
+    )
+
+
+@torch.no_grad()
+def prefill_prefix(model: Any, tensors: dict[str, Tensor]) -> DynamicCache:
+    """The cache after the prefix (b rows of equal length, no padding); a method attached rides on it."""
+    cache = DynamicCache(config=model.config.get_text_config())
+    model(**tensors, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return cache
+
+
+def continued(cache: DynamicCache, rows: Tensor) -> dict[str, DynamicCache]:
+    """What `generate` takes to go on from the given rows: one a question, each question's image's. The cache becomes this."""
+    cache.batch_select_indices(rows)
+    generation: Generation | None = getattr(cache, RIDER, None)
+    if generation is not None:
+        visual = generation.visual
+        visual.index, visual.valid, visual.image = (t[rows] for t in (visual.index, visual.valid, visual.image))
+        if READ in generation.memory:
+            generation.memory[READ] = generation.memory[READ].of(rows)
+    return {"past_key_values": cache}
+
+
+@dataclass(eq=False)
+class Read:
+    """The first piece of a prompt as the decoder read it. rows: which of its prompts each row was, where they moved."""
+
+    embeds: Float[Tensor, "b p d"]
+    ids: Int[Tensor, "b p"]
+    real: Bool[Tensor, "b p"]
+    pixels: Mapping[str, Any] | None
+    prompts: int
+    rows: Int[Tensor, " b"] | None = None
+
+    def of(self, rows: Int[Tensor, " n"]) -> "Read":
+        return Read(self.embeds[rows], self.ids[rows], self.real[rows], self.pixels, self.prompts, rows)
+
+
+def note_prefix(steering: Pass, embeds: Float[Tensor, "b p d"], mask: Any, facts: Facts | None, mrope: bool) -> None:
+    """Remember a piece without text rows, unless it is unknown what it holds (embeddings only, prepared inputs)."""
+    if facts is None or facts.input_ids is None or facts.mm_encoder_outputs is not None or mrope:
+        return
+    if READ not in steering.memory and facts.input_ids.shape == embeds.shape[:2]:
+        real = real_rows(mask, torch.ones_like(facts.input_ids, dtype=torch.bool), 0)
+        steering.memory[READ] = Read(embeds, facts.input_ids, real, facts.pixels, len(embeds))
+
+
+def whole_prompt(view: "PassView", doors: "Doors", kwargs: Mapping[str, Any], past: int) -> Prompt:
+    """The prompt of this pass; with what was read before it, where that is known to be all of it."""
+    first: Read | None = view.memory.get(READ)
+    facts = doors.facts()
+    if first is None or facts is None or facts.input_ids is None or first.embeds.shape[1] != past:
+        return Prompt(view, doors, kwargs, past)
+    return _Joined(view, doors, first, facts)
+
+
+class _Joined(Prompt):
+    """A prompt that came in two pieces, as if it had come in one: padding, which stood between them, moved to the left."""
+
+    def __init__(self, view: "PassView", doors: "Doors", first: Read, facts: Facts):
+        assert view.real is not None and facts.input_ids is not None
+        real = torch.cat([first.real, view.real], 1)
+        order = real.to(torch.int8).argsort(dim=1, stable=True)
+        embeds = torch.cat([first.embeds, view.embeds], 1)
+        embeds = embeds.gather(1, order[..., None].expand_as(embeds))
+        ids, real = torch.cat([first.ids, facts.input_ids], 1).gather(1, order), real.gather(1, order)
+        positions = {"position_ids": (real.cumsum(1) - 1).clamp(min=0)}
+        super().__init__(replace(view, embeds=embeds, real=real), doors, positions, 0)
+        self._prompts = first.prompts
+        self._whole, self._rows = replace(facts, input_ids=ids, pixels=first.pixels), first.rows
+
+    @property
+    def facts(self) -> Facts:
+        return self._whole
+
+    def need_one_piece(self) -> None:
+        raise CannotAct(
+            f"{name_of(self._doors.method)} changes rows of the whole prompt, but this one came in two pieces. Feed it in one "
+            "piece with an empty cache."
+        )
+
+    def edited(self, method: Method) -> Branch:
+        self.need_one_piece()
+        return super().edited(method)
+
+    def encode(self, given: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
+        """Encoded once an image, then given to each of its questions."""
+        found = super().encode(given)
+        if self._rows is not None and len(found) != self._prompts:
+            raise CannotAct(
+                f"{name_of(self._doors.method)} reads a shared prefix again where it holds one image in one piece; this one's "
+                f"{self._prompts} prompts have {len(found)} encoded pieces. Feed each prompt in one piece."
+            )
+        return found if self._rows is None else [found[row] for row in self._rows.tolist()]

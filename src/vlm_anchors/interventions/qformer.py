@@ -1,0 +1,88 @@
+"""The Q-Former as a site: latent queries are the rows, image features the columns (CLVA's Eq. 14).
+
+`generate` of InstructBLIP and BLIP-2 never calls the model's own forward, so the hook sits on the Q-Former itself.
+Each of its forwards is a generation of its own: it has no cache.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CannotAct
+from ..models.decoder import Site, decoder_layers
+from ..models.families import Family
+from .forward_pass import Generation, Pass
+from .text_rows import TextRows, Visual
+
+if TYPE_CHECKING:
+    from .attachment import Handle
+
+
+def qformer_site(base: nn.Module, family: Family) -> Site:
+    """The Q-Former's cross-attention layers, counted 1..Lc in order (every second block in the released models)."""
+    blocks = [block for block in base.qformer.encoder.layer if block.has_cross_attention]
+    return Site(
+        kind="qformer",
+        depth=len(blocks),
+        heads=base.qformer.config.num_attention_heads,
+        family=family,
+        stack=base.qformer,
+        layers={id(block.crossattention.attention): number for number, block in enumerate(blocks, 1)},
+        outer=(),
+    )
+
+
+def language_model_site(base: nn.Module, family: Family) -> Site:
+    """`site="decoder"`: the language model's attention to the query tokens (the paper's appendix B.1)."""
+    if base.language_model.config.is_encoder_decoder:
+        raise CannotAct(
+            f"Methods inside the language model need a decoder-only one; this {family.title} uses an encoder-decoder. Use "
+            f"a checkpoint with a decoder-only language model, or clva with site='auto', which edits the Q-Former."
+        )
+    stack = base.language_model.get_decoder()
+    layers = decoder_layers(stack)
+    return Site(
+        kind="decoder",
+        depth=max(layers.values()),
+        heads=stack.config.num_attention_heads,
+        family=family,
+        stack=stack,
+        layers=layers,
+        outer=(base, base.language_model),
+        visual_features=base.language_projection,
+    )
+
+
+def latent_pass(handle: "Handle", site: Site, kwargs: dict[str, Any]) -> Pass:
+    """The pass of one Q-Former forward: all latent queries are rows, all patches visual keys."""
+    features = kwargs["encoder_hidden_states"]
+    latents = kwargs["query_embeds"].shape[1]
+    patches = _patches(site, features, kwargs)
+    generation = Generation(
+        handle.method, site.depth, handle.watched, handle.watcher, patches, handle.life, handle.literal
+    )
+    generation.prompt = TextRows(None, torch.ones(len(features), latents, dtype=torch.bool), None, None)
+    handle.began(generation, None)
+    if generation.watched:
+        generation.method.check_prompt(generation.visual)
+    return Pass(generation, TextRows(None, None, None, None), generation.kept, latents=True, layers=site.layers)
+
+
+def _patches(site: Site, features: Tensor, kwargs: dict[str, Any]) -> Visual:
+    batch, keys = features.shape[:2]
+    first = int(site.family.class_token)
+    index = torch.arange(first, keys, device=features.device).expand(batch, -1)
+    mask = kwargs.get("encoder_attention_mask")
+    valid = torch.ones_like(index, dtype=torch.bool) if mask is None else mask[:, first:].bool().expand_as(index)
+    return Visual(index, valid, torch.zeros_like(index), 1, bool(valid.all()))
+
+
+def features_among(embeds: Tensor, features: Tensor) -> Tensor:
+    """Which rows of `embeds` (b, q, d) are image features (b', n, d) that were just projected; bool (b, q).
+
+    The language model is given embeddings only, expanded to beams at times. Sixteen numbers of each vector tell it
+    from a word embedding; comparing all of them would cost more than the method.
+    """
+    features = features.repeat_interleave(len(embeds) // len(features), dim=0)[..., :16]
+    return (embeds[:, :, None, :16] == features[:, None].to(embeds.dtype)).all(-1).any(-1)

@@ -1,0 +1,142 @@
+"""Where the images of a prompt stand: its visual tokens, which image each belongs to, and the images' frames.
+
+An image (or video) is all its tiles (or frames). Tags around it and separators inside it are its frame: neither visual
+tokens nor text. What stands between two visual tokens of one image is always part of its frame (row newlines, names of
+tiles, timestamps between video frames), whether the tokenizer told its tags or not.
+
+Shapes: b samples, q tokens of this pass.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..errors import CannotAct
+from ..models.decoder import Site
+from ..models.vision import PIXELS
+from .call_context import Facts
+
+
+@dataclass
+class Marks:
+    """What each token of a pass is."""
+
+    visual: Bool[Tensor, "b q"]
+    image: Int[Tensor, "b q"]
+    """Number of the image a visual token belongs to, counted from 0 in its sample; 0 elsewhere."""
+    frame: Bool[Tensor, "b q"]
+    guessed: bool = False
+    """Whether the encoder should have told images apart, but its output was cut for a piece of the prompt."""
+
+
+def mark_ids(site: Site, ids: Int[Tensor, "b q"], facts: Facts) -> Marks:
+    """Marks of a pass whose token ids are known."""
+    visual = is_one_of(ids, site.visual_ids)
+    frame = is_one_of(ids, site.frame_ids)
+    if site.video_ids is not None:
+        number, inside = _by_video_tags(ids, visual, site.video_ids)
+        frame = frame | (inside & ~visual)
+    elif site.closing_id is not None:
+        number = _by_closing_tile(ids, visual, site.closing_id)
+    else:
+        number = _count(_starts(ids, visual, _encoded_lengths(site, facts)))
+    return Marks(visual, number.where(visual, 0), frame | _between(visual, number), _is_cut(site, facts))
+
+
+def mark_found(visual: Bool[Tensor, "b q"]) -> Marks:
+    """Marks of a pass of which only the visual tokens are known: an image is an unbroken run."""
+    number = _count(visual & ~_before(visual, False))
+    return Marks(visual, number.where(visual, 0), torch.zeros_like(visual))
+
+
+def must_encode(site: Site, ids: Int[Tensor, "b q"] | None, kwargs: Mapping[str, Any]) -> bool:
+    """Whether the vision tower must run first: the runs of placeholders are not as many as the images given."""
+    if site.family.images != "encoder" or ids is None:
+        return site.family.images == "encoder"
+    given = [kwargs.get(f"{one}_grid_thw", kwargs.get(pixels)) for one, pixels in PIXELS.items()]
+    visual = is_one_of(ids, site.visual_ids)
+    return int((visual & (ids != _before(ids, -1))).sum()) != sum(len(one) for one in given if one is not None)
+
+
+def is_one_of(ids: Int[Tensor, "b q"], chosen: tuple[int, ...]) -> Bool[Tensor, "b q"]:
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for one in chosen:
+        mask |= ids == one
+    return mask
+
+
+def _is_cut(site: Site, facts: Facts) -> bool:
+    """Chunked prefill joins all images of a piece into one entry, and drops what the tower itself returned."""
+    encoded = (facts.mm_encoder_outputs or {}).values()
+    return site.family.images == "encoder" and any(getattr(one, "last_hidden_state", 0) is None for one in encoded)
+
+
+def _encoded_lengths(site: Site, facts: Facts) -> dict[int, list[int]]:
+    """Placeholder id -> visual tokens of each image in reading order, as the vision tower returned them."""
+    encoded = facts.mm_encoder_outputs or {}
+    if site.family.images != "encoder" or _is_cut(site, facts):
+        return {}
+    return {
+        one: [len(features) for features in encoded[modality].pooler_output]
+        for one, modality in zip(site.visual_ids, site.modalities, strict=True)
+        if encoded.get(modality) is not None
+    }
+
+
+def _starts(ids: Int[Tensor, "b q"], visual: Bool[Tensor, "b q"], lengths: dict[int, list[int]]) -> Bool[Tensor, "b q"]:
+    """First token of each image: as the encoder's lengths say where they fit, of each unbroken run elsewhere."""
+    start = visual & (ids != _before(ids, -1))
+    for one, counts in lengths.items():
+        tokens = ids == one
+        if sum(counts) != int(tokens.sum()):
+            continue
+        first = torch.zeros(sum(counts), dtype=torch.bool, device=ids.device)
+        first[torch.tensor([0, *counts[:-1]], device=ids.device).cumsum(0)] = True
+        start[tokens] = first
+    return start
+
+
+def _by_closing_tile(ids: Int[Tensor, "b q"], visual: Bool[Tensor, "b q"], closing: int) -> Int[Tensor, "b q"]:
+    """An image ends with the tile whose tag (the last token before it that is not visual) is the closing one."""
+    tag = _nearest(~visual, ids, from_left=True)
+    return (ids == closing).cumsum(1) - (visual & (tag == closing)).long()
+
+
+def _by_video_tags(
+    ids: Int[Tensor, "b q"], visual: Bool[Tensor, "b q"], tags: tuple[int, int]
+) -> tuple[Int[Tensor, "b q"], Bool[Tensor, "b q"]]:
+    """Numbers where a video's frames share the images' placeholder, and which tokens stand inside a video's tags."""
+    opened, closed = (ids == tags[0]).cumsum(1), (ids == tags[1]).cumsum(1)
+    if bool(((opened[:, -1] != closed[:, -1]) & visual.any(1)).any()):
+        raise CannotAct("A video is cut: its start and end tags are not as many. Feed the prompt in one piece.")
+    inside = opened > closed
+    one_image = visual | inside
+    return _count(one_image & ~_before(one_image, False)), inside
+
+
+def _between(visual: Bool[Tensor, "b q"], number: Int[Tensor, "b q"]) -> Bool[Tensor, "b q"]:
+    """Tokens with visual tokens of one and the same image on both sides."""
+    last = _nearest(visual, number, from_left=True)
+    following = _nearest(visual, number, from_left=False)
+    return ~visual & (last == following) & (last >= 0)
+
+
+def _nearest(where: Bool[Tensor, "b q"], values: Int[Tensor, "b q"], from_left: bool) -> Int[Tensor, "b q"]:
+    """Value of the nearest token on one side (or the token itself) for which `where` holds; -1 if there is none."""
+    if not from_left:
+        return _nearest(where.flip(1), values.flip(1), from_left=True).flip(1)
+    place = torch.arange(where.shape[1], device=where.device).expand_as(values).where(where, -1).cummax(1).values
+    return values.gather(1, place.clamp(min=0)).where(place >= 0, -1)
+
+
+def _before(values: Tensor, first: int | bool) -> Tensor:
+    """Each token's left neighbour."""
+    return torch.nn.functional.pad(values[:, :-1], (1, 0), value=first)
+
+
+def _count(start: Bool[Tensor, "b q"]) -> Int[Tensor, "b q"]:
+    return start.cumsum(1) - 1

@@ -1,0 +1,107 @@
+"""What a model's vision tower was given for the images of a prompt, and the tower run again on something else.
+
+An encoded image knows its pixels: the tower's output is the key under which they are held, for as long as it lives. So
+neither a run in between, nor another thread, nor a second prompt on the same handle can change whose image it is. Where
+the model encodes inside its own forward pass, or hands embeddings on (Q-Former families), the pixels are noted with the
+other facts of that call.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ..errors import CannotAct
+from ..models.decoder import Site
+from .call_context import Facts, current
+
+TOWERS = ("vision_tower", "visual", "vision_model")
+_given: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""The tower's `last_hidden_state` -> its arguments, under the names that `get_image_features` has for them."""
+
+
+def tower_of(modules: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module] | None:
+    """(the module that makes image features, its vision tower), of modules from the outermost one in."""
+    for module in reversed(modules):
+        if hasattr(module, "get_image_features"):
+            for name in TOWERS:
+                if isinstance(getattr(module, name, None), nn.Module):
+                    return module, getattr(module, name)
+    return None
+
+
+def given_for(encoded: Any) -> Mapping[str, Any] | None:
+    """What the tower was given to make an entry of `mm_encoder_outputs`; None where nobody saw it."""
+    output = getattr(encoded, "last_hidden_state", None)
+    return _given.get(output) if isinstance(output, Tensor) else None
+
+
+def carry(output: Any, rows: Any, owner: Tensor) -> None:
+    """`rows` is a tower's output with the row `owner` names for each sample: its pixels are known like the output's."""
+    given, facts = given_for(output), current.get()
+    if given is None:
+        return
+    pixels = given["pixel_values"]
+    _given[rows.last_hidden_state] = {**given, "pixel_values": pixels[owner.to(pixels.device)]}
+    if facts is not None and facts.pixels is given:
+        current.set(replace(facts, pixels=_given[rows.last_hidden_state]))
+
+
+class Tower:
+    """The hooks that note what a vision tower (and a Q-Former) is given; `encode` runs it again."""
+
+    def __init__(self, model: nn.Module, tower: nn.Module):
+        self.model = model
+        self._reads_questions = hasattr(model, "qformer")
+        self._inert = False
+        self.hooks = [tower.register_forward_hook(self._ran, with_kwargs=True)]
+        if self._reads_questions:
+            self.hooks.append(model.qformer.register_forward_pre_hook(self._note_question, with_kwargs=True))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Tower":
+        """A copied model carries copies of the hooks, which do nothing."""
+        copy = Tower.__new__(Tower)
+        copy._inert = True
+        return copy
+
+    def _ran(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        if self._inert:
+            return
+        given = {"pixel_values": args[0] if args else kwargs.get("pixel_values", kwargs.get("hidden_states"))}
+        for name, argument in (("grid_thw", "image_grid_thw"), ("image_sizes", "image_sizes")):
+            if kwargs.get(name) is not None:
+                given[argument] = kwargs[name]
+        if isinstance(getattr(output, "last_hidden_state", None), Tensor):
+            _given[output.last_hidden_state] = given
+        # Outside of a call, only `generate` of a Q-Former model hands nothing on but embeddings.
+        if self._reads_questions or current.get() is not None:
+            current.set(replace(current.get() or Facts(), pixels=given))
+
+    def _note_question(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        facts = current.get()
+        if self._inert or facts is None or facts.pixels is None or kwargs.get("input_ids") is None:
+            return
+        latents = kwargs["query_embeds"].shape[1]
+        question = {
+            "qformer_input_ids": kwargs["input_ids"],
+            "qformer_attention_mask": kwargs["attention_mask"][:, latents:],
+        }
+        current.set(replace(facts, pixels={**facts.pixels, **question}))
+
+    def encode(self, given: Mapping[str, Any]) -> Any:
+        """Projected visual tokens, one tensor an image; run it with all doors shut, which undoes what the hooks note."""
+        wanted = inspect.signature(self.model.get_image_features).parameters
+        known = {name: value for name, value in given.items() if name in wanted}
+        return self.model.get_image_features(**known, return_dict=True).pooler_output
+
+
+def find_tower(site: Site, name: str) -> Tower:
+    found = tower_of(site.outer)
+    if found is None:
+        raise CannotAct(
+            f"{name} changes the image, and the vision tower of this model cannot be reached. Choose another model."
+        )
+    return Tower(*found)

@@ -1,0 +1,1 @@
+"""Everything that knows a checkpoint: loading, families, where attention to the image happens."""

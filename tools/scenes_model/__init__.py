@@ -1,0 +1,1 @@
+"""Trains the bundled model from nothing and measures it. Not part of the installed package."""
