@@ -10,4 +10,4 @@ for method in ("none", "clva", va.CLVA(alpha=5.0), "attanchor:tau=0.2+clva"):
     answer = va.ask(vlm, image, "Is there a dining table in the image?", method=method)
     yes, no = answer.yes_no
     print(f"{answer.method:22} {answer.text:3}  yes - no: {yes - no:+.2f}")
-print(answer.acted)
+print(answer.effects)

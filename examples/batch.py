@@ -1,4 +1,4 @@
-"""Many questions in batches, once for each setting of a dial, and sampled: the same seed draws the same noise."""
+"""Many questions in batches, once for each setting of a parameter, and sampled: the same seed draws the same noise."""
 
 import vlm_anchors as va
 from vlm_anchors import scenes

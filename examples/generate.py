@@ -17,7 +17,7 @@ length = inputs["input_ids"].shape[1]
 with va.attach((model, processor), va.CLVA(alpha=14.0, beta=0.9)) as handle:
     tokens = model.generate(**inputs, max_new_tokens=20)
 print(processor.decode(tokens[0, length:], skip_special_tokens=True))
-print(handle.acted)
+print(handle.effects)
 
 inputs = va.AttAnchor(tau=0.2).prepare((model, processor), inputs)  # AttAnchor changes the inputs, before `generate`
 tokens = model.generate(**inputs, max_new_tokens=20)

@@ -10,14 +10,14 @@ from vlm_anchors.interventions.attention_view import Edit
 
 @dataclass(frozen=True)
 class Brighter(va.Method):
-    doors = frozenset({"attention"})
+    hooks = frozenset({"attention"})
     times: float = 2.0
 
-    def neutral(self):
+    def disabled(self):
         return Brighter(times=1.0)
 
-    def watched(self, site):
-        return frozenset(range(site.depth // 2 + 1, site.depth + 1))
+    def attention_layers(self, target):
+        return frozenset(range(target.depth // 2 + 1, target.depth + 1))
 
     def attention(self, view):
         return Edit(bias=math.log(self.times) * view.visible[:, None, None].float())  # (b, 1, 1, visual keys)
@@ -27,5 +27,5 @@ vlm = va.load("scenes")
 image = scenes.render(scenes.from_objects(["cup", "fork", "bowl"], seed=1))
 for method in ("none", Brighter(), [va.AttAnchor(tau=0.2), Brighter(times=4.0)]):
     answer = va.ask(vlm, image, "Is there a dining table in the image?", method=method, shares=True)
-    last = answer.acted["visual_share"][-1]
+    last = answer.effects["visual_share"][-1]
     print(f"{answer.method}: {answer.text}; on the image in layer 12: {last['before']:.0%} -> {last['after']:.0%}")

@@ -132,7 +132,7 @@ def false_yes(asked):
     for record in asked:
         if record["truth"]["label"] == "no":
             named = set(record["question"].removeprefix("Is there ").removesuffix(" in the image?").split())
-            words = {anchor["word"] for anchor in record["acted"]["attanchor"]["anchors"]}
+            words = {anchor["word"] for anchor in record["effects"]["attanchor"]["anchors"]}
             counts = told["anchored" if (named - {"a", "an"}) & words else "not"]
             counts[0] += record["answer"].lower().startswith("yes")
             counts[1] += 1
@@ -153,7 +153,7 @@ def collect(out, taus):
     for tau, run in runs.items():
         made = json.loads((run / "training.json").read_text("utf-8"))
         asked = report.read_run(run / "pope").records
-        inserted = [record["acted"]["attanchor"]["tokens_inserted"] for record in asked]
+        inserted = [record["effects"]["attanchor"]["tokens_inserted"] for record in asked]
         trained[tau] = made["result"] | {
             "loss_before": before(run),
             "anchors_a_question": round(float(np.mean(inserted)), 2),

@@ -46,7 +46,7 @@ def main():
 
     _, plain = peak_of(model, lambda: model.generate(**inputs, **settings))
     seen = Capture()
-    with attach(model, "none", watch=seen):
+    with attach(model, "none", recorder=seen):
         _, capture = peak_of(model, lambda: model.generate(**inputs, **settings))
     model.set_attn_implementation("eager")
     told, eager = peak_of(

@@ -13,17 +13,17 @@ ROOT = Path(__file__).parent.parent
 SHOWN = (("pope", "f1", "POPE F1"), ("chair", "chair_i", "CHAIR-i, lower is better"))
 
 
-def points(rows, dial, metric):
-    """[(the dial's value, cell)] of the rows that move no other dial."""
+def points(rows, parameter, metric):
+    """[(the parameter's value, cell)] of the rows that move no other parameter."""
     found = []
     for row in rows:
-        name, dials = parse_spec(row["method"])
-        if name == "clva" and set(dials) <= {dial}:
-            found.append((float(dials.get(dial, getattr(CLVA(), dial))), row["cells"][metric]))
+        name, parameters = parse_spec(row["method"])
+        if name == "clva" and set(parameters) <= {parameter}:
+            found.append((float(parameters.get(parameter, getattr(CLVA(), parameter))), row["cells"][metric]))
     return sorted(found, key=lambda point: point[0])
 
 
-def panel(axes, dial, words, found):
+def panel(axes, parameter, words, found):
     """Differences to the plain model, paired, with their intervals; the paper's setting marked."""
     gaps = [cell["difference"] for _, cell in found]
     spread = [[abs(gap["interval"][end] - gap["value"]) for gap in gaps] for end in ("low", "high")]
@@ -37,8 +37,8 @@ def panel(axes, dial, words, found):
         capsize=2,
     )
     axes.axhline(0, color=COLOURS[1], linestyle="--", label="plain")
-    axes.axvline(getattr(CLVA(), dial), color="#666666", linestyle=":", label="the paper's setting")
-    axes.set(xlabel=dial, ylabel=f"{words}\npoints against plain")
+    axes.axvline(getattr(CLVA(), parameter), color="#666666", linestyle=":", label="the paper's setting")
+    axes.set(xlabel=parameter, ylabel=f"{words}\npoints against plain")
     axes.grid(axis="y", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -48,8 +48,8 @@ def draw():
     for line, (benchmark, metric, words) in zip(figure.subplots(2, 2, sharey="row"), SHOWN, strict=True):
         told = json.loads((ROOT / "results" / f"clva_sweep_{benchmark}.json").read_text("utf-8"))
         rows = next(table for table in told["tables"] if table["group"] == "")["rows"]
-        for axes, dial in zip(line, ("alpha", "beta"), strict=True):
-            panel(axes, dial, words, points(rows, dial, metric))
+        for axes, parameter in zip(line, ("alpha", "beta"), strict=True):
+            panel(axes, parameter, words, points(rows, parameter, metric))
     figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
 

@@ -42,8 +42,8 @@ def cli() -> str:
         "0: done. 2: the input is at fault; one or two sentences on stderr say what was expected, what was found and "
         "what to do. 1: anything else; `--debug` shows where it happened.\n",
         "## Methods and decodings as text\n",
-        "A SPEC is a name with its dials: `clva`, `clva:alpha=5,beta=0`, `nucleus:top_p=0.9,seed=1`. Methods that "
-        "compose are joined by `+`. `preset=MODEL/TASK` begins with published dials (`vlm-anchors methods NAME` lists them). "
+        "A SPEC is a name with its parameters: `clva`, `clva:alpha=5,beta=0`, `nucleus:top_p=0.9,seed=1`. Methods that "
+        "compose are joined by `+`. `preset=MODEL/TASK` begins with published parameters (see `vlm-anchors methods NAME`). "
         "`15-32` is a range, `none`, `true` and `false` are themselves. Where a method is asked for, "
         "`greedy`, `beam` and `nucleus` are accepted and set the decoding.",
     ]
@@ -63,11 +63,16 @@ def methods() -> str:
         cls = entry.load()
         parts += [f"## {entry.name}\n", "```text", inspect.getdoc(inspect.getmodule(cls)), "```\n"]
         parts += [inspect.getdoc(cls), ""]
-        dials = [field for field in dataclasses.fields(cls) if field.init]
-        if dials:
-            parts += ["| dial | default |", "|---|---|", *[f"| `{d.name}` | `{d.default!r}` |" for d in dials], ""]
+        parameters = [field for field in dataclasses.fields(cls) if field.init]
+        if parameters:
+            parts += [
+                "| parameter | default |",
+                "|---|---|",
+                *[f"| `{d.name}` | `{d.default!r}` |" for d in parameters],
+                "",
+            ]
         if cls.presets:
-            parts += ["| preset | dials | from |", "|---|---|---|", *map(preset_row, cls.presets), ""]
+            parts += ["| preset | parameters | from |", "|---|---|---|", *map(preset_row, cls.presets), ""]
     return "\n".join([*parts, METHODS_AFTER])
 
 
@@ -81,14 +86,14 @@ a batch is its samples) are tested on every decoder family.
 
 def where_row(entry: Any) -> str:
     cls = entry.load()
-    every = "every decoder family" if cls.doors == {"prepare"} else "every family"
+    every = "every decoder family" if cls.hooks == {"prepare"} else "every family"
     tested = ", ".join(cls.families) or every
     return f"| `{entry.name}` | {tested} | {cls.elsewhere if cls.families else ''} |"
 
 
 PRESETS = """\
-A **preset** is a method's dials for a model and a task, and who says so: the authors' published program ("official-code"),
-their text ("paper"), or we, where neither does ("ours"). In a SPEC, `vcd:preset=llava-1.5-7b/pope`; dials after it win. In
+A **preset** is a method's parameters for a model and a task, and who says so: the authors' published program ("official-code"),
+their text ("paper"), or we, where neither does ("ours"). In a SPEC, `vcd:preset=llava-1.5-7b/pope`; parameters after it win. In
 Python, `va.VCD.preset("llava-1.5-7b/pope")`. Without one for the task, the model's for any task is taken. Layer numbers are
 no part of them: left alone, a method takes its paper's, which are those of a decoder of 32 layers, scaled to the depth at
 hand (layer × depth / 32, to the nearest, halves up).
@@ -98,8 +103,8 @@ hand (layer × depth / 32, to the nearest, halves up).
 def preset_row(preset: Any) -> str:
     from vlm_anchors.interventions.method import spelled
 
-    dials = f"`{spelled(preset.dials)}`" if preset.dials else "its defaults"
-    return f"| `{preset.name}` | {dials} | {preset.source} |"
+    parameters = f"`{spelled(preset.parameters)}`" if preset.parameters else "its defaults"
+    return f"| `{preset.name}` | {parameters} | {preset.source} |"
 
 
 METHODS_AFTER = """\
@@ -155,8 +160,8 @@ def families() -> str:
     parts += ["|---|---|---|---|---|---|---|---|"]
     for row in FAMILIES:
         if not row.refused:
-            cells = [f"`{row.name}`", row.title, "Q-Former" if row.site == "qformer" else "decoder", _told_apart(row)]
-            cells += ["yes" if answer else "no" for answer in (row.frame_tokens, row.mrope, row.causal_prefix)]
+            cells = [f"`{row.name}`", row.title, "Q-Former" if row.target == "qformer" else "decoder", _told_apart(row)]
+            cells += ["yes" if answer else "no" for answer in (row.delimiter_tokens, row.mrope, row.causal_prefix)]
             parts.append(f"| {' | '.join([*cells, row.note])} |")
     parts += ["", FAMILIES_AFTER, "## Refused\n"]
     parts += [f"- `{row.name}` ({row.title}): {row.refused}" for row in FAMILIES if row.refused]
@@ -164,7 +169,7 @@ def families() -> str:
 
 
 def _told_apart(row) -> str:
-    if row.site == "qformer":
+    if row.target == "qformer":
         return "one an input"
     if row.closing_tile:
         return f"closing tile `{row.closing_tile}`"

@@ -47,7 +47,7 @@ def main(source, out):
                 "method": "logit-shift",
                 "answer": "Yes" if margin + shift > 0 else "No",
                 "yes_no": [record["yes_no"][0] + shift, record["yes_no"][1]],
-                "acted": {"logit-shift": {"shift": round(shift, 4)}},
+                "effects": {"logit-shift": {"shift": round(shift, 4)}},
             }
             lines.write(json.dumps({**record, **moved}) + "\n")
 

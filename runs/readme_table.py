@@ -56,7 +56,7 @@ def figure(benchmark, group, metric, method):
 
 
 def cost(method):
-    """Its time over the plain model's: the first bench that has the method with its default dials."""
+    """Its time over the plain model's: the first bench that has the method with its default parameters."""
     if method == "none":
         return "1.0 ×"
     for bench in ("bench_mid_cpu", "bench_methods_mid_b1_cpu"):

@@ -32,7 +32,7 @@ SECTIONS = (
     ("Every method at its preset", "scenes_methods", "runs/scenes_all_methods.sh nucleus", BENCHMARKS),
     ("Plain and CLVA under three decodings", "scenes", "runs/scenes_{pope,chair,mme}.sh", BENCHMARKS),
     ("CLVA taken apart", "clva_ablations", "runs/clva_ablations.sh", BENCHMARKS),
-    ("CLVA's two dials", "clva_sweep", "runs/clva_ablations.sh", ("pope", "chair")),
+    ("CLVA's two parameters", "clva_sweep", "runs/clva_ablations.sh", ("pope", "chair")),
 )
 WORDS = {
     "scenes_methods": """\
@@ -58,8 +58,8 @@ The shape of the paper's Fig. 5, as differences to the plain model on the same q
 COST = """\
 Ratios to the plain model, medians of interleaved rounds with 95 % intervals, on `mid`: a LLaVA of 12 layers with random weights
 and 576 visual tokens, float32, one thread. Memory counts the weights on both sides. VCD and ICD read the prompt twice; VISTA
-reads it twice and once without its image; PAI's and IMCCD's second reading is of the words alone. MemVR multiplies by the output
-embedding once a tested layer, which is a large share of a step on so small a model. AttAnchor's prompt
+reads it twice and once without its image; PAI's and IMCCD's contrastive branch reads the words alone. MemVR multiplies by the
+output embedding once a tested layer, which is a large share of a step on so small a model. AttAnchor's prompt
 holds its copies, which the plain one lacks. *Theirs*: arXiv 2603.25088, Table 5, on one H20."""
 THEIRS = {"scenes": "Table 6", "clva_ablations": "Table 4"}
 
@@ -78,7 +78,7 @@ def grid(head, rows):
 
 
 def presets():
-    """The dials behind "every method"."""
+    """The parameters behind "every method"."""
     by = [[baselines(benchmark, decoding) for decoding in ("greedy", "nucleus")] for benchmark in BENCHMARKS]
 
     def cell(name, greedy, sampled):
@@ -104,11 +104,11 @@ def verdict(table):
     return f"- {metric.name} of {table.title}, against plain at p < 0.05: {'; '.join(told)}."
 
 
-def acted(told):
+def effects(told):
     """What every row did, and the rows that are missing because it was nothing."""
     rows = []
-    for one in told["acted"]:
-        did = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in one["told"].items())
+    for one in told["effects"]:
+        did = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in one["effects"].items())
         shares = [f"{100 * one[name]:.1f} %" for name in ("moved", "changed")]
         rows.append([f"`{one['method']}`", one["decoding"], str(one["n"]), *shares, did])
     silent = [f"`{method}` ({decoding})" for method, decoding in told["silent"]]
@@ -155,7 +155,7 @@ def section(title, stem, command, benchmarks):
             continue
         tables = report.from_json(told["tables"])
         parts += [f"[{file}](../results/{file}): {made(told)}", "\n".join(map(verdict, tables))]
-        parts += [report_text.markdown(tables).rstrip(), acted(told)]
+        parts += [report_text.markdown(tables).rstrip(), effects(told)]
     return "\n\n".join(parts)
 
 

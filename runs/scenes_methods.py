@@ -28,7 +28,7 @@ def preset(entry, benchmark, decoding):
     known = {one.name: one for one in cls.presets}
     wanted = (f"{MODEL}/{benchmark}-{decoding}", f"{MODEL}/{benchmark}", f"{MODEL}/any", "any/any")
     chosen = next((known[name] for name in wanted if name in known), DEFAULTS)
-    return cls(**chosen.dials).spec(), chosen.source
+    return cls(**chosen.parameters).spec(), chosen.source
 
 
 def baselines(benchmark, decoding="greedy"):

@@ -1,11 +1,11 @@
 """The report of some RUN folders, and proof that their methods act: python runs/scenes_report.py NAME RUN...
 
-Writes results/NAME.json: what `vlm-anchors report --format json` says, and under "acted", for every method but the plain one,
+Writes results/NAME.json: what `vlm-anchors report --format json` says, and under "effects", for every method but the plain one,
 
     moved     share of answers whose text, or logits of yes and no (by 0.001 or more), differ from the plain model's under
               the same decoding
     changed   share of answers whose text differs
-    told      means of the numbers in the answers' `acted` (rows edited, triggers, branch passes, ...)
+    told      means of the numbers in the answers' `effects` (rows edited, triggers, branch passes, ...)
 
 A method that moved no answer at all gets no row, which would be the plain model's under another name: it is named on stderr
 and under "silent".
@@ -26,7 +26,7 @@ NOISE = 0.001
 """Logits are around 10; batches and shared prefixes move them by less than this."""
 
 
-def acted(runs):
+def effects(runs):
     """[{method, decoding, n, moved, changed, told}], compared with the plain answers of the same question and seed."""
     records = [record for run in runs for record in read_run(run).records]
     plain = {(r["id"], r["decoding"], r["seed"]): r for r in records if r["method"] == "none"}
@@ -41,12 +41,12 @@ def acted(runs):
 def told(pairs):
     sums = defaultdict(float)
     for record, _ in pairs:
-        for name, value in ((n, v) for part in record["acted"].values() for n, v in part.items()):
+        for name, value in ((n, v) for part in record["effects"].values() for n, v in part.items()):
             sums[name] += value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
     changed = [one["answer"] != base["answer"] for one, base in pairs]
     moved = [other or apart(one, base) >= NOISE for other, (one, base) in zip(changed, pairs, strict=True)]
     means = {name: round(value / len(pairs), 3) for name, value in sums.items() if value}
-    return {"n": len(pairs), "moved": sum(moved) / len(pairs), "changed": sum(changed) / len(pairs), "told": means}
+    return {"n": len(pairs), "moved": sum(moved) / len(pairs), "changed": sum(changed) / len(pairs), "effects": means}
 
 
 def apart(one, base):
@@ -63,7 +63,7 @@ def from_here(data):
 
 
 def main(name, *folders):
-    shares = acted([Path(folder) for folder in folders])
+    shares = effects([Path(folder) for folder in folders])
     silent = [[one["method"], one["decoding"]] for one in shares if not one["moved"]]
     for method, decoding in silent:
         print(f"{method} ({decoding}) moved no answer in {', '.join(folders)}: it gets no row.", file=sys.stderr)
@@ -76,7 +76,7 @@ def main(name, *folders):
     for run in whole["runs"]:
         if "data" in run:
             run["data"] = from_here(run["data"])
-    file.write_text(json.dumps({**whole, "acted": shares, "silent": silent}, indent=1) + "\n", "utf-8")
+    file.write_text(json.dumps({**whole, "effects": shares, "silent": silent}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

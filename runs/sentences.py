@@ -58,7 +58,7 @@ def _words(node: ast.AST, module: ast.Module, followed: frozenset[str] = frozens
         for part in node.values:
             yield from _words(getattr(part, "value", part), module, followed)
     elif name and name not in followed:
-        sources = _returned(name, module) if isinstance(node, ast.Call) else _given(name, module)
+        sources = _returned(name, module) if isinstance(node, ast.Call) else _inputs_of_output(name, module)
         for source in sources:
             yield from _words(source, module, followed | {name})
 
@@ -87,7 +87,7 @@ def _returned(function: str, module: ast.Module) -> Iterator[ast.AST]:
             yield from (step.value for step in ast.walk(each) if isinstance(step, ast.Return) and step.value)
 
 
-def _given(name: str, module: ast.Module) -> Iterator[ast.AST]:
+def _inputs_of_output(name: str, module: ast.Module) -> Iterator[ast.AST]:
     """What is assigned to a name, or handed to a parameter or field of that name by its place."""
     for each in ast.walk(module):
         if isinstance(each, ast.Assign) and name in [_name(target) for target in each.targets]:

@@ -75,8 +75,8 @@ class Qwen(Llava):
     def layout(self, single):
         ids = single["input_ids"][0].tolist()
         visual = [i for i, token in enumerate(ids) if token == tiny_models.IMAGE]
-        frame = {tiny_models.START, tiny_models.END, tiny_models.IMAGE}
-        return Layout([visual], [i for i, token in enumerate(ids) if i > visual[0] and token not in frame])
+        delimiters = {tiny_models.START, tiny_models.END, tiny_models.IMAGE}
+        return Layout([visual], [i for i, token in enumerate(ids) if i > visual[0] and token not in delimiters])
 
 
 class InstructBlip(Llava):
@@ -126,9 +126,9 @@ def forced(tokens):
 
 def run(model, inputs, tokens=None, **how):
     """Raw logits (steps + 1, b, vocabulary) of prefill and steps, and the tokens chosen."""
-    given = {"logits_processor": [forced(tokens)]} if tokens is not None else {}
+    arguments = {"logits_processor": [forced(tokens)]} if tokens is not None else {}
     how = {"max_new_tokens": STEPS + 1, "min_new_tokens": STEPS + 1, "do_sample": False, **how}
-    out = model.generate(**inputs, **how, **given, output_logits=True, return_dict_in_generate=True)
+    out = model.generate(**inputs, **how, **arguments, output_logits=True, return_dict_in_generate=True)
     return torch.stack(out.logits), out.sequences[:, -how["max_new_tokens"] :]
 
 

@@ -1,7 +1,7 @@
 """The decoding step compiled, in a process of its own: the shape checks of the tests cannot be traced by torch.compile.
 
 Run by test_compile.py. Prints one JSON line: tokens of the plain run and of the compiled step, graph breaks, and compiled
-graphs; with a second argument, of methods with doors beyond attention.
+graphs; with a second argument, of methods with hooks beyond attention.
 """
 
 import json
@@ -36,16 +36,16 @@ def main(backend):
     plain = tokens(model, batch, disable_compile=True)
     with attach(model, CLVA()) as handle:
         wanted = tokens(model, batch, disable_compile=True)
-        acted = handle.acted
+        effects = handle.effects
         torch._dynamo.reset()
         counters.clear()
         found = tokens(model, batch, compile_config=config)
-        same = handle.acted == acted
+        same = handle.effects == effects
         again = tokens(model, batch, compile_config=config)
-    same = same and handle.acted == acted
+    same = same and handle.effects == effects
     off = tokens(model, batch, compile_config=config)
-    told = {
-        "plain": plain, "wanted": wanted, "found": found, "again": again, "off": off, "acted": same,
+    summary = {
+        "plain": plain, "wanted": wanted, "found": found, "again": again, "off": off, "effects": same,
         "breaks": sum(counters["graph_break"].values()), "graphs": counters["stats"]["unique_graphs"],
     }  # fmt: skip
     image = batch["input_ids"] == tiny.IMAGE
@@ -56,25 +56,25 @@ def main(backend):
     with attach(model, CLVA(alpha=500.0, tau=0.5)):
         last = [tokens(model, ends, disable_compile=True), tokens(model, ends, compile_config=config)]
     last.append(tokens(model, ends, disable_compile=True))
-    sys.stdout.write(json.dumps({**told, "last": last}))
+    sys.stdout.write(json.dumps({**summary, "last": last}))
 
 
-def doors(backend):
-    """Every door beyond attention: compiled in pieces, and what a single graph is told."""
+def hooks(backend):
+    """Every hook beyond attention: compiled in pieces, and what a single graph is told."""
     model, batch = tiny.llava(layers=3), tiny.llava_batch()
     with attach(model, [VCD(beta=0.0), MemVR(gamma=0.0, layers=(1, 2))]) as handle:
-        told = {"wanted": tokens(model, batch, disable_compile=True)}
-        acted = handle.acted
+        summary = {"wanted": tokens(model, batch, disable_compile=True)}
+        effects = handle.effects
         for whole in (False, True):
             config = CompileConfig(fullgraph=whole, backend=backend, mode=None)
             config._compile_all_devices = True
             torch._dynamo.reset()
             try:
-                told["found"] = tokens(model, batch, compile_config=config)
-                told["acted"] = handle.acted == acted
+                summary["found"] = tokens(model, batch, compile_config=config)
+                summary["effects"] = handle.effects == effects
             except torch._dynamo.exc.Unsupported as refused:
-                told["refused"] = str(refused)
-    sys.stdout.write(json.dumps(told))
+                summary["refused"] = str(refused)
+    sys.stdout.write(json.dumps(summary))
 
 
-(doors if sys.argv[2:] else main)(sys.argv[1])
+(hooks if sys.argv[2:] else main)(sys.argv[1])

@@ -13,7 +13,7 @@ class JudgeServer:
         self.review, self.after, self.then, self.seconds = review, after, then, seconds
         self.asked, self.keys, self.bodies, self.paths = [], [], [], []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.handle_error = lambda *told: None  # who asked may be killed meanwhile
+        self._server.handle_error = lambda *summary: None  # who asked may be killed meanwhile
         self.base = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def __enter__(self):
@@ -41,8 +41,8 @@ class JudgeServer:
                     return self.connection.close()
                 return self.reply(*judge.then)
 
-            def reply(self, status, told):
-                text = told if isinstance(told, bytes) else json.dumps(told).encode()
+            def reply(self, status, summary):
+                text = summary if isinstance(summary, bytes) else json.dumps(summary).encode()
                 self.send_response(status)
                 if 300 <= status < 400:
                     self.send_header("Location", judge.base.replace("/v1", "/elsewhere"))

@@ -1,6 +1,6 @@
 """AttAnchor's two algorithms as the paper writes them: plain loops over words and patches of one sample, in double precision.
 
-A woven sequence is a list of (source, host): a token's own position twice where it is no copy, the copied token and the
+A inserted sequence is a list of (source, host): a token's own position twice where it is no copy, the copied token and the
 token it stands behind where it is one, (None, host) for a pause token.
 """
 

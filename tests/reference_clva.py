@@ -17,7 +17,7 @@ NEAR = 1e-4
 
 
 class Literal:
-    """alpha .. tau: the paper's dials. l_pos, l_neg, edited: layers from 1. images: visual key positions, one list an image.
+    """alpha .. tau: the paper's parameters. l_pos, l_neg, edited: layers from 1. images: visual key positions, one list an image.
 
     text: text-row positions of the prompt; later rows are all text. last: the row whose map makes the anchors.
     latents: rows are a Q-Former's queries, of which all ("mean") or one ("last") count.

@@ -53,8 +53,8 @@ def early(case, model, hidden, norm=True):
 
 def without_image(case, model, single, tokens, count):
     """The language model alone on the words: visual tokens and the tags around them left out."""
-    frame = {tiny_models.IMAGE} if case.name != "qwen2.5-vl" else FRAME
-    words = [token for token in single["input_ids"][0].tolist() if token not in frame]
+    delimiters = {tiny_models.IMAGE} if case.name != "qwen2.5-vl" else FRAME
+    words = [token for token in single["input_ids"][0].tolist() if token not in delimiters]
     ids = torch.cat([torch.tensor([words]), tokens], 1)
     seen = []
     hooks = [layer.register_forward_hook(lambda m, a, out: seen.append(out[0])) for layer in case.stack(model).layers]
@@ -78,7 +78,7 @@ def compare(case, method, reference, bound=1e-5, processor=None, seed=0, moved=2
     model, batch = model_of(case.name), case.batch(seed)
     with attach((model, processor) if processor else model, method) as handle:
         fast, tokens = run(model, batch)
-        acted = handle.acted
+        effects = handle.effects
     plain, _ = run(model, batch, tokens)
     double = copy.deepcopy(model).double()
     for sample in range(3):
@@ -90,4 +90,4 @@ def compare(case, method, reference, bound=1e-5, processor=None, seed=0, moved=2
         worst = float((mine - slow)[seen].abs().max())
         assert worst < bound, worst
         assert (fast[:, sample] - plain[:, sample])[seen].abs().max() >= moved * worst
-    return acted
+    return effects

@@ -87,7 +87,7 @@ def test_files_lie_by_benchmark_method_decoding_and_seed(tmp_path, capsys):
     mme = write_run(tmp_path / "mme", [record(f"OCR/{i}", group="OCR") for i in (1, 2)], "mme")
     out = tmp_path / "deep" / "out"
     assert main(["report", str(run), str(mme), "--answers", str(out), "--format", "json"]) == 0
-    told = capsys.readouterr()
+    summary = capsys.readouterr()
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*") if path.is_file()) == [
         "mme/none_greedy/OCR.txt",
         "pope/clva-alpha=5-beta=0_nucleus-top_p=0.9_seed-0/coco-popular.jsonl",
@@ -97,13 +97,13 @@ def test_files_lie_by_benchmark_method_decoding_and_seed(tmp_path, capsys):
         "pope/none_greedy/coco-popular.jsonl",
         "pope/none_greedy/coco-random.jsonl",
     ]
-    assert told.err.splitlines() == [
+    assert summary.err.splitlines() == [
         f"2 answer files lie in {out / 'pope' / 'none_greedy'}",
         f"2 answer files lie in {out / 'pope' / 'clva-alpha=5-beta=0_nucleus-top_p=0.9_seed-0'}",
         f"2 answer files lie in {out / 'pope' / 'clva-alpha=5-beta=0_nucleus-top_p=0.9_seed-1'}",
         f"1 answer file lies in {out / 'mme' / 'none_greedy'}",
     ]
-    assert len(json.loads(told.out)["tables"]) == 4
+    assert len(json.loads(summary.out)["tables"]) == 4
 
 
 def test_a_second_time_writes_the_same(tmp_path):
@@ -121,9 +121,9 @@ def test_two_that_would_be_one_file_are_refused_before_anything_is_written(tmp_p
     out = tmp_path / "out"
     assert main(["report", str(one), str(two), "--answers", str(out)]) == 2
     file = out / "pope" / f"{method}_greedy" / "g.jsonl"
-    told = capsys.readouterr()
-    assert told.err == f"{one} and {two} would both write {file}. Give each run an --answers folder of its own.\n"
-    assert (told.out, out.exists()) == ("", False)
+    summary = capsys.readouterr()
+    assert summary.err == f"{one} and {two} would both write {file}. Give each run an --answers folder of its own.\n"
+    assert (summary.out, out.exists()) == ("", False)
 
 
 def test_a_table_that_cannot_be_scored_yet_still_gives_its_files(tmp_path, capsys):

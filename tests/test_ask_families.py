@@ -33,9 +33,9 @@ def test_one_by_one_equals_a_batch(name, method):
     single = [va.ask(vlm, *pair, method=method, max_new_tokens=4) for pair in pairs]
     batched = list(va.ask_many(vlm, pairs, method=method, max_new_tokens=4, batch_size=3))
     assert [answer.tokens for answer in single] == [answer.tokens for answer in batched]
-    assert [answer.acted for answer in single] == [answer.acted for answer in batched]
+    assert [answer.effects for answer in single] == [answer.effects for answer in batched]
     if method != "none":
-        assert [len(answer.acted["clva"]["anchors"]["positive"]) for answer in single] == [1, 2, 1]
+        assert [len(answer.effects["clva"]["anchors"]["positive"]) for answer in single] == [1, 2, 1]
 
 
 def asked_about_two_images(vlm, method):
@@ -57,7 +57,7 @@ def test_questions_about_one_image_share_it(name, method):
     processor.chat_template = TEMPLATE.replace("IMAGE", image)
     alone, together = asked_about_two_images(va.load((model_of(name), processor)), method)
     assert [each.tokens for each in together] == [each.tokens for each in alone]
-    assert [each.acted for each in together] == [each.acted for each in alone]
+    assert [each.effects for each in together] == [each.effects for each in alone]
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -66,7 +66,7 @@ def test_questions_about_one_image_share_it(name, method):
 def test_questions_about_one_image_share_it_in_qformers(name):
     alone, together = asked_about_two_images(qformer(name), "clva:tau=1.5")
     assert [each.tokens for each in together] == [each.tokens for each in alone]
-    assert [each.acted for each in together] == [each.acted for each in alone]
+    assert [each.effects for each in together] == [each.effects for each in alone]
 
 
 def qformer(name):
@@ -95,7 +95,7 @@ def test_qformers_one_by_one_equal_a_batch(name, method):
     single = [va.ask(vlm, *pair, method=method, max_new_tokens=4) for pair in pairs]
     batched = list(va.ask_many(vlm, pairs, method=method, max_new_tokens=4, batch_size=3))
     assert [answer.tokens for answer in single] == [answer.tokens for answer in batched]
-    assert [answer.acted for answer in single] == [answer.acted for answer in batched]
+    assert [answer.effects for answer in single] == [answer.effects for answer in batched]
     assert all(1 <= len(answer.tokens) <= 4 for answer in single)
 
 

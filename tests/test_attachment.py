@@ -1,4 +1,4 @@
-"""The seam is safe: models, threads, blocks and copies do not meet, training passes through, nothing is left behind."""
+"""The attachment is safe: models, threads, blocks and copies do not meet, training passes through, nothing is left behind."""
 
 import copy
 import threading
@@ -45,7 +45,7 @@ def test_two_models_that_share_a_config(model):
 
 def test_threads_with_different_dials(model):
     """Each thread's result is bit-identical to its own alone, many times over, also of a thread that attached nothing."""
-    dials = [None, CLVA(), CLVA(alpha=5.0), CLVA(alpha=0.0)]
+    parameters = [None, CLVA(), CLVA(alpha=5.0), CLVA(alpha=0.0)]
 
     def run(method):
         if method is None:
@@ -53,12 +53,12 @@ def test_threads_with_different_dials(model):
         with attach(model, method):
             return logits(model)
 
-    alone = [run(method) for method in dials]
+    alone = [run(method) for method in parameters]
     wrong = []
 
     def work(which):
         for _ in range(5):
-            if not torch.equal(run(dials[which]), alone[which]):
+            if not torch.equal(run(parameters[which]), alone[which]):
                 wrong.append(which)
 
     threads = [threading.Thread(target=work, args=(which,)) for which in range(4)]
@@ -124,16 +124,16 @@ def test_a_generation_ends_with_its_block(model):
     single = split(tiny.llava_batch(), 0)
     with attach(model, CLVA()), torch.no_grad():
         cache = model(**single, use_cache=True).past_key_values
-        twin = copy.deepcopy(cache)
+        contrastive_branch = copy.deepcopy(cache)
         steered = model(input_ids=torch.tensor([[9]]), past_key_values=cache).logits
-        third = copy.deepcopy(twin)
+        third = copy.deepcopy(contrastive_branch)
     step = {"input_ids": torch.tensor([[9]])}
     with torch.no_grad():
-        plain = model(**step, past_key_values=copy.deepcopy(twin)).logits
+        plain = model(**step, past_key_values=copy.deepcopy(contrastive_branch)).logits
     assert not torch.equal(steered, plain)
     with attach(model, CLVA(alpha=3.0)), torch.no_grad(), pytest.warns(AnchorsWarning, match="No visual tokens"):
         # What a later block finds on a copy of the cache is nobody's: it has not seen the image with its own method.
-        model(**step, past_key_values=twin)
+        model(**step, past_key_values=contrastive_branch)
         assert torch.equal(model(**step, past_key_values=third).logits, plain)
 
 
@@ -141,15 +141,15 @@ def test_copies_of_an_attached_model_are_plain(model, tmp_path):
     plain = logits(model)
     with attach(model, CLVA()):
         steered = logits(model)
-        twin = copy.deepcopy(model)
+        contrastive_branch = copy.deepcopy(model)
         model.save_pretrained(tmp_path)
-        assert torch.equal(logits(twin), plain)
+        assert torch.equal(logits(contrastive_branch), plain)
         assert torch.equal(logits(model), steered)
-    assert torch.equal(logits(twin), plain)
+    assert torch.equal(logits(contrastive_branch), plain)
     assert "vlm_anchors" not in (tmp_path / "config.json").read_text()
     assert torch.equal(logits(type(model).from_pretrained(tmp_path)), plain)
-    with attach(twin, CLVA()):
-        assert torch.equal(logits(twin), steered)
+    with attach(contrastive_branch, CLVA()):
+        assert torch.equal(logits(contrastive_branch), steered)
 
 
 def losses(model, checkpointing=None):
@@ -255,7 +255,7 @@ def test_too_few_visual_tokens_warn_beside_a_sample_without_an_image():
 def test_a_list_may_hold_specs(model):
     with attach(model, [CLVA(), "deco:alpha=2"]) as handle:
         both = logits(model)
-    assert set(handle.acted[0]) == {"clva", "deco"}
+    assert set(handle.effects[0]) == {"clva", "deco"}
     with attach(model, "clva+deco:alpha=2"):
         assert torch.equal(logits(model), both)
     with pytest.raises(CannotAct, match="Expected a method such as"):
@@ -263,7 +263,7 @@ def test_a_list_may_hold_specs(model):
 
 
 def test_a_handle_that_never_ran_blames_no_thread(model, recwarn):
-    """A plain run before, and the second branch of another method, are no threads that had not attached it."""
+    """A plain run before, and the contrastive branch of another method, are no threads that had not attached it."""
     logits(model)
     with attach(model, "vcd:beta=0"):
         with attach(model, CLVA()):

@@ -48,7 +48,7 @@ def prepared(name, method, batch):
 
 
 def inserted(anchored):
-    return [next(iter(told.values()))["tokens_inserted"] for told in anchored.acted]
+    return [next(iter(summary.values()))["tokens_inserted"] for summary in anchored.effects]
 
 
 def logits_of(model, inputs):
@@ -56,7 +56,7 @@ def logits_of(model, inputs):
         return model(**inputs).logits
 
 
-@pytest.mark.parametrize("method", [AttAnchor(tau=1.0), AttAnchorI2T(tau=1.0), AttAnchor().neutral()], ids=str)
+@pytest.mark.parametrize("method", [AttAnchor(tau=1.0), AttAnchorI2T(tau=1.0), AttAnchor().disabled()], ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_off_is_exactly_the_plain_model(name, method):
     model, (batch, _) = model_of(name), batch_of(name)
@@ -151,7 +151,7 @@ def test_videos_as_images(name, method):
         single = prepared(name, method, tiny.batch(tiny.FAMILIES[name], [prompt]))
         alone, _ = steps_of(model, single, tokens[sample : sample + 1])
         assert (together[:, sample] - alone[:, 0]).abs().max() < BOUND
-    assert prepared(name, method, batch).acted[0]
+    assert prepared(name, method, batch).effects[0]
 
 
 OTHER_PLACES = [AttAnchor(tau=0.2, mrope="text"), AttAnchorI2T(tau=0.2, mrope="patch")]
@@ -230,13 +230,13 @@ def test_where_patches_are_is_told_from_each_family_s_layout(name):
     (where,) = places.of_samples()
     patches = places.patch[0].nonzero()[:, 0].tolist()
     assert sorted(where) == sorted(place for image in prompts[0].images for place in image)
-    told = [where[place] for place in patches]
-    assert len(set(told)) == len(told) and told == sorted(told), "one place each, in reading order"
+    summary = [where[place] for place in patches]
+    assert len(set(summary)) == len(summary) and summary == sorted(summary), "one place each, in reading order"
     for image in (0, 1):
-        tiles = {place[0] for number, place in told if number == image}
+        tiles = {place[0] for number, place in summary if number == image}
         assert tiles <= set(SHAPES[name])
         for tile in tiles:
-            grid = {place[1:] for number, place in told if number == image and place[0] == tile}
+            grid = {place[1:] for number, place in summary if number == image and place[0] == tile}
             rows, columns = (max(side) + 1 for side in zip(*grid, strict=True))
             assert len(grid) == rows * columns, "a full rectangle"
             assert rows <= max(SHAPES[name][tile]) and columns <= max(9, *SHAPES[name][tile])
@@ -244,7 +244,7 @@ def test_where_patches_are_is_told_from_each_family_s_layout(name):
 
 def test_what_is_told_of_an_anchor():
     batch, _ = batch_of("llava-next", ["i."])
-    anchor = prepared("llava-next", WORDS_IN, batch).acted[0]["attanchor"]["anchors"][0]
+    anchor = prepared("llava-next", WORDS_IN, batch).effects[0]["attanchor"]["anchors"][0]
     assert set(anchor) == {"word", "token", "image", "tile", "row", "column", "cosine"}
     assert anchor["word"] == f"w{anchor['token']}" and WORDS_IN.tau <= anchor["cosine"] <= 1
 
@@ -306,13 +306,13 @@ def test_together_with_clva_image_tokens_stay_the_visual_ones(name, method):
     pair = (model, tiny_processors.stand_in(name))
     with attach(pair, [method, CLVA(tau=1.0)]) as handle:
         together, tokens = steps_of(model, anchored)
-        acted = handle.acted
-        told = list(acted[0])
+        effects = handle.effects
+        summary = list(effects[0])
         for sample, prompt in enumerate(prompts):
-            assert len(acted[sample]["clva"]["anchors"]["positive"]) == len(prompt.images)
+            assert len(effects[sample]["clva"]["anchors"]["positive"]) == len(prompt.images)
             single = prepared(name, method, tiny.batch(tiny.FAMILIES[name], [prompt]))
             alone, _ = steps_of(model, single, tokens[sample : sample + 1])
             assert (together[:, sample] - alone[:, 0]).abs().max() < 1e-5
-    assert sorted(told) == sorted(["clva", next(iter(anchored.acted[0]))])
+    assert sorted(summary) == sorted(["clva", next(iter(anchored.effects[0]))])
     without, _ = steps_of(model, anchored, tokens)
     assert not torch.equal(together, without)

@@ -40,20 +40,20 @@ def test_the_user_s_words_and_a_batch_is_its_samples(vlm):
     ]
     samples = [Sample(tuple(image) if isinstance(image, list) else (image,), text, "") for image, text in pairs]
     prompts = read_prompts("attanchor", vlm, prepare(vlm, samples).tensors)
-    told = [
+    summary = [
         prompts.tokenizer.decode(ids[at[ok]])
         for ids, at, ok in zip(prompts.ids, prompts.words.place, prompts.words.valid, strict=True)
     ]
-    assert told == [question for _, question in pairs]
+    assert summary == [question for _, question in pairs]
     for method in METHODS:
         single = [va.ask(vlm, *pair, method=method, max_new_tokens=3) for pair in pairs]
         batched = list(va.ask_many(vlm, pairs, method=method, max_new_tokens=3, batch_size=3))
         assert [answer.tokens for answer in single] == [answer.tokens for answer in batched]
-        inserted = [answer.acted[method.split(":")[0]]["tokens_inserted"] for answer in single]
-        assert inserted == [answer.acted[method.split(":")[0]]["tokens_inserted"] for answer in batched]
+        inserted = [answer.effects[method.split(":")[0]]["tokens_inserted"] for answer in single]
+        assert inserted == [answer.effects[method.split(":")[0]]["tokens_inserted"] for answer in batched]
         assert sum(inserted) > 3
     with torch.no_grad():
         everywhere = va.AttAnchor(tau=0.0).prepare(vlm, prepare(vlm, samples).tensors)
-    for acted, (image, _) in zip(everywhere.acted, pairs, strict=True):
-        places = [anchor["image"] for anchor in acted["attanchor"]["anchors"]]
+    for effects, (image, _) in zip(everywhere.effects, pairs, strict=True):
+        places = [anchor["image"] for anchor in effects["attanchor"]["anchors"]]
         assert set(places) <= set(range(len(image) if isinstance(image, list) else 1))

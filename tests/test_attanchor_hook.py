@@ -47,7 +47,7 @@ def test_a_forward_pass_equals_one_on_prepared_inputs(name, method):
         with attach(paired(name, model), method) as handle:
             out = model(**batch)
             assert torch.equal(out.logits, expected.logits) and torch.equal(out.loss, expected.loss)
-            assert handle.acted == anchored.acted
+            assert handle.effects == anchored.effects
             positional = {k: v for k, v in batch.items() if k != "input_ids"}
             assert torch.equal(model(batch["input_ids"], **positional).logits, expected.logits)
         assert model(**batch).logits.shape[1] == batch["input_ids"].shape[1]
@@ -76,9 +76,9 @@ def test_generate_is_told_to_prepare(name, cache):
         assert model.generate(**prepared, max_new_tokens=3, pad_token_id=PAD).shape[1] > batch["input_ids"].shape[1] + 3
         words = {"input_ids": torch.full((1, 4), WORD), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
         assert model.generate(**words, max_new_tokens=3, min_new_tokens=3, pad_token_id=PAD).shape == (1, 7)
-    with attach(paired(name, model), method.neutral()) as handle:
+    with attach(paired(name, model), method.disabled()) as handle:
         model.generate(**batch, max_new_tokens=3, pad_token_id=PAD)
-        assert [told["attanchor"]["tokens_inserted"] for told in handle.acted] == [0, 0, 0]
+        assert [summary["attanchor"]["tokens_inserted"] for summary in handle.effects] == [0, 0, 0]
 
 
 def test_scoring_by_hand_is_no_generate():
@@ -95,7 +95,7 @@ def test_a_batch_without_images_or_words_passes_through():
     with attach(paired("llava", model), METHODS[0]) as handle, torch.no_grad():
         words = torch.full((2, 5), WORD)
         assert model(input_ids=words, labels=words).logits.shape[1] == 5
-        assert [told["attanchor"]["tokens_inserted"] for told in handle.acted] == [0, 0]
+        assert [summary["attanchor"]["tokens_inserted"] for summary in handle.effects] == [0, 0]
         all_answer = {**batch, "labels": batch["input_ids"]}
         with pytest.warns(AnchorsWarning, match="what is to be predicted is never copied"):
             model(**all_answer)
@@ -137,8 +137,8 @@ def test_the_innermost_block_acts_and_other_threads_run_the_plain_model():
         thread = threading.Thread(target=run)
         thread.start()
         thread.join()
-        twin = copy.deepcopy(model)
-        assert twin(**batch).logits.shape[1] == length
+        contrastive_branch = copy.deepcopy(model)
+        assert contrastive_branch(**batch).logits.shape[1] == length
     assert lengths[0] == lengths[3] > 0 and lengths[1] > lengths[0] and lengths[2] == lengths[4] == 0
 
 
@@ -163,7 +163,7 @@ def test_with_clva_the_labels_grow_for_both():
         with torch.no_grad():
             expected = model(**anchored)
     assert torch.equal(both.logits, expected.logits) and torch.equal(both.loss, expected.loss)
-    assert set(handle.acted[0]) == {"attanchor", "clva"}
+    assert set(handle.effects[0]) == {"attanchor", "clva"}
 
 
 def lora(model):
@@ -189,7 +189,7 @@ def test_gradients_reach_adapter_and_projector_and_not_the_tower(wrapped_first):
     with handle:
         loss = trained(**batch).loss
         loss.backward()
-        assert sum(told["attanchor"]["tokens_inserted"] for told in handle.acted) > 0
+        assert sum(summary["attanchor"]["tokens_inserted"] for summary in handle.effects) > 0
     assert len(calls) == 1, "the images are encoded once"
     moved = {
         name for name, weight in trained.named_parameters() if weight.grad is not None and weight.grad.abs().sum() > 0
@@ -244,7 +244,7 @@ def test_trainer_trains_on_anchored_sequences(tmp_path, checkpointing):
             model=trained, args=arguments, train_dataset=Rows(), eval_dataset=Rows(), data_collator=collate
         )
         trainer.train()
-        assert sum(told["attanchor"]["tokens_inserted"] for told in handle.acted) > 0
+        assert sum(summary["attanchor"]["tokens_inserted"] for summary in handle.effects) > 0
     plain = max(len(row["input_ids"]) for row in Rows().rows)
     assert max(lengths) > plain
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

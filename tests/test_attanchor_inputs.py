@@ -11,7 +11,7 @@ from transformers import DynamicCache, PreTrainedTokenizerFast
 
 import vlm_anchors as va
 from vlm_anchors.apps.cli import main
-from vlm_anchors.errors import AnchorsWarning, BadDial, BadImage, BadModel, CannotAct
+from vlm_anchors.errors import AnchorsWarning, BadImage, BadModel, BadParameter, CannotAct
 from vlm_anchors.inputs.prompt_builder import Sample, prepare
 from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.interventions.insertion.batch import read_prompts
@@ -27,9 +27,9 @@ def inputs(tiny, red):
     return prepare(tiny, [Sample((red,), QUESTION, "1"), Sample((red,), "Is it a very large red dog?", "2")]).tensors
 
 
-def words_of(vlm, inputs, **given):
+def words_of(vlm, inputs, **arguments):
     """The words that may anchor, sample by sample."""
-    prompts = read_prompts("attanchor", vlm, inputs, **given)
+    prompts = read_prompts("attanchor", vlm, inputs, **arguments)
     decode = prompts.tokenizer.decode
     return [
         [decode([int(prompts.ids[sample, place])]) for place in places[valid]]
@@ -88,7 +88,7 @@ def test_no_answer_token_leaks(tiny, red, method):
         labels = inputs["input_ids"].clone()
         labels[:, :end] = -100
         anchored = method.prepare(tiny, inputs, labels=labels)
-        assert anchored.acted[0][method.spec().split(":")[0]]["tokens_inserted"] > 0
+        assert anchored.effects[0][method.spec().split(":")[0]]["tokens_inserted"] > 0
         grown = anchored["input_ids"].shape[1] - inputs["input_ids"].shape[1]
         assert torch.equal(anchored["labels"][0, end + grown :], inputs["input_ids"][0, end:])
         assert (anchored["labels"][0, : end + grown] == -100).all()
@@ -196,7 +196,7 @@ def test_eval_prepares_once(tiny, red):
     run = Run.of(tiny, "attanchor:tau=0.1+clva:tau=1", None, 4)
     asked = va.ask(tiny, red, QUESTION, method="attanchor:tau=0.1+clva:tau=1", max_new_tokens=4)
     (answer,) = answer_batch(run, [Sample((red,), QUESTION, "1")], reuse=False)
-    assert answer.tokens == asked.tokens and answer.acted == asked.acted
+    assert answer.tokens == asked.tokens and answer.effects == asked.effects
 
 
 def test_a_prompt_of_another_form_counts_as_the_user_s_with_a_warning(tiny, red):
@@ -207,20 +207,20 @@ def test_a_prompt_of_another_form_counts_as_the_user_s_with_a_warning(tiny, red)
 
 
 def test_a_bare_model_warns_and_takes_every_word_or_those_it_is_told(tiny, inputs):
-    with pytest.warns(AnchorsWarning, match=r"Pass \(model, processor\), or anchorable="):
+    with pytest.warns(AnchorsWarning, match=r"ForwardState \(model, processor\), or anchorable="):
         va.AttAnchor(tau=0.1).prepare(tiny.model, inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         chosen = inputs["input_ids"] == inputs["input_ids"][0, -3]
         anchored = va.AttAnchor(tau=0.0).prepare(tiny.model, inputs, anchorable=chosen)
-    tokens = {anchor["token"] for told in anchored.acted for anchor in told["attanchor"]["anchors"]}
+    tokens = {anchor["token"] for summary in anchored.effects for anchor in summary["attanchor"]["anchors"]}
     assert tokens == {int(inputs["input_ids"][0, -3])}
 
 
 def test_pair_and_vlm_are_the_same(tiny, inputs):
     one = va.AttAnchor(tau=0.1).prepare(tiny, inputs)
     two = va.AttAnchor(tau=0.1).prepare((tiny.model, tiny.processor), inputs)
-    assert torch.equal(one["input_ids"], two["input_ids"]) and one.acted == two.acted
+    assert torch.equal(one["input_ids"], two["input_ids"]) and one.effects == two.effects
 
 
 @pytest.mark.parametrize(
@@ -229,22 +229,22 @@ def test_pair_and_vlm_are_the_same(tiny, inputs):
 @pytest.mark.parametrize("decoding", ["greedy", "beam:num_beams=3"])
 def test_ask_tells_the_anchors(tiny, red, spec, decoding):
     answer = va.ask(tiny, red, QUESTION, method=spec, decoding=decoding, max_new_tokens=4)
-    told = answer.acted[spec.split(":")[0]]
-    assert told["tokens_inserted"] >= len(told["anchors"]) > 0
-    assert {"word", "row", "column", "cosine"} <= set(told["anchors"][0])
-    assert ("clva" in answer.acted) == ("clva" in spec)
+    summary = answer.effects[spec.split(":")[0]]
+    assert summary["tokens_inserted"] >= len(summary["anchors"]) > 0
+    assert {"word", "row", "column", "cosine"} <= set(summary["anchors"][0])
+    assert ("clva" in answer.effects) == ("clva" in spec)
 
 
 def test_ask_with_the_method_off_says_so_and_answers_as_the_plain_model(tiny, red):
     plain = va.ask(tiny, red, QUESTION, max_new_tokens=6)
     off = va.ask(tiny, red, QUESTION, method="attanchor:tau=1.0", max_new_tokens=6)
-    assert off.tokens == plain.tokens and off.acted == {"attanchor": {"tokens_inserted": 0, "anchors": []}}
+    assert off.tokens == plain.tokens and off.effects == {"attanchor": {"tokens_inserted": 0, "anchors": []}}
 
 
 @pytest.mark.parametrize("tau", [-0.1, 1.5, "much", float("nan"), True])
 @pytest.mark.parametrize("method", [va.AttAnchor, va.AttAnchorI2T])
 def test_tau_outside_its_range(method, tau):
-    with pytest.raises(BadDial, match=r"tau must be a number from 0 to 1; found"):
+    with pytest.raises(BadParameter, match=r"tau must be a number from 0 to 1; found"):
         method(tau=tau)
 
 
@@ -256,22 +256,22 @@ def test_bad_dials_at_the_command_line(red, tmp_path, capsys):
         ("attanchor+attanchor-i2t", "attanchor and attanchor-i2t cannot run together"),
     ):
         assert main(["ask", str(tmp_path / "red.png"), QUESTION, "--method", spec]) == 2
-        told = capsys.readouterr()
-        assert sentence in told.err and told.out == ""
+        summary = capsys.readouterr()
+        assert sentence in summary.err and summary.out == ""
 
 
-@pytest.mark.parametrize("dials", [{"order": "up"}, {"tokens": "some"}, {"images": "none"}, {"mrope": "2d"}])
-def test_dials_that_do_not_exist(dials):
-    with pytest.raises(BadDial, match="must be one of"):
-        va.AttAnchor(**dials)
+@pytest.mark.parametrize("parameters", [{"order": "up"}, {"tokens": "some"}, {"images": "none"}, {"mrope": "2d"}])
+def test_dials_that_do_not_exist(parameters):
+    with pytest.raises(BadParameter, match="must be one of"):
+        va.AttAnchor(**parameters)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_bad_inputs_are_told_in_a_sentence(tiny, inputs, method):
     def refused(error, match, vlm=tiny, without=(), **changed):
-        given = {name: value for name, value in {**inputs, **changed}.items() if name not in without}
+        arguments = {name: value for name, value in {**inputs, **changed}.items() if name not in without}
         with pytest.raises(error, match=match):
-            method.prepare(vlm, given)
+            method.prepare(vlm, arguments)
 
     ids = inputs["input_ids"]
     refused(BadImage, "needs an image; found none", without=["pixel_values"])

@@ -8,7 +8,7 @@ from reference_attanchor import image_into_text, text_into_image
 from torch import nn
 
 from vlm_anchors.interventions.insertion.batch import Listed, Prompts
-from vlm_anchors.interventions.insertion.plan import PAUSE, Copies, weave, weave_positions, weave_tokens
+from vlm_anchors.interventions.insertion.plan import PAUSE, Copies, insert, insert_positions, insert_tokens
 from vlm_anchors.interventions.token_map import Marks
 from vlm_anchors.methods.attanchor import AttAnchor
 from vlm_anchors.methods.attanchor_i2t import AttAnchorI2T
@@ -17,8 +17,8 @@ from vlm_anchors.methods.attanchor_i2t import AttAnchorI2T
 class Planned(Prompts):
     """Prompts that stop at the plan."""
 
-    def woven(self, copies, of_patch):
-        return weave(self.ids.shape[1], copies, pad_left=True)
+    def inserted(self, copies, of_patch):
+        return insert(self.ids.shape[1], copies, pad_left=True)
 
 
 def random_case(seed):
@@ -143,33 +143,33 @@ def test_everything_with_a_value_for_each_token_grows_along(left):
         "token_type_ids": torch.tensor([[1, 0, 0], [1, 0, 0]]),
         "mm_token_type_ids": torch.tensor([[1, 0, 0], [1, 0, 0]]),
     }
-    woven = weave_tokens(weave(3, two_ragged(), left), tensors, pad_id=9)
+    inserted = insert_tokens(insert(3, two_ragged(), left), tensors, pad_id=9)
     first = [9, 10, 11, 11, 12] if left else [10, 11, 11, 12, 9]
-    assert woven["input_ids"].tolist() == [first, [20, 21, 22, 21, 22]]
-    assert woven["attention_mask"].tolist()[0] == ([0, 0, 1, 1, 1] if left else [1, 1, 1, 0, 0])
-    assert woven["labels"].tolist()[1] == [-100, -100, -100, -100, 22]
-    assert woven["labels"].tolist()[0] == ([-100] * 4 + [12] if left else [-100] * 3 + [12, -100])
-    assert woven["token_type_ids"].tolist()[1] == [1, 1, 1, 0, 0], "a copy belongs to its host's block"
-    assert woven["mm_token_type_ids"].tolist()[1] == [1, 0, 0, 0, 0], "a copied word stays a word"
+    assert inserted["input_ids"].tolist() == [first, [20, 21, 22, 21, 22]]
+    assert inserted["attention_mask"].tolist()[0] == ([0, 0, 1, 1, 1] if left else [1, 1, 1, 0, 0])
+    assert inserted["labels"].tolist()[1] == [-100, -100, -100, -100, 22]
+    assert inserted["labels"].tolist()[0] == ([-100] * 4 + [12] if left else [-100] * 3 + [12, -100])
+    assert inserted["token_type_ids"].tolist()[1] == [1, 1, 1, 0, 0], "a copy belongs to its host's block"
+    assert inserted["mm_token_type_ids"].tolist()[1] == [1, 0, 0, 0, 0], "a copied word stays a word"
 
 
 def test_without_a_mask_one_is_made_where_new_padding_needs_it():
     tensors = {"input_ids": torch.tensor([[10, 11, 12], [20, 21, 22]])}
-    assert weave_tokens(weave(3, two_ragged(), True), tensors, 9)["attention_mask"].tolist()[0] == [0, 1, 1, 1, 1]
+    assert insert_tokens(insert(3, two_ragged(), True), tensors, 9)["attention_mask"].tolist()[0] == [0, 1, 1, 1, 1]
 
 
 def test_positions_of_three_parts():
     """An image of two patches at (1, 1, 1) and (1, 1, 2), between words at 0 and 3."""
     original = torch.tensor([[[0, 1, 1, 3]], [[0, 1, 1, 3]], [[0, 1, 2, 3]]])
-    plan = weave(
+    plan = insert(
         4, Copies(*(torch.tensor([[n]]) for n in (3, 1)), *[torch.tensor([[True]])] * 2, torch.ones(1, 1)), True
     )
     off = torch.zeros_like(plan.advances)
-    assert weave_positions(plan, original, plan.host, off)[:, 0].tolist() == [
+    assert insert_positions(plan, original, plan.host, off)[:, 0].tolist() == [
         [0, 1, 1, 1, 3], [0, 1, 1, 1, 3], [0, 1, 1, 2, 3]
     ]  # fmt: skip
-    assert weave_positions(plan, original, plan.host, plan.advances)[:, 0].tolist() == [
+    assert insert_positions(plan, original, plan.host, plan.advances)[:, 0].tolist() == [
         [0, 1, 2, 2, 4], [0, 1, 2, 2, 4], [0, 1, 2, 3, 4]
     ]  # fmt: skip
     one_part = torch.arange(4)[None]
-    assert weave_positions(plan, one_part, plan.host, plan.copy).tolist() == [[0, 1, 2, 3, 4]]
+    assert insert_positions(plan, one_part, plan.host, plan.copy).tolist() == [[0, 1, 2, 3, 4]]

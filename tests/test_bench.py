@@ -19,8 +19,8 @@ from vlm_anchors.specs import choose
 @pytest.fixture
 def bench(capsys, tiny_folder):
     def bench(*arguments):
-        given = [str(tiny_folder) if each == "MODEL" else str(each) for each in arguments]
-        return main(["bench", *given]), *capsys.readouterr()
+        arguments = [str(tiny_folder) if each == "MODEL" else str(each) for each in arguments]
+        return main(["bench", *arguments]), *capsys.readouterr()
 
     return bench
 
@@ -33,26 +33,26 @@ def test_every_method_runs_once_a_round_beside_plain():
     for row in rows:
         pairs = zip(row.seconds["first token"], row.seconds["decoding"], row.seconds["total"], strict=True)
         assert all(first + rest == pytest.approx(total) for first, rest, total in pairs)
-    assert [row.acted for row in rows] == [False, True, True, True]
-    told = {each["method"]: each for each in run.summary(rows, weights=1000)}
-    assert told["greedy"]["total"] == {
-        "seconds": told["greedy"]["total"]["seconds"],
+    assert [row.effects for row in rows] == [False, True, True, True]
+    summary = {each["method"]: each for each in run.summary(rows, weights=1000)}
+    assert summary["greedy"]["total"] == {
+        "seconds": summary["greedy"]["total"]["seconds"],
         "ratio": 1.0,
         "interval": [1.0, 1.0],
     }
     # The literal form holds every row's weights, the fast one the text rows' only.
-    assert told["literal:clva"]["peak bytes"] > told["clva"]["peak bytes"] >= told["greedy"]["peak bytes"]
+    assert summary["literal:clva"]["peak bytes"] > summary["clva"]["peak bytes"] >= summary["greedy"]["peak bytes"]
 
 
 def test_plain_on_a_prompt_as_long_as_the_method_makes_it(bench, tmp_path):
     model, batch = tiny.llava(), tiny.llava_batch()
     spec = "attanchor:tau=0,tokens=all"
-    woven = choose(spec)[0][0].prepare(model, batch)
+    inserted = choose(spec)[0][0].prepare(model, batch)
     longer = run.padded(model, batch, spec)
     assert (
         longer["input_ids"].shape
         == longer["attention_mask"].shape
-        == woven["input_ids"].shape
+        == inserted["input_ids"].shape
         > batch["input_ids"].shape
     )
     assert torch.equal(longer["pixel_values"], batch["pixel_values"])
@@ -60,8 +60,8 @@ def test_plain_on_a_prompt_as_long_as_the_method_makes_it(bench, tmp_path):
     out = tmp_path / "told.json"
     code, _, _ = bench("--model", "MODEL", "--method", "attanchor:tau=0", "--padded", "--rounds", 3, "--max-new-tokens", 2,
                        "--out", out)  # fmt: skip
-    told = json.loads(out.read_text())
-    assert code == 0 and told["plain prompt tokens"] > told["prompt tokens"]
+    summary = json.loads(out.read_text())
+    assert code == 0 and summary["plain prompt tokens"] > summary["prompt tokens"]
     code, _, error = bench("--model", "MODEL", "--method", "clva", "--padded")
     assert code == 2 and "expected one attanchor; found clva" in error
 
@@ -72,9 +72,9 @@ def test_a_ratio_is_taken_inside_its_round():
     for part in run.PARTS:
         plain.seconds[part] = [1.0, 1.0, 2.0, 2.0, 2.0]
         slower.seconds[part] = [1.1, 1.1, 2.2, 2.2, 2.2]
-    told = list(run.summary([plain, slower], weights=1))[1]
-    assert told["total"]["ratio"] == pytest.approx(1.1)
-    assert told["total"]["interval"] == pytest.approx([1.1, 1.1])
+    summary = list(run.summary([plain, slower], weights=1))[1]
+    assert summary["total"]["ratio"] == pytest.approx(1.1)
+    assert summary["total"]["interval"] == pytest.approx([1.1, 1.1])
 
 
 def test_the_interval_of_a_median_holds_it():
@@ -89,10 +89,10 @@ def test_a_model_is_timed_on_a_drawn_scene(bench, tmp_path):
     asked = ["--model", "MODEL", "--method", "clva:tau=1", "--rounds", 3, "--max-new-tokens", 2, "--out", out]
     code, shown, _ = bench(*asked)
     assert code == 0 and "ratio to greedy with its 95 % interval" in " ".join(shown.split())
-    told = json.loads(out.read_text())
-    assert {"date", "commit", "device", "versions"} <= set(told)
-    assert [row["method"] for row in told["rows"]] == ["greedy", "clva:tau=1"]
-    assert all(row["total"]["ratio"] > 0 for row in told["rows"])
+    summary = json.loads(out.read_text())
+    assert {"date", "commit", "device", "versions"} <= set(summary)
+    assert [row["method"] for row in summary["rows"]] == ["greedy", "clva:tau=1"]
+    assert all(row["total"]["ratio"] > 0 for row in summary["rows"])
 
 
 def test_questions_share_their_images_prefix(bench):
@@ -167,9 +167,13 @@ def test_the_profiler_is_silent(tiny_folder):
         "--device",
         "cpu",
     ]
-    given = {name: value for name, value in os.environ.items() if name != "KINETO_LOG_LEVEL"}
+    arguments = {name: value for name, value in os.environ.items() if name != "KINETO_LOG_LEVEL"}
     done = subprocess.run(
-        [sys.executable, "-m", "vlm_anchors", "bench", *asked], capture_output=True, text=True, env=given, check=True
+        [sys.executable, "-m", "vlm_anchors", "bench", *asked],
+        capture_output=True,
+        text=True,
+        env=arguments,
+        check=True,
     )
     assert done.stderr.splitlines() == [f"round {n} of 3" for n in (1, 2, 3)]
     assert "profiler_st" not in done.stdout

@@ -1,4 +1,4 @@
-"""The second branch: its twin cache follows the first in everything `generate` does, and nothing of it stays behind."""
+"""The contrastive branch: its cache follows the first in everything `generate` does, and nothing of it stays behind."""
 
 import copy
 import itertools
@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from vlm_anchors.errors import AnchorsWarning, CannotAct
 from vlm_anchors.interventions.attachment import attach
-from vlm_anchors.interventions.contrastive import Led
+from vlm_anchors.interventions.contrastive import CacheWithBranch
 from vlm_anchors.methods.deco import DeCo
 from vlm_anchors.methods.imccd import IMCCD
 from vlm_anchors.methods.memvr import MemVR
@@ -58,7 +58,7 @@ def test_the_twin_follows(method, change):
 
     with attach(model, method):
         cache = start(model, batch)
-        assert isinstance(cache, Led) and isinstance(cache, DynamicCache)
+        assert isinstance(cache, CacheWithBranch) and isinstance(cache, DynamicCache)
         _, mask = step(model, cache, first, batch["attention_mask"])
         if change == "crop":
             step(model, cache, torch.tensor([[5], [6], [7]]), mask)
@@ -93,7 +93,7 @@ def rows_read(model, batch, method):
     """How many tokens each pass of the decoder reads, and the logits."""
     read = []
     hook = model.get_decoder().register_forward_pre_hook(
-        lambda module, args, given: read.append(given["inputs_embeds"].shape[1]), with_kwargs=True
+        lambda module, args, arguments: read.append(arguments["inputs_embeds"].shape[1]), with_kwargs=True
     )
     with attach(model, method), torch.no_grad():
         logits = model(**batch).logits[:, -1]
@@ -140,8 +140,8 @@ def test_two_generations_do_not_meet():
         token = torch.tensor([[11], [12], [13]])
         alone = [step(model, start(model, batch), token, batch["attention_mask"])[0] for batch in batches]
         caches = [start(model, batch) for batch in batches]
-        woven = [step(model, c, token, batch["attention_mask"])[0] for c, batch in zip(caches, batches, strict=True)]
-    assert all(torch.equal(a, b) for a, b in zip(alone, woven, strict=True))
+        inserted = [step(model, c, token, batch["attention_mask"])[0] for c, batch in zip(caches, batches, strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(alone, inserted, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_several_return_sequences():
     model, batch = model_of("llava"), CASES["llava"].batch()
     with attach(model, VCD()) as handle:
         out = tokens_of(model, batch, do_sample=True, num_return_sequences=2)
-    assert len(out) == len(handle.acted) == 6
+    assert len(out) == len(handle.effects) == 6
 
 
 @pytest.mark.parametrize("method", [VCD(), DeCo(), MemVR(), VISTA()], ids=lambda method: type(method).__name__)
@@ -259,5 +259,5 @@ def test_a_copied_model_is_plain():
     model, batch = model_of("llava"), CASES["llava"].batch()
     plain, _ = run(model, batch)
     with attach(model, VCD()):
-        twin = copy.deepcopy(model)
-        assert torch.equal(run(twin, batch)[0], plain)
+        contrastive_branch = copy.deepcopy(model)
+        assert torch.equal(run(contrastive_branch, batch)[0], plain)

@@ -24,8 +24,8 @@ def samples():
 def test_the_share_asked_for_becomes_anchors(tiny, samples):
     found = va.calibrate(tiny, samples, fraction=0.25, batch_size=5)
     assert abs(found.share(found.tau) - 0.25) <= 1 / len(found.cosines) + 1e-9
-    told = [va.ask(tiny, *sample, method=va.AttAnchor(tau=found.tau), max_new_tokens=1) for sample in samples]
-    inserted = sum(answer.acted["attanchor"]["tokens_inserted"] for answer in told)
+    summary = [va.ask(tiny, *sample, method=va.AttAnchor(tau=found.tau), max_new_tokens=1) for sample in samples]
+    inserted = sum(answer.effects["attanchor"]["tokens_inserted"] for answer in summary)
     assert abs(inserted / len(found.cosines) - found.share(found.tau)) < 0.02
     assert list(found.cosines) == sorted(found.cosines, reverse=True)
     assert found.shares[1.0] == 0.0 and found.shares[0.08] >= found.shares[0.5]
@@ -92,7 +92,7 @@ def test_the_command(tiny_folder, samples, tmp_path, capsys):
     for number, (image, _) in enumerate(samples[::3]):
         image.save(tmp_path / f"{number}.png")
     (tmp_path / "asked.txt").write_text("\n".join(QUESTIONS) + "\n")
-    given = [
+    arguments = [
         "calibrate",
         "--model",
         str(tiny_folder),
@@ -103,25 +103,25 @@ def test_the_command(tiny_folder, samples, tmp_path, capsys):
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AnchorsWarning)
-        assert main([*given, "--fraction", "0.2", "--out", str(tmp_path / "figures" / "tau.png"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["images"] == 4 and 0 < told["tau"] < 1 and abs(told["share"] - 0.2) < 0.05
+        assert main([*arguments, "--fraction", "0.2", "--out", str(tmp_path / "figures" / "tau.png"), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["images"] == 4 and 0 < summary["tau"] < 1 and abs(summary["share"] - 0.2) < 0.05
     assert (tmp_path / "figures" / "tau.png").stat().st_size > 5000
-    assert main(given) == 0
+    assert main(arguments) == 0
     assert "words in prompts about 4 images" in capsys.readouterr().out
     for wrong, sentence in (
         ("tau.xyz", "Expected a file ending in .png, .svg or .pdf"),
         ("asked.txt/tau.png", "Cannot write into"),
         ("", "Expected a file to write"),
     ):
-        assert main([*given, "--out", str(tmp_path / wrong)]) == 2
-        told = capsys.readouterr()
-        assert sentence in told.err and told.out == "", "refused before anything is computed"
+        assert main([*arguments, "--out", str(tmp_path / wrong)]) == 2
+        summary = capsys.readouterr()
+        assert sentence in summary.err and summary.out == "", "refused before anything is computed"
     assert main(["calibrate", "--images", str(tmp_path / "none")]) == 2
     assert "Expected a folder of images" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main(["calibrate", "--images", str(tmp_path / "empty")]) == 2
     assert "No images in" in capsys.readouterr().err
     (tmp_path / "asked.txt").write_text("\n")
-    assert main(given) == 2
+    assert main(arguments) == 2
     assert "holds no question" in capsys.readouterr().err

@@ -27,7 +27,7 @@ def eager_attentions(model, batch):
 
 def captured(model, batch, method="none", new=NEW, **settings):
     seen = Capture(dtype=torch.float32, **settings)
-    with attach(model, method, watch=seen):
+    with attach(model, method, recorder=seen):
         model.generate(**batch, max_new_tokens=new, min_new_tokens=new, do_sample=False)
     return seen
 
@@ -67,7 +67,7 @@ def test_norms_are_those_of_equation_12():
             lambda m, a, out, at=layer.self_attn.layer_idx: values.update({at: out})
         )
     seen = Capture(norms=True)
-    with torch.no_grad(), attach(model, "none", watch=seen):
+    with torch.no_grad(), attach(model, "none", recorder=seen):
         model(**batch)
     trace = seen.of()[0]
     model.set_attn_implementation("eager")
@@ -101,9 +101,9 @@ def test_the_model_is_not_disturbed():
     model, batch = tiny.llava(), tiny.llava_batch()
     with torch.no_grad():
         plain = model(**batch).logits
-        with attach(model, "none", watch=Capture()):
-            watched = model(**batch).logits
-        assert torch.equal(plain, watched)
+        with attach(model, "none", recorder=Capture()):
+            attention_layers = model(**batch).logits
+        assert torch.equal(plain, attention_layers)
         assert torch.equal(plain, model(**batch).logits)
 
 
@@ -121,7 +121,7 @@ def test_no_query_by_key_matrix_is_made():
                 self.seen = max(self.seen, out.shape[-2])
             return out
 
-    with torch.no_grad(), attach(model, "none", watch=Capture(norms=True)), Largest() as largest:
+    with torch.no_grad(), attach(model, "none", recorder=Capture(norms=True)), Largest() as largest:
         model(**batch)
     assert 0 < largest.seen <= width < q / 8
 
@@ -160,7 +160,7 @@ def test_it_holds_the_latest_prompt():
     model = tiny.llava()
     first, second = (split(tiny.llava_batch(seed=seed), 0) for seed in (1, 2))
     seen = Capture()
-    with attach(model, "none", watch=seen), torch.no_grad():
+    with attach(model, "none", recorder=seen), torch.no_grad():
         model(**first)
         model(**second)
     alone = captured(model, second, new=1)

@@ -80,7 +80,7 @@ def test_neutral_is_plain_and_more_is_more(capsys):
         with torch.no_grad(), va.attach(model, method):
             return model(**batch).logits
     plain = logits("none")
-    assert torch.allclose(logits(va.Brighter().neutral()), plain, atol=1e-5)
+    assert torch.allclose(logits(va.Brighter().disabled()), plain, atol=1e-5)
     assert not torch.allclose(logits("brighter:times=3"), plain, atol=1e-3)
     assert choose("brighter:times=3")[0][0] == va.Brighter(times=3)
     assert main(["methods", "brighter"]) == 0

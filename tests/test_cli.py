@@ -60,7 +60,7 @@ def test_ask_json_is_one_object(run, image):
     assert (code, err) == (0, "")
     answer = json.loads(out)
     assert list(answer) == [
-        "model", "revision", "images", "question", "method", "decoding", "answer", "tokens", "seconds", "acted", "yes_no",
+        "model", "revision", "images", "question", "method", "decoding", "answer", "tokens", "seconds", "effects", "yes_no",
         "prompt",
     ]  # fmt: skip
     assert answer["images"] == [image, image]
@@ -110,8 +110,8 @@ def test_a_method_is_shown_with_its_equations(run):
     for entry in METHODS:
         code, out, _ = run("methods", entry.name)
         assert code == 0
-        header, dials = inspect.getdoc(inspect.getmodule(entry.load())), inspect.getdoc(entry.load())
-        assert out.index(header) < out.index(dials)
+        header, parameters = inspect.getdoc(inspect.getmodule(entry.load())), inspect.getdoc(entry.load())
+        assert out.index(header) < out.index(parameters)
 
 
 def test_scenes_render(run, tmp_path):
@@ -131,8 +131,8 @@ def test_scenes_export_is_read_back_by_the_official_readers(run, tmp_path):
     from vlm_anchors.scenes.draw import objects_in
 
     out = tmp_path / "out"
-    code, told, _ = run("scenes", "export", "--out", out, "--images", 5, "--seed", 3)
-    assert (code, told.strip()) == (0, f"pope, chair, mme and 5 images in {out}")
+    code, summary, _ = run("scenes", "export", "--out", out, "--images", 5, "--seed", 3)
+    assert (code, summary.strip()) == (0, f"pope, chair, mme and 5 images in {out}")
     found = {name: BENCHMARKS.build(name).questions(out / name) for name in ("pope", "chair", "mme")}
     assert all(missing_images(questions, out / "images") == [] for questions in found.values())
     there = {path.name: {name for name, _, _ in objects_in(path)} for path in (out / "images").iterdir()}
@@ -223,7 +223,7 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(run, tmp_path, m
     below = refused(tmp_path / "file" / "new" / "x.png")
     assert "Cannot write into " in below and f"Not a directory. Choose another folder with {option}." in below
 
-    def denied(**given):
+    def denied(**arguments):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("vlm_anchors.apps.cli.outputs.tempfile.TemporaryFile", denied)
@@ -234,7 +234,7 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(run, tmp_path, m
 
 def test_a_file_that_may_not_be_written_is_told(run, tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("")
-    monkeypatch.setattr("vlm_anchors.apps.cli.outputs.os.access", lambda *given: False)
+    monkeypatch.setattr("vlm_anchors.apps.cli.outputs.os.access", lambda *arguments: False)
     code, _, err = run("bench", "--shape", "mid", "--method", "clva", "--out", tmp_path / "a.json")
     assert (
         code == 2 and f"Cannot write {tmp_path / 'a.json'}: Permission denied. Choose another file with --out." in err
@@ -323,20 +323,20 @@ def test_a_word_that_was_cut_has_no_logit_in_json():
         "decoding": "greedy",
         "tokens": (1,),
         "seconds": 0.1,
-        "acted": {},
+        "effects": {},
         "prompt": "?",
     }
-    told = as_dict(Answer(**fields, yes_no=(float("-inf"), 2.5)))
-    assert told["yes_no"] == {"yes": None, "no": 2.5, "margin": None}
+    summary = as_dict(Answer(**fields, yes_no=(float("-inf"), 2.5)))
+    assert summary["yes_no"] == {"yes": None, "no": 2.5, "margin": None}
 
 
 @pytest.mark.parametrize("cut", [(float("-inf"), 2.5), (2.5, float("-inf")), (float("-inf"), float("-inf"))])
 def test_a_word_that_was_cut_has_no_margin_in_the_table(run, image, monkeypatch, cut):
     from vlm_anchors.types import Answer
 
-    told = iter([(0.0, 0.0), (1.5, 1.0), cut])  # the first pass warms the model
+    summary = iter([(0.0, 0.0), (1.5, 1.0), cut])  # the first pass warms the model
     monkeypatch.setattr(
-        "vlm_anchors.generation.generate.ask", lambda *args, **given: Answer("No", (1,), 0.1, yes_no=next(told))
+        "vlm_anchors.generation.generate.ask", lambda *args, **arguments: Answer("No", (1,), 0.1, yes_no=next(summary))
     )
     code, out, _ = run("compare", image, "cup?", "--model", "MODEL")
     assert code == 0 and "+0.50" in out

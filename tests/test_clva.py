@@ -24,13 +24,13 @@ def split(batch, sample):
     }
 
 
-def reference_for(single, depth, **dials):
+def reference_for(single, depth, **parameters):
     ids = single["input_ids"][0].tolist()
     visual = [i for i, token in enumerate(ids) if token == tiny.IMAGE]
     count = len(visual) // len(single["pixel_values"])
     images = [visual[k * count : (k + 1) * count] for k in range(len(single["pixel_values"]))]
     text = [i for i in range(len(ids)) if i > visual[0] and i not in set(visual)]
-    return Literal(images, text, text[-1], depth, **dials)
+    return Literal(images, text, text[-1], depth, **parameters)
 
 
 def forced(tokens):
@@ -57,7 +57,7 @@ def steps_of(model, inputs, tokens=None):
     return torch.stack(out.logits), out.sequences[:, inputs["input_ids"].shape[1] :]
 
 
-def compare(model, batch, method, bound, **dials):
+def compare(model, batch, method, bound, **parameters):
     """Largest difference between the batched fast path and the literal reference over samples whose decisions are clear."""
     depth = model.config.get_text_config().num_hidden_layers
     with attach(model, method) as handle:
@@ -66,17 +66,17 @@ def compare(model, batch, method, bound, **dials):
     plain, _ = steps_of(model, batch, tokens)
     for sample in range(len(batch["input_ids"])):
         single = split(batch, sample)
-        reference = reference_for(single, depth, **dials)
+        reference = reference_for(single, depth, **parameters)
         with literal(model, reference) as double:
             single["pixel_values"] = single["pixel_values"].double()
             slow, _ = steps_of(double, single, tokens[sample : sample + 1])
         if reference.near:
             left_out += 1
             continue
-        told = handle.acted[sample]["clva"]
-        for sign, name, dial in (("+", "sensitive_heads", method.alpha), ("-", "insensitive_heads", method.beta)):
-            if dial and method.gain == "anchors":
-                assert told[name]["heads"] == reference.picked[sign]
+        summary = handle.effects[sample]["clva"]
+        for sign, name, parameter in (("+", "sensitive_heads", method.alpha), ("-", "insensitive_heads", method.beta)):
+            if parameter and method.gain == "anchors":
+                assert summary[name]["heads"] == reference.picked[sign]
         worst = max(worst, float((fast[:, sample].double() - slow[:, 0].double()).abs().max()))
         moved = max(moved, float((plain[:, sample] - fast[:, sample]).abs().max()))
     assert worst < bound, worst
@@ -100,12 +100,12 @@ CASES = {
     "anchors of the prompt for the whole answer": {"refresh": "prompt"},
     "other layers": {"l_pos": 4, "l_neg": 2, "edited": range(6, 8)},
 }
-DIALS = {"l_pos": "positive_layer", "l_neg": "negative_layer", "edited": "layers", "score": "images"}
+PARAMETERS = {"l_pos": "positive_layer", "l_neg": "negative_layer", "edited": "layers", "score": "images"}
 
 
-def method_of(dials):
-    """CLVA with the reference's dials under their own names."""
-    own = {DIALS.get(name, name): value for name, value in dials.items()}
+def method_of(parameters):
+    """CLVA with the reference's parameters under their own names."""
+    own = {PARAMETERS.get(name, name): value for name, value in parameters.items()}
     if "layers" in own:
         own["layers"] = (own["layers"].start, own["layers"].stop - 1)
     return CLVA(**own)
@@ -129,7 +129,7 @@ def test_several_images_are_scored_each_by_itself():
     assert compare(model, batch, CLVA(), 1e-6) <= 1
     with attach(model, CLVA()) as handle, torch.no_grad():
         model(**batch)
-    assert [len(told["clva"]["anchors"]["positive"]) for told in handle.acted] == [2, 2, 2]
+    assert [len(summary["clva"]["anchors"]["positive"]) for summary in handle.effects] == [2, 2, 2]
 
 
 def test_bfloat16_stays_within_its_own_noise():
@@ -144,13 +144,13 @@ def test_bfloat16_stays_within_its_own_noise():
     with literal(model, reference) as double, torch.no_grad():
         batch["pixel_values"] = batch["pixel_values"].double()
         slow = double(**batch).logits[0, -1]
-    found = handle.acted[0]["clva"]["anchors"]
+    found = handle.effects[0]["clva"]["anchors"]
     # With this seed rounding flips no anchor; where it did, the two would be different computations.
     assert [found["positive"][0], found["negative"][0]] == [reference.counts["+"], reference.counts["-"]]
     assert (fast - slow).abs().max() < BOUND[torch.bfloat16]
 
 
-@pytest.mark.parametrize("method", [CLVA(alpha=0.0, beta=0.0), CLVA().neutral()])
+@pytest.mark.parametrize("method", [CLVA(alpha=0.0, beta=0.0), CLVA().disabled()])
 def test_zero_equals_plain(method):
     model, batch = tiny.llava(), tiny.llava_batch()
     plain, tokens = steps_of(model, batch)

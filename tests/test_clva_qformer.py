@@ -14,9 +14,9 @@ PATCHES = 64
 BOUND = 2e-6
 
 
-def reference(model, **dials):
+def reference(model, **parameters):
     blocks = [layer for layer in model.qformer.encoder.layer if layer.has_cross_attention]
-    ref = Literal([list(range(1, PATCHES + 1))], [], 0, len(blocks), **{"latents": "mean", **dials})
+    ref = Literal([list(range(1, PATCHES + 1))], [], 0, len(blocks), **{"latents": "mean", **parameters})
     return ref, blocks
 
 
@@ -36,12 +36,12 @@ def prefill(model, inputs):
     return torch.stack(out.logits), out.sequences
 
 
-def agrees(model, inputs, fast, **dials):
+def agrees(model, inputs, fast, **parameters):
     """Compares each sample's first logits with the literal reference; how many were clear of every threshold."""
     clear = 0
     for sample in range(3):
         single = tiny.split(inputs, sample)
-        ref, _ = reference(model, **dials)
+        ref, _ = reference(model, **parameters)
         with literal(model, ref, qformer_of(ref)) as double:
             single["pixel_values"] = single["pixel_values"].double()
             slow, _ = prefill(double, single)
@@ -60,7 +60,7 @@ def test_equals_the_literal_reference(name):
         with attach(model, CLVA()) as handle:
             fast, _ = prefill(model, inputs)
         for sign in ("positive", "negative"):
-            assert any(told["clva"]["anchors"][sign][0] for told in handle.acted)
+            assert any(summary["clva"]["anchors"][sign][0] for summary in handle.effects)
         assert (fast[0] - plain[0]).abs().max() > 1e-3
         clear += agrees(model, inputs, fast)
     assert clear >= 5
@@ -92,33 +92,33 @@ def test_forward_and_generate_agree():
 OTHER = {"latents": "last", "heads": "concentration", "gain": "average", "normalise": "visual"}
 
 
-@pytest.mark.parametrize("dial", OTHER)
-def test_other_choices_equal_the_literal_reference(dial):
-    dials = {dial: OTHER[dial]}
+@pytest.mark.parametrize("parameter", OTHER)
+def test_other_choices_equal_the_literal_reference(parameter):
+    parameters = {parameter: OTHER[parameter]}
     model, inputs = tiny.instructblip(), tiny.batch("instructblip")
     with attach(model, CLVA()):
         default, _ = prefill(model, inputs)
-    with attach(model, CLVA(**dials)):
+    with attach(model, CLVA(**parameters)):
         other, _ = prefill(model, inputs)
     assert (default - other).abs().max() > 1e-5
-    assert agrees(model, inputs, other, **dials) >= 2
+    assert agrees(model, inputs, other, **parameters) >= 2
 
 
 @pytest.mark.parametrize("name", ["instructblip", "blip-2"])
 def test_site_decoder_edits_the_language_model(name):
     model, inputs = tiny.FAMILIES[name](), tiny.batch(name)
     plain, _ = prefill(model, inputs)
-    method, shares = CLVA(site="decoder", tau=1.0), Shares()
-    with attach(model, method, watch=shares) as handle:
+    method, shares = CLVA(target="decoder", tau=1.0), Shares()
+    with attach(model, method, recorder=shares) as handle:
         edited, _ = prefill(model, inputs)
         for sample in range(3):
             alone, _ = prefill(model, tiny.split(inputs, sample))
             assert (edited[0, sample] - alone[0, 0]).abs().max() < BOUND
-    assert all(told["clva"]["rows_edited"] > 3 for told in handle.acted)
+    assert all(summary["clva"]["rows_edited"] > 3 for summary in handle.effects)
     assert (edited - plain).abs().max() > 1e-3
     assert [row["layer"] for row in shares.table()] == list(range(1, 9))
 
 
 def test_site_decoder_of_t5_is_refused():
     with pytest.raises(CannotAct, match="decoder-only"):
-        attach(tiny.instructblip("t5"), CLVA(site="decoder"))
+        attach(tiny.instructblip("t5"), CLVA(target="decoder"))

@@ -1,4 +1,4 @@
-"""The decoding step with CLVA compiles into one graph (fullgraph), and gives the same tokens; other doors into several."""
+"""The decoding step with CLVA compiles into one graph (fullgraph), and gives the same tokens; other hooks into several."""
 
 import json
 import os
@@ -22,16 +22,16 @@ def check(*arguments):
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_step_equals_uncompiled(backend):
-    told = check(backend)
-    assert told["found"] == told["again"] == told["wanted"] != told["plain"]
-    assert told["off"] == told["plain"]
-    assert told["acted"], "steps of the graph are counted too"
-    assert told["last"][0] == told["last"][1] != told["last"][2], "a prompt that ends with its image"
-    assert told["breaks"] == 0
-    assert told["graphs"] <= 2, "one graph with the method, one without"
+    summary = check(backend)
+    assert summary["found"] == summary["again"] == summary["wanted"] != summary["plain"]
+    assert summary["off"] == summary["plain"]
+    assert summary["effects"], "steps of the graph are counted too"
+    assert summary["last"][0] == summary["last"][1] != summary["last"][2], "a prompt that ends with its image"
+    assert summary["breaks"] == 0
+    assert summary["graphs"] <= 2, "one graph with the method, one without"
 
 
 def test_doors_beyond_attention_compile_in_pieces_and_refuse_one_graph():
-    told = check("aot_eager", "doors")
-    assert told["found"] == told["wanted"] and told["acted"]
-    assert "Compile with fullgraph=False" in told["refused"]
+    summary = check("aot_eager", "hooks")
+    assert summary["found"] == summary["wanted"] and summary["effects"]
+    assert "Compile with fullgraph=False" in summary["refused"]

@@ -1,4 +1,4 @@
-"""Methods in a list: each acts as it does alone where the other leaves off, and two that share a door are refused."""
+"""Methods in a list: each acts as it does alone where the other leaves off, and two that share a hook are refused."""
 
 import pytest
 import test_attanchor as anchoring
@@ -32,8 +32,10 @@ def test_the_second_branch_runs_without_the_first_method():
     model, batch, vcd = model_of("llava"), CASES["llava"].batch(), VCD(beta=0.0)
     with attach(model, [CLVA(tau=1.0), vcd]) as handle:
         both, tokens = run(model, batch)
-        assert [set(told) for told in handle.acted] == [{"clva", "vcd"}] * 3
-        assert all(told["vcd"]["branch_passes"] == 5 and told["clva"]["rows_edited"] > 5 for told in handle.acted)
+        assert [set(summary) for summary in handle.effects] == [{"clva", "vcd"}] * 3
+        assert all(
+            summary["vcd"]["branch_passes"] == 5 and summary["clva"]["rows_edited"] > 5 for summary in handle.effects
+        )
     with attach(model, CLVA(tau=1.0)):
         first, _ = run(model, batch, tokens)
     plain, _ = run(model, batch, tokens)
@@ -61,7 +63,7 @@ def test_pairs_keep_the_promises(methods):
     for method in methods:
         with attach(model, method):
             assert not torch.equal(run(model, batch, tokens)[0], together)
-    with attach(model, [method.neutral() for method in methods]):
+    with attach(model, [method.disabled() for method in methods]):
         assert torch.equal(run(model, batch)[0], plain)
 
 
@@ -72,11 +74,11 @@ def test_one_door_is_opened_once(pair):
 
 
 def test_two_places_of_one_model_are_refused():
-    with pytest.raises(CannotAct, match="site='decoder'"):
+    with pytest.raises(CannotAct, match="target='decoder'"):
         attach(model_of("instructblip"), [CLVA(), VCD()])
-    with attach(model_of("instructblip"), [CLVA(site="decoder", tau=1.0), VCD()]) as handle:
+    with attach(model_of("instructblip"), [CLVA(target="decoder", tau=1.0), VCD()]) as handle:
         run(model_of("instructblip"), CASES["instructblip"].batch())
-    assert set(handle.acted[0]) == {"clva", "vcd"}
+    assert set(handle.effects[0]) == {"clva", "vcd"}
 
 
 KINDS = ["i..", ".i.", "i...."]
@@ -96,8 +98,8 @@ def single_of(name, sample):
     return anchoring.tiny.batch(family, [anchoring.batch_of(name, KINDS)[1][sample]])
 
 
-def features_of(model, given):
-    wanted = {k: v for k, v in given.items() if k in ("pixel_values", "image_grid_thw")}
+def features_of(model, arguments):
+    wanted = {k: v for k, v in arguments.items() if k in ("pixel_values", "image_grid_thw")}
     return torch.cat([row.reshape(-1, row.shape[-1]) for row in model.get_image_features(**wanted).pooler_output])
 
 
@@ -106,7 +108,7 @@ def features_of(model, given):
 )
 @pytest.mark.parametrize("name", ["llava", "qwen2.5-vl"])
 def test_attanchor_and_vcd_prepared_before_the_method_is_attached(name, method):
-    """The second branch reads the noised image in every place that shows it, copies included, whatever ran in between."""
+    """The contrastive branch reads the noised image in every place that shows it, copies included, whatever ran in between."""
     vcd, model = VCD(beta=0.0), anchoring.model_of(name)
     batch, _ = anchoring.batch_of(name, KINDS)
     anchored = anchoring.prepared(name, method, batch)
@@ -115,7 +117,7 @@ def test_attanchor_and_vcd_prepared_before_the_method_is_attached(name, method):
         anchoring.prepared(name, method, anchoring.batch_of(name, KINDS, seed=1)[0])  # another image
         both, tokens = run(model, anchored)
         beams = tokens_of(model, anchored, num_beams=2)
-        assert [told["vcd"]["branch_passes"] > 0 for told in handle.acted] == [True] * 6
+        assert [summary["vcd"]["branch_passes"] > 0 for summary in handle.effects] == [True] * 6
     first, _ = run(model, anchored, tokens)
     grid = batch.get("image_grid_thw")
     noise = noised(batch["pixel_values"], vcd.step, vcd.seed, grid, model.config.vision_config)
@@ -141,5 +143,5 @@ def test_attanchor_and_vcd_prepared_before_the_method_is_attached(name, method):
 @pytest.mark.parametrize("decoding", ["greedy", "beam:num_beams=2"])
 def test_ask_runs_attanchor_and_vcd(tiny, red, spec, decoding):
     answer = va.ask(tiny, red, "Is there a dog in the image?", method=spec, decoding=decoding, max_new_tokens=3)
-    assert set(answer.acted) == {part.split(":")[0] for part in spec.split("+")}
-    assert answer.acted["vcd"]["branch_passes"] > 0 < answer.acted[spec.split(":")[0]]["tokens_inserted"]
+    assert set(answer.effects) == {part.split(":")[0] for part in spec.split("+")}
+    assert answer.effects["vcd"]["branch_passes"] > 0 < answer.effects[spec.split(":")[0]]["tokens_inserted"]

@@ -24,7 +24,7 @@ SHARP = {
     ("imccd", "qwen2.5-vl"): {"rate": 1.0},
 }
 BOUND = 1e-5
-IN_MODEL = [entry.name for entry in METHODS if entry.load().doors - {"prepare"}]
+IN_MODEL = [entry.name for entry in METHODS if entry.load().hooks - {"prepare"}]
 """Methods that only prepare inputs have tests of their own."""
 
 
@@ -52,8 +52,8 @@ def test_off_equals_plain(name, case):
     model, batch = model_of(case), CASES[case].batch()
     plain, tokens = run(model, batch)
     method = method_of(name)
-    assert method.neutral().neutral() == method.neutral()
-    with steered(name, case, method.neutral()):
+    assert method.disabled().disabled() == method.disabled()
+    with steered(name, case, method.disabled()):
         again, same = run(model, batch)
     assert torch.equal(plain, again) and torch.equal(tokens, same)
 
@@ -66,7 +66,7 @@ def test_acts_and_leaves_no_trace(name, case):
     config, hooks, held = str(model.config), hooks_of(model), set(vars(model))
     with steered(name, case) as handle:
         during, _ = run(model, batch, tokens)
-        assert len(handle.acted) == 3 and all(name in told for told in handle.acted)
+        assert len(handle.effects) == 3 and all(name in summary for summary in handle.effects)
     after, _ = run(model, batch)
     assert not torch.equal(before, during)
     assert torch.equal(before, after)
@@ -117,7 +117,7 @@ def test_beams_equal_one_by_one(name, case):
     model, batch = model_of(case), CASES[case].batch()
     with steered(name, case) as handle:
         together = tokens_of(model, batch, num_beams=3)
-        assert len(handle.acted) in (3, 9), "a Q-Former reads each image once, a decoder once a beam"
+        assert len(handle.effects) in (3, 9), "a Q-Former reads each image once, a decoder once a beam"
         for sample in range(3):
             alone = tokens_of(model, CASES[case].split(batch, sample), num_beams=3)
             assert torch.equal(alone[0], together[sample])
@@ -142,7 +142,7 @@ def test_a_beam_is_steered_by_its_own_past(name, case, monkeypatch):
                 seen = torch.isfinite(alone[:, 0])
                 assert torch.equal(torch.isfinite(chosen), seen)
                 assert (chosen - alone[:, 0])[seen].abs().max() < BOUND
-                gated += [told["imccd"]["gated"] for told in handle.acted if "gated" in name]
+                gated += [summary["imccd"]["gated"] for summary in handle.effects if "gated" in name]
         moved += sum(len(set(row)) > 1 for row in rows)
     assert moved, "no beam ever left its row"
     assert "gated" not in name or 0 < sum(gated)
@@ -160,7 +160,7 @@ def test_nucleus_repeats_with_its_seed(name, case):
     (logits, tokens), (again, same) = found
     assert torch.equal(tokens, same) and torch.equal(logits, again)
     plain, _ = run(model, batch, tokens)
-    assert not torch.allclose(logits, plain, atol=1e-6), "it acted"
+    assert not torch.allclose(logits, plain, atol=1e-6), "it effects"
 
 
 @every_method

@@ -70,7 +70,7 @@ def test_runs_as_promised(name, family):
     prompts = tiny.prompts(tiny.FAMILIES[family], [".i.", "..i.", "i."], 0)
     batch = tiny.batch(tiny.FAMILIES[family], prompts)
     plain, tokens = steps_of(model, batch)
-    with steered(family, built(name, family).neutral()):
+    with steered(family, built(name, family).disabled()):
         same, _ = steps_of(model, batch)
     assert torch.equal(plain, same)
     with steered(family, built(name, family)):

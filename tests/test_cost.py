@@ -40,7 +40,7 @@ def launches(layers, method):
 
 
 def test_a_decoding_step_adds_few_kernels_and_none_a_layer():
-    extra = {n: launches(n, CLVA()) - launches(n, CLVA().neutral()) for n in (8, 32)}
+    extra = {n: launches(n, CLVA()) - launches(n, CLVA().disabled()) for n in (8, 32)}
     assert extra[32] <= 60, extra
     assert extra[32] - extra[8] <= 2
 
@@ -56,7 +56,7 @@ def test_a_decoding_step_adds_few_kernels_and_none_a_layer():
 )  # fmt: skip
 def test_a_decoding_step_costs_what_its_forwards_cost(spec, bound):
     method = METHODS.build(spec)
-    assert launches(32, method) <= bound * launches(32, method.neutral())
+    assert launches(32, method) <= bound * launches(32, method.disabled())
 
 
 def test_no_query_by_key_matrix_is_made():

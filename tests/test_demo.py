@@ -71,7 +71,7 @@ def test_the_verdict_counts_mended_and_broken():
 
     mended = Asked("?", "dog", False, {"none": reply("Yes.", 1), "clva": reply("No, it is not", -1, seconds=2.0)})
     broken = Asked("?", "cat", True, {"none": reply("yes", 1), "clva": reply("perhaps", 0)})
-    told = " ".join(demo.verdict([Case("a", None, None, (mended, broken))]))
-    assert "plain 1 of 2, CLVA 1 of 2. CLVA mended 1 and broke 1." in told
-    assert "from 50 % to 50 %" in told
-    assert "1.50 times" in told
+    summary = " ".join(demo.verdict([Case("a", None, None, (mended, broken))]))
+    assert "plain 1 of 2, CLVA 1 of 2. CLVA mended 1 and broke 1." in summary
+    assert "from 50 % to 50 %" in summary
+    assert "1.50 times" in summary

@@ -23,8 +23,8 @@ def observed(fade=1.0, turn=0.0, first=0.05, empty=False, anchors=3, on_asked=0.
     for _ in range(2):
         deep = {layer: layer > 8 for layer in range(1, DEPTH + 1)}
         plain = {"system": 0.1, "words": 0.4, "first": first, "counting": 0.8}
-        looks = {layer: 0.5 * (fade if deep[layer] else 1) for layer in deep}
-        seen.shares.append([{"layer": layer, "visual": visual, **plain} for layer, visual in looks.items()])
+        image_mass = {layer: 0.5 * (fade if deep[layer] else 1) for layer in deep}
+        seen.shares.append([{"layer": layer, "visual": visual, **plain} for layer, visual in image_mass.items()])
         seen.drift.append(
             [{"layer": layer, "to_negative": turn if deep[layer] else 0.0, "to_positive": 0.1} for layer in deep]
         )
@@ -53,10 +53,10 @@ def test_a_model_that_meets_every_premise():
     assert all(holds(seen).values())
     assert verdicts.has_drift(seen)
     assert "but attention on the image fades" in verdicts.suggestion(observed(fade=0.5), 0.2)["clva_why"]
-    told = verdicts.suggestion(seen, 0.2)
-    assert told["clva"] == "clva:positive_layer=6,layers=9-12"
-    assert "absent" not in told["clva_why"]
-    assert told["attanchor"] == "attanchor:tau=0.2"
+    summary = verdicts.suggestion(seen, 0.2)
+    assert summary["clva"] == "clva:positive_layer=6,layers=9-12"
+    assert "absent" not in summary["clva_why"]
+    assert summary["attanchor"] == "attanchor:tau=0.2"
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_a_model_that_meets_every_premise():
     ],
 )
 def test_each_premise_can_fail(change, premise):
-    told = holds(observed(**{"fade": 0.5, "turn": 0.6, "first": 0.4, **change}))
-    assert [name for name, held in told.items() if not held] == [premise]
+    summary = holds(observed(**{"fade": 0.5, "turn": 0.6, "first": 0.4, **change}))
+    assert [name for name, held in summary.items() if not held] == [premise]
 
 
 def curve(*values):
@@ -171,11 +171,11 @@ def test_words_that_do_not_find_their_patches():
 
 def test_without_drift_it_says_so_and_beta_is_left_out():
     seen = observed(negative=0.9)
-    told = verdicts.as_dict(seen, None, "")
-    assert told["drift"] is False
-    assert told["suggestion"]["clva"] == "clva:positive_layer=6,layers=7-12,beta=0"
-    assert "The drift it repairs is absent here" in told["suggestion"]["clva_why"]
-    json.dumps(told)
+    summary = verdicts.as_dict(seen, None, "")
+    assert summary["drift"] is False
+    assert summary["suggestion"]["clva"] == "clva:positive_layer=6,layers=7-12,beta=0"
+    assert "The drift it repairs is absent here" in summary["suggestion"]["clva_why"]
+    json.dumps(summary)
 
 
 def test_without_boxes_nothing_is_said_of_objects():
@@ -255,7 +255,7 @@ def test_command(run, tmp_path):
         "2 questions about",
         "deep layers look away",
         "on image",
-        "Dials to try: clva:positive_layer=",
+        "Parameters to try: clva:positive_layer=",
         "drift that CLVA repairs is",
     ):
         assert words in out
@@ -267,11 +267,11 @@ def test_command_json_on_photographs_with_questions(run, tmp_path, red):
     red.save(tmp_path / "red.png")
     (tmp_path / "questions.txt").write_text("Is there a dog?\nWhat is it?\n")
     code, out, _ = run("--images", tmp_path, "--questions", tmp_path / "questions.txt", "--json")
-    told = json.loads(out)
+    summary = json.loads(out)
     assert code == 0
-    assert told["questions"] == 2
-    assert len(told["layers"]) == 4
-    assert all("object" not in one["premise"] for one in told["verdicts"])
+    assert summary["questions"] == 2
+    assert len(summary["layers"]) == 4
+    assert all("object" not in one["premise"] for one in summary["verdicts"])
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,10 @@ def headings(page: Path) -> set[str]:
 
 
 def test_every_page_is_in_the_index_and_in_the_site():
-    index, site = ((ROOT / name).read_text("utf-8") for name in ("docs/index.md", "mkdocs.yml"))
+    index, target = ((ROOT / name).read_text("utf-8") for name in ("docs/index.md", "mkdocs.yml"))
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "index.md" or f"]({page.name})" in index, page.name
-        assert f" {page.name}\n" in site, page.name
+        assert f" {page.name}\n" in target, page.name
 
 
 @pytest.fixture(scope="module")

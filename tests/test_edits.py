@@ -17,14 +17,14 @@ from vlm_anchors.interventions.method import Method
 class Try(Method):
     """An edit of layer 3 by name."""
 
-    doors: ClassVar[frozenset] = frozenset({"attention"})
-    site: ClassVar[str] = "decoder"
+    hooks: ClassVar[frozenset] = frozenset({"attention"})
+    target: ClassVar[str] = "decoder"
     part: str = "none"
 
-    def neutral(self):
+    def disabled(self):
         return Try()
 
-    def watched(self, site):
+    def attention_layers(self, target):
         return frozenset() if self.part == "none" else frozenset({3})
 
     def attention(self, view):

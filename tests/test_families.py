@@ -29,12 +29,12 @@ def model_of(name, kv_heads=2):
 def steered(name, model, method=None, **more):
     """The method attached as a user would: with the processor, where tags are known to the tokenizer only."""
     family = tiny.FAMILIES[name]
-    given = (model, tiny_processors.stand_in(name)) if family.tags_in_tokenizer else model
-    return attach(given, method or CLVA(), **more)
+    arguments = (model, tiny_processors.stand_in(name)) if family.tags_in_tokenizer else model
+    return attach(arguments, method or CLVA(), **more)
 
 
-def reference_for(prompt, **dials):
-    return Literal(prompt.images, prompt.text, prompt.text[-1], DEPTH, **dials)
+def reference_for(prompt, **parameters):
+    return Literal(prompt.images, prompt.text, prompt.text[-1], DEPTH, **parameters)
 
 
 def literal_steps(name, model, prompt, reference, tokens):
@@ -47,18 +47,18 @@ def literal_steps(name, model, prompt, reference, tokens):
         return steps_of(double, {**single, "past_key_values": DynamicCache()}, tokens)[0][:, 0]
 
 
-def compare(name, kinds, kv_heads=2, seed=0, must_find=True, **dials):
+def compare(name, kinds, kv_heads=2, seed=0, must_find=True, **parameters):
     """Fast path on a left-padded batch against the literal reference sample by sample; the samples left out."""
     family, model = tiny.FAMILIES[name], model_of(name, kv_heads)
     prompts = tiny.prompts(family, kinds, seed)
     batch = tiny.batch(family, prompts)
-    with steered(name, model, CLVA(**dials)) as handle:
+    with steered(name, model, CLVA(**parameters)) as handle:
         fast, tokens = steps_of(model, batch)
-    acted = [told["clva"]["anchors"] for told in handle.acted]
+    effects = [summary["clva"]["anchors"] for summary in handle.effects]
     plain, _ = steps_of(model, batch, tokens)
     left_out = 0
     for sample, prompt in enumerate(prompts):
-        reference = reference_for(prompt, **dials)
+        reference = reference_for(prompt, **parameters)
         slow = literal_steps(name, model, prompt, reference, tokens[sample : sample + 1])
         if reference.near:
             left_out += 1
@@ -67,10 +67,10 @@ def compare(name, kinds, kv_heads=2, seed=0, must_find=True, **dials):
         moved = float((plain[:, sample] - fast[:, sample]).abs().max())
         assert worst < BOUND[torch.float32], (kinds[sample], worst)
         assert moved > 100 * worst, "the method changed nothing that the bound could see"
-        found = acted[sample]
+        found = effects[sample]
         assert [sum(found["positive"]), sum(found["negative"])] == [reference.counts["+"], reference.counts["-"]]
         assert len(found["positive"]) == len(prompt.images)
-    assert not must_find or any(sum(found["positive"]) for found in acted), "no positive anchor in any image"
+    assert not must_find or any(sum(found["positive"]) for found in effects), "no positive anchor in any image"
     return left_out
 
 
@@ -100,7 +100,7 @@ def test_neutral_equals_plain_bit_for_bit(name):
     family, model = tiny.FAMILIES[name], model_of(name)
     batch = tiny.batch(family, tiny.prompts(family, [".i.", ".i.i.", "i."]))
     plain, tokens = steps_of(model, batch)
-    with steered(name, model, CLVA().neutral()):
+    with steered(name, model, CLVA().disabled()):
         again, same = steps_of(model, batch)
     assert torch.equal(plain, again)
     assert torch.equal(tokens, same)

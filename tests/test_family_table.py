@@ -20,7 +20,7 @@ from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.clva import CLVA
 from vlm_anchors.models.families import FAMILIES
 
-DECODERS = {row.name: row for row in FAMILIES if row.site == "decoder" and not row.refused}
+DECODERS = {row.name: row for row in FAMILIES if row.target == "decoder" and not row.refused}
 PROCESSORS = {
     "llava": (tiny_processors.llava, "<image>"),
     "llava-next": (tiny_processors.llava_next, "<image>"),
@@ -56,14 +56,14 @@ def test_what_the_real_processor_makes_is_understood(name):
     with attach((model, processor), CLVA(tau=1.5)) as handle:
         fast, _ = steps_of(model, inputs, tokens)
     assert (fast - plain).abs().max() > 1e-3
-    acted = [told["clva"] for told in handle.acted]
-    assert [len(told["anchors"]["positive"]) for told in acted] == [2, 1]
-    assert all(sum(told["anchors"]["positive"]) > 0 for told in acted)
+    effects = [summary["clva"] for summary in handle.effects]
+    assert [len(summary["anchors"]["positive"]) for summary in effects] == [2, 1]
+    assert all(sum(summary["anchors"]["positive"]) > 0 for summary in effects)
     tags = set(tiny_processors.SPELLINGS[name])
     if name in ("gemma3", "paligemma"):
         tags.discard(NEWLINE)  # their processors write it as text, around the image or at the prompt's end
     steps = tokens.shape[1] - 1
-    assert [told["rows_edited"] for told in acted] == [
+    assert [summary["rows_edited"] for summary in effects] == [
         words_after_image(ids, tags) + steps for ids in inputs["input_ids"]
     ]
 
@@ -83,12 +83,12 @@ def test_a_row_is_true_of_its_classes(name):
     row, model = DECODERS[name], model_of(name)
     for model_type in row.model_types:
         config = hf.CONFIG_MAPPING[model_type]()
-        for attribute in (*row.visual, *row.frame, *(row.video_tags or ())):
+        for attribute in (*row.visual, *row.delimiters, *(row.video_tags or ())):
             assert isinstance(getattr(config, attribute), int)
     assert model.config.model_type in row.model_types
     assert any(path.split(".")[-1] == row.projector for path, _ in model.named_modules())
     assert row.mrope == hasattr(model.base_model, "get_rope_index")
-    assert bool(row.frame_tokens) == tiny.FAMILIES[name].tags_in_tokenizer
+    assert bool(row.delimiter_tokens) == tiny.FAMILIES[name].tags_in_tokenizer
     assert bool(tiny.FAMILIES[name].video) == ("video_token_id" in row.visual or row.video_tags is not None)
 
 
@@ -124,7 +124,7 @@ def places_of(model, inputs):
     return {"position_ids": model.base_model.get_rope_index(**{name: inputs[name] for name in names})[0]}
 
 
-@pytest.mark.parametrize("name", [name for name, row in DECODERS.items() if row.frame_tokens])
+@pytest.mark.parametrize("name", [name for name, row in DECODERS.items() if row.delimiter_tokens])
 def test_a_bare_model_whose_tags_are_unknown_warns(name):
     family, model = tiny.FAMILIES[name], model_of(name)
     batch = tiny.batch(family, tiny.prompts(family, [".i."], seed=1))
@@ -132,9 +132,9 @@ def test_a_bare_model_whose_tags_are_unknown_warns(name):
         handle = attach(model, CLVA())
     with handle:
         steps_of(model, batch)
-    with steered(name, model) as told:
+    with steered(name, model) as summary:
         steps_of(model, batch)
-    assert handle.acted[0]["clva"]["rows_edited"] > told.acted[0]["clva"]["rows_edited"]
+    assert handle.effects[0]["clva"]["rows_edited"] > summary.effects[0]["clva"]["rows_edited"]
 
 
 @pytest.mark.parametrize("name", ["llava", "internvl", "idefics3", "mistral3", "gemma3"])

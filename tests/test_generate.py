@@ -12,7 +12,7 @@ from PIL import Image
 
 import vlm_anchors as va
 from vlm_anchors import scenes
-from vlm_anchors.errors import AnchorsWarning, BadDial, BadImage, BadQuestion, BadSetting, CannotAct, UnknownName
+from vlm_anchors.errors import AnchorsWarning, BadImage, BadParameter, BadQuestion, BadSetting, CannotAct, UnknownName
 from vlm_anchors.inputs.prompt_builder import MAX_CHARACTERS, Sample, prepare
 
 QUESTION = "Is there a dog in the image?"
@@ -43,7 +43,7 @@ def test_greedy_is_what_transformers_answers(tiny, red):
     assert list(answer.tokens) == tokens
     assert answer.prompt == prompt
     assert answer.text == tiny.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    assert (answer.method, answer.decoding, dict(answer.acted)) == ("none", "greedy", {})
+    assert (answer.method, answer.decoding, dict(answer.effects)) == ("none", "greedy", {})
     assert answer.seconds > 0
 
 
@@ -61,21 +61,21 @@ def test_a_batch_and_its_order_change_nothing(tiny, pairs, method, decoding):
     turned = list(va.ask_many(tiny, pairs[::-1], batch_size=5, **options))[::-1]
     for one, other, third in zip(single, batched, turned, strict=True):
         assert one.tokens == other.tokens == third.tokens
-        assert one.acted == other.acted == third.acted
+        assert one.effects == other.effects == third.effects
         assert one.yes_no == pytest.approx(other.yes_no, abs=1e-4)
 
 
 def test_clva_acts_and_says_what_it_did_as_json(tiny, pairs):
     answer = va.ask(tiny, *pairs[0], method=va.CLVA(tau=0.5), max_new_tokens=4)
     assert answer.method == "clva:tau=0.5"
-    assert answer.acted["clva"]["rows_edited"] > 0
-    json.dumps(answer.acted)
+    assert answer.effects["clva"]["rows_edited"] > 0
+    json.dumps(answer.effects)
 
 
 def test_dials_at_zero_are_plain(tiny, pairs):
     plain = va.ask(tiny, *pairs[0], max_new_tokens=8)
-    neutral = va.ask(tiny, *pairs[0], method=va.CLVA().neutral(), max_new_tokens=8)
-    assert plain.tokens == neutral.tokens
+    disabled = va.ask(tiny, *pairs[0], method=va.CLVA().disabled(), max_new_tokens=8)
+    assert plain.tokens == disabled.tokens
 
 
 def test_nucleus_by_seed_and_by_sample(tiny, red):
@@ -221,16 +221,16 @@ def test_something_that_is_no_vlm(tiny, red):
     ("options", "error", "sentence"),
     [
         ({"method": "clav"}, UnknownName, "No method 'clav'. Did you mean 'clva'?"),
-        ({"method": "clva:alfa=3"}, BadDial, "clva has no dial 'alfa'. Did you mean 'alpha'?"),
-        ({"method": "clva:alpha=lots"}, BadDial, "CLVA.alpha must be a number"),
-        ({"method": "clva:"}, BadDial, "Expected NAME or NAME:DIAL=VALUE"),
+        ({"method": "clva:alfa=3"}, BadParameter, "clva has no parameter 'alfa'. Did you mean 'alpha'?"),
+        ({"method": "clva:alpha=lots"}, BadParameter, "CLVA.alpha must be a number"),
+        ({"method": "clva:"}, BadParameter, "Expected NAME or NAME:DIAL=VALUE"),
         ({"method": 3}, UnknownName, "Expected a method such as va.CLVA.. or a SPEC"),
         ({"method": "clva+clva"}, CannotAct, "cannot run together"),
         ({"decoding": "nucleu"}, UnknownName, "No decoding 'nucleu'. Did you mean 'nucleus'?"),
-        ({"decoding": "nucleus:top_p=2"}, BadDial, "Nucleus.top_p must be a number from"),
-        ({"decoding": "beam:num_beams=1"}, BadDial, "Beam.num_beams must be a whole number from 2 to 64"),
+        ({"decoding": "nucleus:top_p=2"}, BadParameter, "Nucleus.top_p must be a number from"),
+        ({"decoding": "beam:num_beams=1"}, BadParameter, "Beam.num_beams must be a whole number from 2 to 64"),
         ({"decoding": 3}, UnknownName, "Expected a decoding such as va.Nucleus"),
-        ({"method": "nucleus", "decoding": "beam"}, BadDial, "Two decodings were asked for: beam and nucleus"),
+        ({"method": "nucleus", "decoding": "beam"}, BadParameter, "Two decodings were asked for: beam and nucleus"),
     ],
 )
 def test_methods_and_decodings_that_do_not_exist(tiny, red, options, error, sentence):
@@ -309,16 +309,14 @@ def test_visual_shares_on_request(tiny, red):
     plain = va.ask(tiny, red, QUESTION, max_new_tokens=2, shares=True)
     steered = va.ask(tiny, red, QUESTION, method="clva", max_new_tokens=2, shares=True)
     depth = tiny.model.config.text_config.num_hidden_layers
-    assert [row["layer"] for row in plain.acted["visual_share"]] == list(range(1, depth + 1))
-    assert all(row["before"] == row["after"] for row in plain.acted["visual_share"])
-    assert any(row["before"] != row["after"] for row in steered.acted["visual_share"])
-    assert steered.acted["clva"]["rows_edited"] > 0
-    assert "visual_share" not in va.ask(tiny, red, QUESTION, max_new_tokens=1).acted
+    assert [row["layer"] for row in plain.effects["visual_share"]] == list(range(1, depth + 1))
+    assert all(row["before"] == row["after"] for row in plain.effects["visual_share"])
+    assert any(row["before"] != row["after"] for row in steered.effects["visual_share"])
+    assert steered.effects["clva"]["rows_edited"] > 0
+    assert "visual_share" not in va.ask(tiny, red, QUESTION, max_new_tokens=1).effects
 
 
-TOO_LARGE = (
-    "Expected numbers for logits; under {} some are NaN: a dial is too large for float32, or the weights are broken."
-)
+TOO_LARGE = "Expected numbers for logits; under {} some are NaN: a parameter is too large for float32, or the weights are broken."
 
 
 @pytest.mark.parametrize("decoding", DECODINGS)

@@ -31,7 +31,7 @@ def _no_warning_unless_asked():
 def test_path_bytes_and_pillow_give_the_same(tmp_path):
     image = Image.effect_noise((20, 10), 50).convert("RGB")
     image.save(tmp_path / "a.png")
-    read = [read_image(given) for given in (tmp_path / "a.png", str(tmp_path / "a.png"), png(image), image)]
+    read = [read_image(arguments) for arguments in (tmp_path / "a.png", str(tmp_path / "a.png"), png(image), image)]
     assert {each.mode for each in read} == {"RGB"}
     assert {each.tobytes() for each in read} == {image.tobytes()}
 
@@ -121,10 +121,10 @@ def test_animated_takes_the_first_frame_and_says_so():
 
 def test_a_moved_on_animation_still_gives_its_first_frame():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    opened = Image.open(io.BytesIO(png(frames[0], format="GIF", save_all=True, append_images=frames[1:])))
-    opened.seek(1)
+    active_hooks = Image.open(io.BytesIO(png(frames[0], format="GIF", save_all=True, append_images=frames[1:])))
+    active_hooks.seek(1)
     with pytest.warns(AnchorsWarning, match="2 frames"):
-        assert pixel(read_image(opened)) == (255, 0, 0)
+        assert pixel(read_image(active_hooks)) == (255, 0, 0)
 
 
 def test_cmyk():

@@ -58,8 +58,8 @@ def benchmark_files(folder):
 
 def write_run(folder, rows, data, **info):
     folder.mkdir(exist_ok=True)
-    told = {"benchmark": "llava-bench", "model": "scenes", "protocol": "llava", "data": str(data), **info}
-    (folder / "run.json").write_text(json.dumps(told))
+    summary = {"benchmark": "llava-bench", "model": "scenes", "protocol": "llava", "data": str(data), **info}
+    (folder / "run.json").write_text(json.dumps(summary))
     lines(folder / "records.jsonl", rows)
     return folder
 
@@ -166,8 +166,8 @@ def test_an_answer_without_review_has_no_score(run, capsys):
 
 
 def command(run, data, url):
-    given = ["judge", run, "--rules", data / "rule.json", "--url", url, "--judge-model", "judge-1", "--send"]
-    return [sys.executable, "-m", "vlm_anchors", *map(str, given)]
+    arguments = ["judge", run, "--rules", data / "rule.json", "--url", url, "--judge-model", "judge-1", "--send"]
+    return [sys.executable, "-m", "vlm_anchors", *map(str, arguments)]
 
 
 def test_killed_in_mid_run_nothing_is_lost_and_nothing_kept_is_asked_again(run, data):
@@ -430,8 +430,8 @@ def test_no_run_no_rules_no_data(run, data, say, tmp_path):
 
 
 def test_the_folder_is_where_the_questions_came_from_or_as_given(tmp_path, data, say):
-    for told, more in ((data / "questions.jsonl", ()), (tmp_path / "moved away", ("--data", data))):
-        run = write_run(tmp_path / "run", records(), told)
+    for summary, more in ((data / "questions.jsonl", ()), (tmp_path / "moved away", ("--data", data))):
+        run = write_run(tmp_path / "run", records(), summary)
         code, out, _ = say(run, "http://127.0.0.1:9/v1", *more)
         assert (code, out.split()[0]) == (0, "6")
 

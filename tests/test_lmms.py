@@ -10,7 +10,7 @@ import types
 import pytest
 
 import vlm_anchors as va
-from vlm_anchors.errors import BadDial, BadSetting
+from vlm_anchors.errors import BadParameter, BadSetting
 from vlm_anchors.evaluation.benchmarks import BENCHMARKS
 from vlm_anchors.evaluation.runner import evaluate
 from vlm_anchors.evaluation.runner.bundled import export
@@ -27,8 +27,8 @@ def scenes(tmp_path_factory):
 @pytest.fixture
 def task(scenes, tmp_path):
     """(name, folder, documents) of POPE's adversarial questions about three scenes."""
-    given = {"data": scenes / "pope", "images": scenes / "images", "split": "adversarial", "protocol_name": "deco"}
-    name = tasks.write_task("pope:dialect=strict", tmp_path / "tasks", **given)
+    arguments = {"data": scenes / "pope", "images": scenes / "images", "split": "adversarial", "protocol_name": "deco"}
+    name = tasks.write_task("pope:dialect=strict", tmp_path / "tasks", **arguments)
     lines = (tmp_path / "tasks" / f"{name}.jsonl").read_text().splitlines()
     return name, tmp_path / "tasks", [json.loads(line) for line in lines]
 
@@ -99,7 +99,7 @@ def test_stop_strings_and_limits_are_kept(model_class, tiny_folder, task):
 def test_sentences(model_class, tiny_folder, task):
     with pytest.raises(BadSetting, match=r"ask for version 0\.0; this is vlm-anchors"):
         model_class(str(tiny_folder), version=0.0)
-    with pytest.raises(BadDial, match="clva has no dial 'alfa'"):
+    with pytest.raises(BadParameter, match="clva has no parameter 'alfa'"):
         model_class(str(tiny_folder), "clva", alfa=5)
     with pytest.raises(BadSetting, match="Put them in one place"):
         model_class(str(tiny_folder), "clva:alpha=5", beta=0)
@@ -112,11 +112,11 @@ def test_sentences(model_class, tiny_folder, task):
 def test_tasks_score_as_the_benchmark_does(task, answered):
     name, folder, docs = task
     texts = {record["id"]: record["answer"] for record in answered}
-    told = [tasks.records(doc, [texts[json.loads(doc["record"])["id"]]]) for doc in docs]
+    summary = [tasks.records(doc, [texts[json.loads(doc["record"])["id"]]]) for doc in docs]
     score = BENCHMARKS.build("pope:dialect=strict").score(answered)
     for metric in score.metrics:
         value = score.metrics[metric]
-        assert getattr(tasks, metric)([each[metric] for each in told]) == (None if value is None else 100 * value)
+        assert getattr(tasks, metric)([each[metric] for each in summary]) == (None if value is None else 100 * value)
     written = (folder / f"{name}.yaml").read_text()
     assert (
         "until: []" in written
@@ -129,18 +129,18 @@ def test_tasks_score_as_the_benchmark_does(task, answered):
 
 @pytest.mark.skipif(not INSTALLED, reason="lmms-eval is not installed")
 def test_end_to_end(tiny_folder, task, answered, tmp_path):
-    """As a user runs it, offline; run again, every answer comes from lmms-eval's cache, and another dial asks anew."""
+    """As a user runs it, offline; run again, every answer comes from lmms-eval's cache, and another parameter asks anew."""
     name, folder, _ = task
 
-    def run(dial):
-        given = [
-            "--model", "vlm_anchors", "--model_args", f"model={tiny_folder},method=clva,{dial},version={va.__version__}",
+    def run(parameter):
+        arguments = [
+            "--model", "vlm_anchors", "--model_args", f"model={tiny_folder},method=clva,{parameter},version={va.__version__}",
             "--tasks", name, "--include_path", folder, "--batch_size", "6", "--device", "cpu",
             "--output_path", tmp_path / "out", "--log_samples", "--use_cache", tmp_path / "cache",
         ]  # fmt: skip
         environment = {**os.environ, "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
         done = subprocess.run(
-            [sys.executable, "-m", "lmms_eval", *map(str, given)], capture_output=True, text=True, env=environment
+            [sys.executable, "-m", "lmms_eval", *map(str, arguments)], capture_output=True, text=True, env=environment
         )
         assert done.returncode == 0, done.stderr[-3000:]
         newest = max((tmp_path / "out").rglob("*_results.json"), key=lambda file: file.stat().st_mtime_ns)

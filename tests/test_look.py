@@ -34,7 +34,7 @@ def written(tiny_folder, image, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(tiny, image):
+def summary(tiny, image):
     return study(tiny, image, "Is there a cup?", METHODS, max_new_tokens=4, norms=True)
 
 
@@ -43,7 +43,7 @@ def test_files(written):
     assert names == {
         "index.html", "tables.json", "shares.png", "heads.png", "drift.png", "layers-none.png", "layers-clva-tau=1.png",
         "layers-attanchor-tau=0.png", "before-after-clva-tau=1.png", "before-after-attanchor-tau=0.png",
-        "signposts-attanchor-tau=0.png",
+        "anchors-attanchor-tau=0.png",
     }  # fmt: skip
     tables = json.loads((written / "tables.json").read_text("utf-8"))
     assert list(tables["methods"]) == ["none", "clva:tau=1", "attanchor:tau=0"]
@@ -57,36 +57,36 @@ def test_the_page_stands_alone(written):
     assert "<cup>" not in page, "what a user typed is escaped"
 
 
-def test_answers_are_those_of_ask(tiny, image, told):
+def test_answers_are_those_of_ask(tiny, image, summary):
     import vlm_anchors as va
 
-    for spec, one in zip(METHODS, told.seen, strict=True):
+    for spec, one in zip(METHODS, summary.seen, strict=True):
         answer = va.ask(tiny, image, "Is there a cup?", method=spec, max_new_tokens=4)
         assert one.answer.tokens == answer.tokens
-        assert one.answer.acted == answer.acted
+        assert one.answer.effects == answer.effects
         assert "".join(one.words).strip() == answer.text
         assert len(one.before) == len(one.after) == max(len(one.words), 1)
-    assert told.plain.name == "none"
-    assert "".join(told.asked).startswith("is there a cup")
+    assert summary.plain.name == "none"
+    assert "".join(summary.asked).startswith("is there a cup")
 
 
 @pytest.mark.parametrize("method", ["attanchor:tau=0", "attanchor-i2t:tau=0", "attanchor:tau=0+clva"])
 def test_a_method_that_changes_the_prompt_may_stand_alone(tiny, image, method):
     """Rows are then counted in the prompt as the method left it; the image lies where it lay."""
     alone = study(tiny, image, "Is there a cup?", [method], max_new_tokens=2)
-    assert (alone.frame.rows, alone.frame.columns, alone.frame.whole) == (8, 8, True)
+    assert (alone.grid.rows, alone.grid.columns, alone.grid.whole) == (8, 8, True)
     assert "is there a cup" in "".join(alone.asked)
     figures.figures_of(alone)
 
 
-def test_the_frame_lies_right(told):
+def test_the_frame_lies_right(summary):
 
-    frame = told.frame
-    assert (frame.rows, frame.columns) == (8, 8)
-    assert frame.token.tolist() == list(range(64))
-    assert frame.whole
-    assert frame.grid(measures.saliency_maps(told.plain.before[0])).shape == (4, 8, 8)
-    assert frame.image.size == (128, 128)
+    grid = summary.grid
+    assert (grid.rows, grid.columns) == (8, 8)
+    assert grid.token.tolist() == list(range(64))
+    assert grid.whole
+    assert grid.grid(measures.saliency_maps(summary.plain.before[0])).shape == (4, 8, 8)
+    assert grid.image.size == (128, 128)
 
 
 def test_a_crop_shows_in_the_frame(tiny, image):
@@ -98,14 +98,14 @@ def test_a_crop_shows_in_the_frame(tiny, image):
 
     pixels = torch.zeros(1, 3, 4, 6)
     pixels[:, 0, :, 3:] = 1.0
-    frame = as_seen(tiny, {"pixel_values": pixels}, Image.new("RGB", (99, 50)))
-    assert frame.size == (6, 4)
-    assert frame.getpixel((0, 0)) == (128, 128, 128)
-    assert frame.getpixel((5, 3)) == (255, 128, 128)
+    grid = as_seen(tiny, {"pixel_values": pixels}, Image.new("RGB", (99, 50)))
+    assert grid.size == (6, 4)
+    assert grid.getpixel((0, 0)) == (128, 128, 128)
+    assert grid.getpixel((5, 3)) == (255, 128, 128)
 
 
-def test_every_figure_can_be_drawn_again(told):
-    names = [drawn.name for drawn in figures.figures_of(told)]
+def test_every_figure_can_be_drawn_again(summary):
+    names = [drawn.name for drawn in figures.figures_of(summary)]
     assert len(names) == len(set(names)) == 9
     assert figures.slug('a/b:c "d"') == "a-b-c-d"
 
@@ -162,9 +162,9 @@ def test_json(tiny_folder, image, tmp_path, capsys):
         "none",
     ]
     assert main([*asked, "--max-new-tokens", "2"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert Path(told["page"]).exists()
-    assert [answer["method"] for answer in told["answers"]] == ["none"]
+    summary = json.loads(capsys.readouterr().out)
+    assert Path(summary["page"]).exists()
+    assert [answer["method"] for answer in summary["answers"]] == ["none"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -205,15 +205,15 @@ def test_in_a_browser(browser, written, scheme):
     page.close()
 
 
-def test_the_pages_numbers_are_the_traces(told):
+def test_the_pages_numbers_are_the_traces(summary):
     import base64
 
     import torch
 
     from vlm_anchors.analysis.look_page import page_data
 
-    data = page_data(told)
-    for shown, one in zip(data["methods"], told.seen, strict=True):
+    data = page_data(summary)
+    for shown, one in zip(data["methods"], summary.seen, strict=True):
         prompt, rows = one.after[0], len(shown["peaks"])
         assert shown["first"] == prompt.weights.shape[2] == len(data["asked"])
         assert rows == shown["first"] + len(shown["words"])

@@ -21,21 +21,21 @@ pytestmark = [
 ]
 
 
-def check(vlm, told):
-    frame = told.frame
-    assert len(frame.token) == frame.rows * frame.columns
-    assert len(set(frame.token.tolist())) == len(frame.token)
-    assert int(frame.token.max()) < frame.visual
-    for one in told.seen:
+def check(vlm, summary):
+    grid = summary.grid
+    assert len(grid.token) == grid.rows * grid.columns
+    assert len(set(grid.token.tolist())) == len(grid.token)
+    assert int(grid.token.max()) < grid.visual
+    for one in summary.seen:
         for trace in (*one.before, *one.after):
             total = trace.visual + trace.system + trace.words
             assert torch.allclose(total, torch.ones_like(total))
             assert float(trace.words.min()) > -1e-5
-            assert trace.weights.shape[-1] == frame.visual
+            assert trace.weights.shape[-1] == grid.visual
             torch.testing.assert_close(
                 trace.weights.sum(-1), trace.visual[:, :, -trace.weights.shape[2] :], atol=2e-3, rtol=2e-3
             )
-    page = write_page(told, {}, ["vlm-anchors --help"])
+    page = write_page(summary, {}, ["vlm-anchors --help"])
     assert "Where did it look?" in page
 
 
@@ -45,10 +45,10 @@ def test_decoders(name):
     processor = make()
     processor.chat_template = TEMPLATE.replace("IMAGE", image)
     vlm = va.load((model_of(name), processor))
-    told = study(vlm, noise(40, 20), "w40 w41 w42", ["none", "clva:tau=1"], max_new_tokens=3)
-    check(vlm, told)
-    assert told.frame.rows > 1 and told.frame.columns > 1, "the frame is an image, not a line"
-    assert "w40w41w42" in "".join(told.asked).replace(" ", "")
+    summary = study(vlm, noise(40, 20), "w40 w41 w42", ["none", "clva:tau=1"], max_new_tokens=3)
+    check(vlm, summary)
+    assert summary.grid.rows > 1 and summary.grid.columns > 1, "the frame is an image, not a line"
+    assert "w40w41w42" in "".join(summary.asked).replace(" ", "")
 
 
 @pytest.mark.parametrize("name", ["instructblip", "blip-2"])
@@ -57,7 +57,7 @@ def test_latents_of_a_qformer_are_captured_and_words_are_not_pretended(name):
     with pytest.raises(CannotAct, match="looks at its image in a Q-Former, once and before any word"):
         study(vlm, noise(40, 20), "w40 w41 w42", ["none"])
     inputs = prepare(vlm, [read_sample(noise(40, 20), "w40 w41 w42")]).tensors
-    with torch.no_grad(), attach(vlm, "none", watch=seen):
+    with torch.no_grad(), attach(vlm, "none", recorder=seen):
         vlm.model.generate(**inputs, max_new_tokens=2)
     (trace,) = seen.of()
     latents = trace.visual.shape[2]

@@ -114,9 +114,9 @@ def test_a_token_of_which_only_the_mean_was_kept():
 def test_anchors_are_those_of_the_literal_reference_and_of_clva(sample):
     model, single = tiny.llava(), split(tiny.llava_batch(), sample)
     seen = Capture(dtype=torch.float32)
-    with torch.no_grad(), attach(model, CLVA(), watch=seen) as handle:
+    with torch.no_grad(), attach(model, CLVA(), recorder=seen) as handle:
         model(**single)
-    counts = handle.acted[0]["clva"]["anchors"]
+    counts = handle.effects[0]["clva"]["anchors"]
     masks = measures.anchor_masks(seen.of()[0])
     assert {sign: [int(mask.sum())] for sign, mask in masks.items()} == counts
     reference = reference_for(single, 8)
@@ -134,7 +134,7 @@ def test_anchors_are_those_of_the_literal_reference_and_of_clva(sample):
 def test_clva_raises_the_share_that_it_says_it_raises():
     model, batch = tiny.llava(), tiny.llava_batch()
     seen = Capture()
-    with torch.no_grad(), attach(model, CLVA(tau=1.0, beta=0.0), watch=seen):
+    with torch.no_grad(), attach(model, CLVA(tau=1.0, beta=0.0), recorder=seen):
         model(**batch)
     rows = measures.shares(seen.of(0)[0], seen.of(0, edited=True)[0])
     for row in rows:

@@ -69,7 +69,7 @@ def test_several_return_sequences(model):
         out = generate(model, tiny.llava_batch(), do_sample=True, num_return_sequences=2)
         beams = generate(model, tiny.llava_batch(), num_beams=4, num_return_sequences=2)
     assert out.shape[0] == beams.shape[0] == 6
-    assert len(handle.acted) == 12
+    assert len(handle.effects) == 12
 
 
 def test_static_cache_equals_dynamic(model):
@@ -163,8 +163,8 @@ def test_chunked_prefill_up_to_the_first_text_row(model, end):
             part = copy.copy(features)
             before = int((ids[0, :start] == tiny.IMAGE).sum())
             part.pooler_output = [features.pooler_output[0][before : before + int((piece == tiny.IMAGE).sum())]]
-            given = {"mm_encoder_outputs": {"image": part}} if len(part.pooler_output[0]) else {}
-            out = model(input_ids=piece, past_key_values=cache, attention_mask=torch.ones(1, stop), **given)
+            arguments = {"mm_encoder_outputs": {"image": part}} if len(part.pooler_output[0]) else {}
+            out = model(input_ids=piece, past_key_values=cache, attention_mask=torch.ones(1, stop), **arguments)
             start = stop
     assert (out.logits[0, -1] - whole).abs().max() < 1e-6
 
@@ -230,4 +230,4 @@ def test_steps_are_counted(model):
     with attach(model, CLVA()) as handle:
         steps_of(model, tiny.llava_batch())
     prompt = 8  # four closing words and four after the image in the last sample
-    assert handle.acted[2]["clva"]["rows_edited"] == prompt + STEPS
+    assert handle.effects[2]["clva"]["rows_edited"] == prompt + STEPS

@@ -58,10 +58,10 @@ def test_a_sample_without_an_image_is_left_alone(name):
     mixed = llava([1, *words(2), *IMAGE, *words(9, 1)], [1, *words(12, 2)], [1, *IMAGE, *words(5, 3)])
     with steered(name, "llava", method) as handle:
         found, tokens = run(model, mixed)
-        acted = handle.acted
+        effects = handle.effects
     plain, _ = run(model, mixed, tokens)
     assert (found[:, 1] - plain[:, 1]).abs().max() < 1e-5
-    assert acted[1] == {name: {"rows_edited": 0}}
+    assert effects[1] == {name: {"rows_edited": 0}}
     for sample in (0, 2):
         assert not torch.allclose(found[:, sample], plain[:, sample], atol=1e-6)
 
@@ -83,7 +83,7 @@ def test_a_prompt_that_ends_with_its_image(name):
         found, _ = run(model, last, tokens)
     assert torch.equal(found[0], plain[0])
     assert not torch.allclose(found[1:], plain[1:], atol=1e-6)
-    assert len(handle.acted) == 1 and name in handle.acted[0]
+    assert len(handle.effects) == 1 and name in handle.effects[0]
 
 
 @every_method
@@ -119,7 +119,7 @@ def test_pieces_are_refused_where_every_row_changes(name, count):
 
 @pytest.mark.parametrize("name", ["vcd", "icd", "pai"])
 def test_a_padded_first_piece_equals_one_piece(name):
-    """Padding in front of the shorter system prompt is no word that the second branch reads."""
+    """Padding in front of the shorter system prompt is no word that the contrastive branch reads."""
     model = model_of("llava")
     prompt = llava([1, *words(6), *IMAGE, *words(9, 1)], [1, *words(2), *IMAGE, *words(9, 2)])
     end = prompt["input_ids"].shape[1] - 9
@@ -150,7 +150,7 @@ def test_a_run_in_between_is_not_taken_for_the_image():
     unseen = model.get_image_features(pixels, return_dict=True)
     with torch.no_grad(), attach(model, VCD(beta=0.0)):
         model(**one)
-        with pytest.raises(CannotAct, match="Pass pixel_values"):
+        with pytest.raises(CannotAct, match="ForwardState pixel_values"):
             model(**other, mm_encoder_outputs={"image": unseen})
 
 
@@ -241,13 +241,13 @@ def test_samples_without_an_image_follow_the_cache(rows):
     model, rows = model_of("llava"), torch.tensor(rows)
     mixed = llava([1, *words(2), *IMAGE, *words(9, 1)], [1, *words(12, 2)])
     mask = torch.nn.functional.pad(mixed["attention_mask"], (0, 1), value=1)
-    given = {
+    arguments = {
         "input_ids": torch.tensor([[50], [51]]),
         "attention_mask": mask,
         "position_ids": (mask.cumsum(1) - 1)[:, -1:],
     }
     with torch.no_grad(), attach(model, VCD(beta=0.0)):
-        right = model(**given, past_key_values=prefilled(model, mixed)).logits[rows, -1]
+        right = model(**arguments, past_key_values=prefilled(model, mixed)).logits[rows, -1]
         cache = prefilled(model, mixed)
         if len(rows) == 4:
             cache.batch_repeat_interleave(2)
@@ -255,7 +255,7 @@ def test_samples_without_an_image_follow_the_cache(rows):
             cache.reorder_cache(rows)
         else:
             cache.batch_select_indices(rows)
-        found = model(**{name: value[rows] for name, value in given.items()}, past_key_values=cache).logits[:, -1]
+        found = model(**{name: value[rows] for name, value in arguments.items()}, past_key_values=cache).logits[:, -1]
     assert (found - right).abs().max() < 1e-5
 
 
@@ -287,8 +287,8 @@ def test_a_detached_handle_counts_no_further():
     cache = StaticCache(config=model.config, max_cache_len=120)
     with torch.no_grad(), attach(model, "clva:tau=1") as handle:
         model.generate(**batch, past_key_values=cache, max_new_tokens=4, min_new_tokens=4, do_sample=False)
-        before = handle.acted
+        before = handle.effects
     cache.reset()
     with torch.no_grad():
         model.generate(**batch, past_key_values=cache, max_new_tokens=20, min_new_tokens=20, do_sample=False)
-    assert handle.acted == before
+    assert handle.effects == before

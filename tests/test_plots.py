@@ -37,10 +37,10 @@ FIGURES = {
     "before and after": lambda: plots.before_after(IMAGE, MAP, 0 * MAP, ("plain", "CLVA"), "layer 3"),
     "drift": lambda: plots.drift_curves(DRIFT, 14),
     "shares": lambda: plots.share_curves({"none": SHARES, "clva": SHARES}),
-    "signposts": lambda: plots.signposts(IMAGE, POSTS, 8, 8),
+    "anchor_table": lambda: plots.anchor_table(IMAGE, POSTS, 8, 8),
     "radar": lambda: plots.radar(SCORES),
     "long names": lambda: plots.before_after(IMAGE, MAP, MAP, LONG, "decoder layer 3"),
-    "crowded dial": lambda: plots.sweep(CROWDED, "tau", ["F1"]),
+    "crowded parameter": lambda: plots.sweep(CROWDED, "tau", ["F1"]),
     "sweep": lambda: plots.sweep(SWEEP, "alpha", ["F1"], baseline={"F1": 79.5}),
     "selection": lambda: plots.selection({1.0: CHOSEN, 0.5: CHOSEN}, {1.0: 0.5, 0.5: 0.5}),
     "pulls": lambda: plots.pulls(PULLED),
@@ -103,5 +103,5 @@ def test_every_line_of_many_looks_its_own_way():
     axes = plots._figure(4, 3).subplots()
     for number in range(24):
         plots._line(axes, number, [1, 2], [1, 2], str(number))
-    looks = {(line.get_color(), line.get_marker()) for line in axes.get_lines()}
-    assert len(looks) == 24
+    image_mass = {(line.get_color(), line.get_marker()) for line in axes.get_lines()}
+    assert len(image_mass) == 24

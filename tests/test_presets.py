@@ -1,4 +1,4 @@
-"""Presets: published dials by the name of a model and a task, each with who says so."""
+"""Presets: published parameters by the name of a model and a task, each with who says so."""
 
 import json
 
@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import vlm_anchors as va
 from vlm_anchors.apps.cli.commands import app
-from vlm_anchors.errors import BadDial, UnknownName
+from vlm_anchors.errors import BadParameter, UnknownName
 from vlm_anchors.methods import METHODS
 
 BASELINES = ("vcd", "icd", "imccd", "memvr", "clearsight", "pai", "deco", "vista")
@@ -39,7 +39,7 @@ def test_the_published_values(spec, values):
     alpha, others = values
     method = METHODS.build(spec)
     assert method.alpha == alpha
-    assert {dial: getattr(method, dial) for dial in others} == others
+    assert {parameter: getattr(method, parameter) for parameter in others} == others
 
 
 def test_values_without_an_alpha_and_ours():
@@ -63,7 +63,7 @@ def test_every_baseline_has_published_values_and_ours_for_any_other_model(name):
     presets = METHODS.get(name).load().presets
     assert len({preset.name for preset in presets}) == len(presets)
     assert "official-code" in {preset.source for preset in presets}
-    assert (presets[-1].name, presets[-1].source, presets[-1].dials) == ("any/any", "ours", {})
+    assert (presets[-1].name, presets[-1].source, presets[-1].parameters) == ("any/any", "ours", {})
     assert METHODS.build(f"{name}:preset=any") == METHODS.build(name)
 
 
@@ -84,7 +84,7 @@ def test_unknown_presets_are_refused():
         UnknownName, match=r"vcd has no preset 'llava/pope'\. Did you mean 'llava-1.5-7b/pope'\? Known: "
     ):
         METHODS.build("vcd:preset=llava/pope")
-    with pytest.raises(BadDial, match="none has no dial 'preset'"):
+    with pytest.raises(BadParameter, match="none has no parameter 'preset'"):
         METHODS.build("none:preset=any")
 
 
@@ -95,12 +95,12 @@ def test_a_misspelt_task_is_no_benchmark():
 
 def test_layers_of_a_preset_fit_any_depth():
     """Official numbers are those of 32 layers; none of our presets pins them."""
-    assert not [name for name, preset in PRESETS if "layers" in preset.dials]
+    assert not [name for name, preset in PRESETS if "layers" in preset.parameters]
 
 
 def test_the_command_lists_them():
-    told = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["methods", "imccd"])
-    assert "imccd:preset=MODEL/TASK" in told.stdout
-    assert "official-code" in told.stdout and "gate=scores" in told.stdout
+    summary = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["methods", "imccd"])
+    assert "imccd:preset=MODEL/TASK" in summary.stdout
+    assert "official-code" in summary.stdout and "gate=scores" in summary.stdout
     found = json.loads(CliRunner().invoke(app, ["methods", "vcd", "--json"]).stdout)["presets"]
-    assert {"model": "qwen2.5-vl-7b", "task": "pope", "source": "ours", "dials": {"beta": 0.2}} in found
+    assert {"model": "qwen2.5-vl-7b", "task": "pope", "source": "ours", "parameters": {"beta": 0.2}} in found

@@ -49,9 +49,9 @@ def test_every_method_is_found_by_its_class_name():
         assert getattr(va, entry.class_name) is entry.load()
 
 
-def test_functions_stay_functions_beside_modules_of_their_name():
+def test_the_catalogues_are_functions():
 
-    for name in ("methods", "families", "benchmarks", "load"):
+    for name in ("list_methods", "list_families", "list_benchmarks", "load"):
         assert callable(getattr(va, name)), name
     assert next(entry.name for entry in va.list_methods()) == "none"
     assert va.list_families()[0].name == "llava"

@@ -285,8 +285,10 @@ def test_fractions_of_the_second_paper_are_shown_as_our_percents():
 
 def test_a_run_named_twice_is_told(run, capsys, monkeypatch):
     assert main(["report", str(run), str(run)]) == 2
-    told = capsys.readouterr().err
-    assert told == f"Expected different RUNs; {run} was named twice, and its answers would count twice. Name it once.\n"
+    summary = capsys.readouterr().err
+    assert (
+        summary == f"Expected different RUNs; {run} was named twice, and its answers would count twice. Name it once.\n"
+    )
     monkeypatch.chdir(run.parent)
     assert main(["report", "run", str(run)]) == 2
     assert f"run and {run} are the same RUN" in capsys.readouterr().err

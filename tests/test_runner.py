@@ -77,14 +77,16 @@ def whole(tiny, scenes, tmp_path_factory):
 
 def test_records_hold_what_scorers_and_readers_need(whole):
     record = next(r for key, r in whole.items() if key[1] == "clva")
-    assert {"id", "image", "question", "group", "truth", "answer", "prompt", "acted", "yes_no", "tokens"} <= set(record)
-    assert record["acted"]["clva"]["rows_edited"] > 0
+    assert {"id", "image", "question", "group", "truth", "answer", "prompt", "effects", "yes_no", "tokens"} <= set(
+        record
+    )
+    assert record["effects"]["clva"]["rows_edited"] > 0
     assert len(record["yes_no"]) == 2 and len(whole) == 2 * QUESTIONS
 
 
 def test_the_run_file_is_a_birth_certificate(tiny, scenes, tmp_path):
     run(tiny, scenes, tmp_path / "run", limit=2)
-    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    summary = json.loads((tmp_path / "run" / "run.json").read_text())
     wanted = {
         "model",
         "revision",
@@ -97,7 +99,7 @@ def test_the_run_file_is_a_birth_certificate(tiny, scenes, tmp_path):
         "commit",
         "device",
     }
-    assert wanted | {"dtype", "attention"} <= set(told)
+    assert wanted | {"dtype", "attention"} <= set(summary)
 
 
 def test_a_second_run_answers_nothing_and_more_methods_are_added(tiny, scenes, whole, tmp_path):
@@ -119,9 +121,9 @@ def test_a_torn_last_line_is_answered_again(tiny, scenes, whole, tmp_path):
 
 
 def start(folder, scenes, out, *more, **environment):
-    given = [HERE / "eval_worker.py", folder, scenes / "pope", scenes / "images", out, *more]
+    arguments = [HERE / "eval_worker.py", folder, scenes / "pope", scenes / "images", out, *more]
     return subprocess.Popen(
-        [sys.executable, *map(str, given)],
+        [sys.executable, *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(HERE), **environment},
     )  # fmt: skip
 
@@ -147,9 +149,9 @@ def test_killed_at_any_moment_the_records_are_the_same(folder, scenes, whole, tm
                 file.write('{"id": "torn')
     assert len(comparable(out)) < 2 * QUESTIONS
     last = start(folder, scenes, out)
-    told, complaint = last.communicate(timeout=600)
+    summary, complaint = last.communicate(timeout=600)
     assert last.returncode == 0, complaint.decode()[-2000:]
-    assert 0 < int(told) < 2 * QUESTIONS
+    assert 0 < int(summary) < 2 * QUESTIONS
     assert comparable(out) == whole
 
 
@@ -193,9 +195,9 @@ def test_ray_workers_killed_and_the_run_killed_the_records_are_the_same(folder, 
     first.wait()
     assert 24 <= len(comparable(out)) < 2 * QUESTIONS
     second = start(folder, scenes, out, 1)
-    told, complaint = second.communicate(timeout=300)
+    summary, complaint = second.communicate(timeout=300)
     assert second.returncode == 0, complaint.decode()[-2000:]
-    assert 0 < int(told) <= 2 * QUESTIONS - 24
+    assert 0 < int(summary) <= 2 * QUESTIONS - 24
     assert comparable(out) == whole
 
 
@@ -236,8 +238,8 @@ def test_another_longest_answer_is_recorded_and_does_not_mix(tiny, scenes, tmp_p
     assert json.loads((tmp_path / "run" / "run.json").read_text())["max_new_tokens"] == 3
     with pytest.raises(BadRun, match="was made with max_new_tokens = 3; this is the protocol's"):
         run(tiny, scenes, tmp_path / "run", limit=2)
-    told = tables([tmp_path / "run"])[0].protocol
-    assert "5 new tokens" in told and told.endswith("asked with 3 new tokens instead (--max-new-tokens)")
+    summary = tables([tmp_path / "run"])[0].protocol
+    assert "5 new tokens" in summary and summary.endswith("asked with 3 new tokens instead (--max-new-tokens)")
     run(tiny, scenes, tmp_path / "own", limit=1)
     run(tiny, scenes, tmp_path / "own", limit=2, max_new_tokens=5)  # the protocol's own number is no other
     assert len(tables([tmp_path / "run", tmp_path / "own"])) == 2  # never one table
@@ -253,7 +255,7 @@ def test_what_is_refused_before_its_first_answer_binds_nobody(tiny, scenes, tmp_
 
 
 def test_logits_that_are_no_numbers_are_no_answers(tiny, scenes, tmp_path):
-    with pytest.raises(CannotAct, match=r"under clva:alpha=1e\+308 some are NaN: a dial is too large"):
+    with pytest.raises(CannotAct, match=r"under clva:alpha=1e\+308 some are NaN: a parameter is too large"):
         run(tiny, scenes, tmp_path / "run", methods=["clva:alpha=1e308"], limit=4)
     assert (tmp_path / "run" / "records.jsonl").read_text() == ""
 
@@ -319,7 +321,7 @@ def test_the_protocol_decodes_unless_a_decoding_is_asked_for(tiny, method, decod
 
 @pytest.fixture
 def no_drawing(monkeypatch):
-    def drawn(*given):
+    def drawn(*arguments):
         raise AssertionError("scenes were drawn before the names were checked")
 
     monkeypatch.setattr("vlm_anchors.evaluation.runner.bundled._scenes", drawn)
@@ -391,7 +393,7 @@ def asked_both_ways(vlm, method, decoding):
 @pytest.mark.parametrize("decoding", ["greedy", "beam:num_beams=3", "nucleus"])
 def test_a_reused_prefix_changes_nothing(double, method, decoding):
     for alone, shared in zip(*asked_both_ways(double, method, decoding), strict=True):
-        assert (shared.tokens, shared.prompt, shared.acted) == (alone.tokens, alone.prompt, alone.acted)
+        assert (shared.tokens, shared.prompt, shared.effects) == (alone.tokens, alone.prompt, alone.effects)
         assert shared.yes_no == pytest.approx(alone.yes_no, abs=1e-6)
 
 
@@ -404,7 +406,7 @@ def test_methods_that_touch_the_prefix_read_every_prompt_whole(tiny, method):
 def test_the_vision_tower_sees_each_image_once(tiny, method):
     """In a batch, and once more where a method changes it; whether the prefix is shared or not."""
     seen = []
-    hook = tiny.model.model.vision_tower.register_forward_hook(lambda module, given, out: seen.append(len(out[0])))
+    hook = tiny.model.model.vision_tower.register_forward_hook(lambda module, arguments, out: seen.append(len(out[0])))
     images = [render(from_objects(objects)) for objects in (["cup", "fork"], ["dog"])]
     samples = [Sample((images[n % 2],), text, str(n)) for n, text in enumerate(ASKED)]
     how = Run.of(tiny, method, "greedy", 3)
@@ -428,7 +430,7 @@ def test_another_thread_s_images_are_its_own(tiny):
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("arguments", "found"),
     [
         (va.VCD(), {"vcd"}),
         ("vcd", {"vcd"}),
@@ -438,8 +440,8 @@ def test_another_thread_s_images_are_its_own(tiny):
         (None, {"none"}),
     ],
 )
-def test_methods_are_objects_or_text_one_or_many(tiny, scenes, tmp_path, given, found):
-    assert run(tiny, scenes, tmp_path / "run", methods=given, limit=1) == len(found)
+def test_methods_are_objects_or_text_one_or_many(tiny, scenes, tmp_path, arguments, found):
+    assert run(tiny, scenes, tmp_path / "run", methods=arguments, limit=1) == len(found)
     assert {key[1] for key in comparable(tmp_path / "run")} == found
 
 
@@ -493,19 +495,19 @@ def test_questions_without_an_image_are_answered_too(tiny, tmp_path, method):
         "figure_id": "1",
         "filename": "./hallusion_bench/VS/map/0_1.png",
     }
-    blind = {**row, "visual_input": "0", "figure_id": "0", "filename": None}
-    longer = {**blind, "question_id": "1", "question": "Is there a cup somewhere?"}
-    (tmp_path / "HallusionBench.json").write_text(json.dumps([row, blind, longer]))
-    given = {"data": tmp_path / "HallusionBench.json", "images": tmp_path / "images", "protocol_name": "llava"}
-    assert evaluate(tiny, "hallusion", tmp_path / "plain", **given) == 3
+    without_image = {**row, "visual_input": "0", "figure_id": "0", "filename": None}
+    longer = {**without_image, "question_id": "1", "question": "Is there a cup somewhere?"}
+    (tmp_path / "HallusionBench.json").write_text(json.dumps([row, without_image, longer]))
+    arguments = {"data": tmp_path / "HallusionBench.json", "images": tmp_path / "images", "protocol_name": "llava"}
+    assert evaluate(tiny, "hallusion", tmp_path / "plain", **arguments) == 3
     with contextlib.nullcontext() if method == "none" else pytest.warns(AnchorsWarning, match="leaves it as it is"):
-        assert evaluate(tiny, "hallusion", tmp_path / "run", methods=[method], **given) == 3
+        assert evaluate(tiny, "hallusion", tmp_path / "run", methods=[method], **arguments) == 3
     plain, found = comparable(tmp_path / "plain"), comparable(tmp_path / "run")
     assert sorted(record["image"] is None for record in found.values()) == [False, True, True]
     for key, record in found.items():
         if record["image"] is None:
             assert record["answer"] == plain[(key[0], "none", *key[2:])]["answer"]
-            assert record["acted"] == {}
+            assert record["effects"] == {}
     assert tables([tmp_path / "run"])[0].rows[0].n == 3
     assert "Infinity" not in (tmp_path / "run" / "records.jsonl").read_text()
 

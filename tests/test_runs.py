@@ -29,7 +29,7 @@ def record(number, method, answer, margin, **more):
         "decoding": "greedy",
         "seed": None,
         "yes_no": [12 + margin, 12.0],
-        "acted": {method: {"rows_edited": 3, "anchors": {"positive": [1]}}},
+        "effects": {method: {"rows_edited": 3, "anchors": {"positive": [1]}}},
         **more,
     }
 
@@ -83,12 +83,12 @@ def test_a_method_that_moves_no_answer_gets_no_row(run, tmp_path, monkeypatch, c
     monkeypatch.setattr(scenes_report, "ROOT", tmp_path)
     (tmp_path / "results").mkdir()
     scenes_report.main("made", str(run))
-    told = json.loads((tmp_path / "results" / "made.json").read_text())
-    assert [row["method"] for row in told["tables"][0]["rows"]] == ["none", "clva"]
-    assert told["silent"] == [["memvr", "greedy"]]
+    summary = json.loads((tmp_path / "results" / "made.json").read_text())
+    assert [row["method"] for row in summary["tables"][0]["rows"]] == ["none", "clva"]
+    assert summary["silent"] == [["memvr", "greedy"]]
     assert "memvr (greedy) moved no answer" in capsys.readouterr().err
-    clva, memvr = told["acted"]
-    assert (clva["moved"], clva["changed"], clva["told"]) == (1, 0.25, {"rows_edited": 3})
+    clva, memvr = summary["effects"]
+    assert (clva["moved"], clva["changed"], clva["effects"]) == (1, 0.25, {"rows_edited": 3})
     assert (memvr["moved"], memvr["changed"]) == (0, 0)
 
 
@@ -111,7 +111,7 @@ def test_the_logit_shift_says_yes_as_often_as_clva(run, tmp_path):
     shifted = report.read_run(tmp_path / "shift").records
     assert [one["answer"] for one in shifted] == ["Yes"] * 5 + ["No"] * 3
     assert {one["method"] for one in shifted} == {"logit-shift"}
-    assert shifted[0]["acted"]["logit-shift"]["shift"] == pytest.approx(0.55)
+    assert shifted[0]["effects"]["logit-shift"]["shift"] == pytest.approx(0.55)
     rows = report.tables([run, tmp_path / "shift"], draws=20)[0].rows
     assert [row.method for row in rows] == ["none", "clva", "memvr", "logit-shift"]
 

@@ -79,16 +79,16 @@ def test_spellings_are_all_found_and_unknown_ones_are_not():
 
 
 def test_yes_no_keeps_the_best_spelling_of_the_first_step_only():
-    watcher = YesNo(Words("?", "Yes", " yes", "no"))
+    recorder = YesNo(Words("?", "Yes", " yes", "no"))
     ids = torch.zeros(2, 1, dtype=torch.long)
     scores = torch.tensor([[9.0, 1.0, 2.0, 3.0], [9.0, 5.0, 4.0, -1.0]])
-    assert watcher(ids, scores) is scores
-    watcher(ids, scores + 1)
-    assert watcher.row(0) == (2.0, 3.0)
-    assert watcher.row(1) == (5.0, -1.0)
+    assert recorder(ids, scores) is scores
+    recorder(ids, scores + 1)
+    assert recorder.row(0) == (2.0, 3.0)
+    assert recorder.row(1) == (5.0, -1.0)
 
 
 def test_no_such_word():
-    watcher = YesNo(Words("?", "Yes"))
-    watcher(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 2))
-    assert watcher.row(0) is None
+    recorder = YesNo(Words("?", "Yes"))
+    recorder(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 2))
+    assert recorder.row(0) is None

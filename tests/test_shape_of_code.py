@@ -24,7 +24,7 @@ ARROW = [
     ["scenes"],
     ["adapter"],
     ["load", "images"],
-    ["decoding", "methods", "engine"],  # contract and engine are two halves; decodings share the dials' checks
+    ["decoding", "methods", "engine"],  # contract and engine are two halves; decodings share the parameters' checks
     ["choice"],
     ["prepare"],
     ["sampling"],

@@ -9,8 +9,8 @@ from test_family_table import PROCESSORS, noise
 
 from vlm_anchors import scenes
 from vlm_anchors.analysis import samples, theory
-from vlm_anchors.analysis.image_grid import Frame
-from vlm_anchors.analysis.signposts import cosines, posted, prompts_of, signposts
+from vlm_anchors.analysis.anchor_distances import anchor_table, cosines, posted, prompts_of
+from vlm_anchors.analysis.image_grid import ImageGrid
 from vlm_anchors.errors import CannotAct
 from vlm_anchors.generation.generate import read_sample
 from vlm_anchors.inputs.prompt_builder import prepare
@@ -120,7 +120,7 @@ def test_named_patches_are_those_on_the_named_object_s_box(tiny):
 
 
 def test_cropped_images_are_refused(tiny, monkeypatch):
-    monkeypatch.setattr(Frame, "shows_all_of", lambda self, image: False)
+    monkeypatch.setattr(ImageGrid, "shows_all_of", lambda self, image: False)
     with pytest.raises(CannotAct, match="sees its images cropped or in tiles, so boxes do not lie where patches are"):
         theory.named_patches(tiny, samples.from_scenes(1)[0])
 
@@ -156,7 +156,7 @@ def test_pulls_are_the_model_s_own_scores(tiny, inputs):
     """From each layer's projections: rotate, multiply, divide by the root of the width, soften over the keys before."""
     method = AttAnchor(tau=0.0)
     rows = theory.pulls(tiny, inputs, method)
-    posts = signposts(tiny, inputs, method)
+    posts = anchor_table(tiny, inputs, method)
     decoder = tiny.model.get_decoder()
     assert len(rows) == len(posts) * len(decoder.layers) * tiny.model.config.text_config.num_attention_heads > 0
 
@@ -231,8 +231,8 @@ def test_pull_counts_by_hand():
            "weight_word": 0.1, "weight_copy": 0.15, "keys_word": 20, "keys_copy": 10}  # fmt: skip
     other = {**one, "head": 2, "before": 20, "logit_copy": -1.0, "weight_copy": 0.4}
     (row,) = theory.over_scenes([theory.pull_counts([one, other])], "layer", theory.pulled, draws=20)
-    told = {name: value for name, value in row.items() if not name.endswith(("_low", "_high"))}
-    assert told == pytest.approx({
+    summary = {name: value for name, value in row.items() if not name.endswith(("_low", "_high"))}
+    assert summary == pytest.approx({
         "layer": 1, "before": 15, "after": 1, "logit_word": 0, "logit_copy": 0, "weight_word": 0.1, "weight_copy": 0.275,
         "uniform_word": 0.05, "uniform_copy": 0.1, "logit_rises": 0.5, "weight_rises": 1.0, "lift_rises": 0.5,
     })  # fmt: skip

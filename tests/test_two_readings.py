@@ -1,6 +1,6 @@
-"""The second reading of a prompt, on every family where a method reads twice: against the model itself, asked that way.
+"""The contrastive branch of a prompt, on every family where a method reads twice: against the model itself, asked that way.
 
-The model is given what the second branch should read (other pixels, other words, no image) and nothing else; logits of the
+The model is given what the contrastive branch should read (other pixels, other words, no image) and nothing else; logits of the
 prompt and of three decoding steps must be the branch's.
 """
 
@@ -20,11 +20,11 @@ from vlm_anchors.methods.icd import ICD
 from vlm_anchors.methods.pai import PAI
 from vlm_anchors.methods.vcd import VCD
 from vlm_anchors.methods.vista import VISTA
-from vlm_anchors.models.decoder import find_site
+from vlm_anchors.models.decoder import find_target
 from vlm_anchors.models.families import FAMILIES
 
 STEPS = 3
-DECODERS = {family.name for family in FAMILIES if family.site == "decoder" and not family.refused}
+DECODERS = {family.name for family in FAMILIES if family.target == "decoder" and not family.refused}
 SPECIAL = list(range(tiny.WORD))
 """No placeholder or tag may stand in an answer."""
 ROWS = ("mm_token_type_ids", "token_type_ids")
@@ -124,13 +124,13 @@ def test_the_words_alone(family):
 def test_what_the_image_adds(family):
     prompt, inputs = asked(family)
     model = model_of(family)
-    stack = find_site(model, stand_in(family).tokenizer, "decoder").stack
+    stack = find_target(model, stand_in(family).tokenizer, "decoder").stack
 
     @torch.no_grad()
-    def lasts(given):
+    def lasts(arguments):
         seen = []
         hooks = [layer.register_forward_hook(lambda m, a, out: seen.append(out[:, -1])) for layer in stack.layers]
-        model(**given)
+        model(**arguments)
         for hook in hooks:
             hook.remove()
         return torch.stack(seen, 1)

@@ -14,7 +14,7 @@ from tiny_models import BOS, BREAK, CLIP_END, CLIP_START, END, IMAGE, NEWLINE, P
 
 @dataclass
 class Picture:
-    """An image or a video. pieces: (kind, ids) with kind "visual", "frame" or "text". pixels: its part of the inputs."""
+    """An image or a video. pieces: (kind, ids) with kind "visual", "delimiters" or "text". pixels: its part of the inputs."""
 
     pieces: list[tuple[str, list[int]]]
     pixels: dict[str, torch.Tensor]
@@ -132,27 +132,34 @@ def _patches(generator, frames, kind):
 
 def _qwen_image(generator):
     tokens, pixels = _patches(generator, 1, "image")
-    return Picture([("frame", [START]), ("visual", [IMAGE] * tokens), ("frame", [END])], pixels)
+    return Picture([("delimiters", [START]), ("visual", [IMAGE] * tokens), ("delimiters", [END])], pixels)
 
 
 def _qwen_video(generator):
     tokens, pixels = _patches(generator, 2, "video")
-    return Picture([("frame", [START]), ("visual", [VIDEO] * 2 * tokens), ("frame", [END])], pixels)
+    return Picture([("delimiters", [START]), ("visual", [VIDEO] * 2 * tokens), ("delimiters", [END])], pixels)
 
 
 def _qwen3_video(generator):
     """Every frame has tags of its own and a timestamp before it; the first timestamp stands before the video."""
     tokens, pixels = _patches(generator, 2, "video")
-    frame = [("frame", [START]), ("visual", [VIDEO] * tokens), ("frame", [END])]
-    pieces = [("frame", [START]), ("text", [71, 72]), *frame, ("frame", [73, 74]), *frame, ("frame", [END])]
+    delimiters = [("delimiters", [START]), ("visual", [VIDEO] * tokens), ("delimiters", [END])]
+    pieces = [
+        ("delimiters", [START]),
+        ("text", [71, 72]),
+        *delimiters,
+        ("delimiters", [73, 74]),
+        *delimiters,
+        ("delimiters", [END]),
+    ]
     return Picture(pieces, pixels)
 
 
 def _glm_video(generator):
     """Frames in image tags, a timestamp after each, video tags around them; the placeholder is the images'."""
     tokens, pixels = _patches(generator, 2, "video")
-    frame = [("frame", [START]), ("visual", [IMAGE] * tokens), ("frame", [END]), ("frame", [75])]
-    return Picture([("frame", [CLIP_START]), *frame, *frame, ("frame", [CLIP_END])], pixels)
+    delimiters = [("delimiters", [START]), ("visual", [IMAGE] * tokens), ("delimiters", [END]), ("delimiters", [75])]
+    return Picture([("delimiters", [CLIP_START]), *delimiters, *delimiters, ("delimiters", [CLIP_END])], pixels)
 
 
 def _qwen_collate(ids, per_prompt):
@@ -169,15 +176,20 @@ def _glm_collate(ids, per_prompt):
 def _internvl_image(generator):
     tiles = 1 + int(torch.randint(2, (1,), generator=generator))
     pixels = {"pixel_values": torch.randn(tiles, 3, 32, 32, generator=generator)}
-    return Picture([("frame", [START]), ("visual", [IMAGE] * 16 * tiles), ("frame", [END])], pixels)
+    return Picture([("delimiters", [START]), ("visual", [IMAGE] * 16 * tiles), ("delimiters", [END])], pixels)
 
 
 def _tiled_image(generator):
     """Idefics3's image: two tiles in a row and the whole, each with its tag; or the whole alone."""
-    whole = [("frame", [START, WHOLE]), ("visual", [IMAGE] * 16), ("frame", [START])]
+    whole = [("delimiters", [START, WHOLE]), ("visual", [IMAGE] * 16), ("delimiters", [START])]
     split = bool(torch.randint(2, (1,), generator=generator))
-    row = [("frame", [START, TILE]), ("visual", [IMAGE] * 16), ("frame", [START, TILE + 1]), ("visual", [IMAGE] * 16)]
-    pieces = [*row, ("frame", [NEWLINE, NEWLINE]), *whole] if split else whole
+    row = [
+        ("delimiters", [START, TILE]),
+        ("visual", [IMAGE] * 16),
+        ("delimiters", [START, TILE + 1]),
+        ("visual", [IMAGE] * 16),
+    ]
+    pieces = [*row, ("delimiters", [NEWLINE, NEWLINE]), *whole] if split else whole
     return Picture(pieces, {"pixel_values": torch.randn(3 if split else 1, 3, 16, 16, generator=generator)})
 
 
@@ -199,13 +211,13 @@ def _pixtral_image(generator):
     """Rows of four tokens, a break after each but the last, an end tag after that."""
     rows = 4 + int(torch.randint(3, (1,), generator=generator))
     row = ("visual", [IMAGE] * 4)
-    pieces = [piece for _ in range(rows - 1) for piece in (row, ("frame", [BREAK]))] + [row, ("frame", [END])]
+    pieces = [piece for _ in range(rows - 1) for piece in (row, ("delimiters", [BREAK]))] + [row, ("delimiters", [END])]
     pixels = torch.zeros(1, 3, 48, 32)
     pixels[:, :, : 8 * rows] = torch.randn(1, 3, 8 * rows, 32, generator=generator)
     return Picture(pieces, {"pixel_values": pixels, "image_sizes": torch.tensor([[8 * rows, 32]])})
 
 
-_boxed = [("frame", [START]), ("visual", [IMAGE] * 16), ("frame", [END])]
+_boxed = [("delimiters", [START]), ("visual", [IMAGE] * 16), ("delimiters", [END])]
 
 FAMILIES = {
     family.name: family

@@ -30,7 +30,7 @@ td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 
 def document(title: str, body: str, style: str = "", script: str = "") -> str:
     """A whole page. body, style and script go in as they are; title is escaped."""
-    told = f"\n<script>\n{script}\n</script>" if script else ""
+    scripts = f"\n<script>\n{script}\n</script>" if script else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -41,7 +41,7 @@ def document(title: str, body: str, style: str = "", script: str = "") -> str:
 <style>{STYLE}{style}</style>
 </head>
 <body>
-{body}{told}
+{body}{scripts}
 </body>
 </html>
 """

@@ -9,15 +9,15 @@ class UserError(Exception):
 
 
 class UnknownName(UserError):
-    """A method, decoding, dial, family or model that does not exist. The message lists what does."""
+    """A method, decoding, parameter, family or model that does not exist. The message lists what does."""
 
 
-class BadDial(UserError):
-    """A dial outside its range or of the wrong type."""
+class BadParameter(UserError):
+    """A parameter outside its range or of the wrong type."""
 
 
 class BadSetting(UserError):
-    """A setting of a run that is no dial: device, dtype, batch size, number of tokens, an output folder."""
+    """A setting of a run that is no parameter: device, dtype, batch size, number of tokens, an output folder."""
 
 
 class BadImage(UserError):

@@ -1,7 +1,7 @@
 """Names of methods and decodings, found without importing them. Imports nothing heavy.
 
 A catalogue holds one `Entry` a name; the class behind it is imported when it is asked for. A SPEC is a name with
-its dials, joined by + where methods compose: `clva:alpha=5,beta=0`, `attanchor:tau=0.3+clva`.
+its parameters, joined by + where methods compose: `clva:alpha=5,beta=0`, `attanchor:tau=0.3+clva`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import BadDial, UnknownName
+from .errors import BadParameter, UnknownName
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,21 @@ class Catalogue:
             raise UnknownName(f"No {self.kind} {name!r}.{did_you_mean(name, self.names())}")
         return self._entries[name]
 
-    def dials(self, name: str) -> dict[str, Any]:
-        """The dials of a name and their defaults."""
+    def parameters(self, name: str) -> dict[str, Any]:
+        """The parameters of a name and their defaults."""
         return {field.name: field.default for field in dataclasses.fields(self.get(name).load()) if field.init}
 
     def build(self, spec: str) -> Any:
-        """One object from one `name:dial=value,...`; dials are checked by the class itself. `preset=...` is where it starts."""
-        name, dials = parse_spec(spec)
+        """One object from `name:parameter=value,...`; the class checks its parameters. `preset=...` is where it starts."""
+        name, parameters = parse_spec(spec)
         cls: Any = self.get(name).load()
         presets = getattr(cls, "presets", ())
         known = [field.name for field in dataclasses.fields(cls) if field.init]
-        preset = dials.pop("preset", None) if presets else None
-        for dial in dials:
-            if dial not in known:
-                raise BadDial(f"{name} has no dial {dial!r}.{did_you_mean(dial, known)}")
-        return cls(**dials) if preset is None else cls.preset(str(preset), **dials)
+        preset = parameters.pop("preset", None) if presets else None
+        for parameter in parameters:
+            if parameter not in known:
+                raise BadParameter(f"{name} has no parameter {parameter!r}.{did_you_mean(parameter, known)}")
+        return cls(**parameters) if preset is None else cls.preset(str(preset), **parameters)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -94,17 +94,17 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     """`"clva:alpha=5,layers=15-32"` -> `("clva", {"alpha": 5, "layers": (15, 32)})`."""
     name, colon, rest = spec.strip().partition(":")
     if not name or (colon and not rest):
-        raise BadDial(f"Expected NAME or NAME:DIAL=VALUE,...; found {spec!r}. Example: clva:alpha=5,beta=0")
-    dials: dict[str, Any] = {}
+        raise BadParameter(f"Expected NAME or NAME:DIAL=VALUE,...; found {spec!r}. Example: clva:alpha=5,beta=0")
+    parameters: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key or not value.strip():
-            raise BadDial(f"Expected DIAL=VALUE in {spec!r}; found {part!r}. Example: clva:alpha=5,beta=0")
-        if key in dials:
-            raise BadDial(f"The dial {key!r} is given twice in {spec!r}; give it once.")
-        dials[key] = parse_value(value.strip())
-    return name, dials
+            raise BadParameter(f"Expected DIAL=VALUE in {spec!r}; found {part!r}. Example: clva:alpha=5,beta=0")
+        if key in parameters:
+            raise BadParameter(f"The parameter {key!r} is given twice in {spec!r}; give it once.")
+        parameters[key] = parse_value(value.strip())
+    return name, parameters
 
 
 def parse_value(text: str) -> Any:

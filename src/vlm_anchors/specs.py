@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from .errors import BadDial, UnknownName
+from .errors import BadParameter, UnknownName
 from .generation.decodings import DECODINGS, Beam, Greedy, Nucleus
 from .interventions.method import Method
 from .methods import METHODS
@@ -20,7 +20,7 @@ def choose(
     """The methods, in the order given, and the decoding: where none is asked for, `otherwise`, else greedy.
 
     As a convenience `greedy`, `beam` and `nucleus` are accepted among the methods and set the decoding. Raises
-    `UnknownName` or `BadDial` where a SPEC is wrong, and `BadDial` where two decodings are asked for.
+    `UnknownName` or `BadParameter` where a SPEC is wrong, and `BadParameter` where two decodings are asked for.
     """
     methods: list[Method] = []
     decodings: list[Decoding] = [] if decoding is None else [_decoding(decoding)]
@@ -31,7 +31,7 @@ def choose(
             methods.append(_method(part))
     if any(other != decodings[0] for other in decodings[1:]):
         both = " and ".join(each.spec() for each in decodings)
-        raise BadDial(f"Two decodings were asked for: {both}. Tokens are chosen one way at a time; keep one.")
+        raise BadParameter(f"Two decodings were asked for: {both}. Tokens are chosen one way at a time; keep one.")
     if not decodings:
         decodings.append(Greedy() if otherwise is None else _decoding(otherwise))
     return tuple(methods), decodings[0]
@@ -43,9 +43,9 @@ def spec_of_all(methods: Sequence[Method]) -> str:
 
 
 def _parts(method: "MethodLike") -> list[Any]:
-    given = [method] if isinstance(method, str) or not isinstance(method, Sequence) else list(method)
+    items = [method] if isinstance(method, str) or not isinstance(method, Sequence) else list(method)
     parts: list[Any] = []
-    for each in given:
+    for each in items:
         parts.extend(split_composition(each) if isinstance(each, str) else [each])
     return parts
 
@@ -61,9 +61,9 @@ def _method(part: Any) -> Method:
     raise UnknownName(f"Expected a method such as va.CLVA() or a SPEC such as 'clva:alpha=5'; found {part!r}.")
 
 
-def _decoding(given: Any) -> Decoding:
-    if isinstance(given, str):
-        return DECODINGS.build(given)
-    if isinstance(given, Decoding):
-        return given
-    raise UnknownName(f"Expected a decoding such as va.Nucleus(top_p=0.9) or 'nucleus:top_p=0.9'; found {given!r}.")
+def _decoding(items: Any) -> Decoding:
+    if isinstance(items, str):
+        return DECODINGS.build(items)
+    if isinstance(items, Decoding):
+        return items
+    raise UnknownName(f"Expected a decoding such as va.Nucleus(top_p=0.9) or 'nucleus:top_p=0.9'; found {items!r}.")

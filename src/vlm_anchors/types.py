@@ -44,7 +44,7 @@ class Answer:
     """One answer.
 
     text: the answer, special tokens removed. tokens: ids of the new tokens, end-of-sequence included.
-    seconds: wall time; of a batch, the batch's time divided by its size. acted: what each method did, by name
+    seconds: wall time; of a batch, the batch's time divided by its size. effects: what each method did, by name
     (`{"clva": {"rows_edited": ..., "anchors": ...}}`), empty for the plain model; all values can be written as JSON.
     prompt: the prompt as sent, image placeholders not expanded. yes_no: logits of the best "yes" and "no" token at
     the first step, before any method's or decoding's change of logits... None where the tokenizer has no such token.
@@ -53,7 +53,7 @@ class Answer:
     text: str
     tokens: tuple[int, ...]
     seconds: float
-    acted: Mapping[str, Any] = field(default_factory=dict)
+    effects: Mapping[str, Any] = field(default_factory=dict)
     method: str = "none"
     decoding: str = "greedy"
     prompt: str = ""

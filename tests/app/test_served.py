@@ -1,4 +1,4 @@
-"""The page as it is served: what the door refuses over real HTTP, in a real browser, and from the command line."""
+"""The page as it is served: what the hook refuses over real HTTP, in a real browser, and from the command line."""
 
 import http.client
 import os
@@ -34,8 +34,8 @@ def served(tiny):
 
     wrapped = Page.ask
 
-    def ask(self, request: Request, *given):  # wrapped by the shape checks, a generator is none that Gradio knows
-        yield from wrapped(self, request, *given)
+    def ask(self, request: Request, *arguments):  # wrapped by the shape checks, a generator is none that Gradio knows
+        yield from wrapped(self, request, *arguments)
 
     Page.ask = ask
     port = free_port()
@@ -119,18 +119,18 @@ def test_it_listens_on_this_machine_alone(served):
 
 
 @pytest.fixture
-def opened(browser, served):
+def active_hooks(browser, served):
     """An open page, and what it asked of any address, or said on the console."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    told = []
-    page.on("console", lambda message: told.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: told.append(str(error)))
+    summary = []
+    page.on("console", lambda message: summary.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: summary.append(str(error)))
     own = (f"http://127.0.0.1:{served[1]}/", "data:", "blob:")
-    page.on("request", lambda request: None if request.url.startswith(own) else told.append(request.url))
+    page.on("request", lambda request: None if request.url.startswith(own) else summary.append(request.url))
     enter(page, served[1])
     yield page
-    assert told == []
+    assert summary == []
     context.close()
 
 
@@ -165,8 +165,8 @@ def number(page, slider, value):
     raise AssertionError(f"{slider} never became {value}")
 
 
-def test_ask_and_look(opened, served, tiny):
-    page = opened
+def test_ask_and_look(active_hooks, served, tiny):
+    page = active_hooks
     assert page.locator("#answers").inner_text().startswith("Press Ask")
     question = page.locator("#question textarea").input_value()
     assert re.fullmatch(r"Is there an? .* in the image\?", question)
@@ -203,17 +203,17 @@ def test_ask_and_look(opened, served, tiny):
     assert page.locator("#posts tr").count() > 1
 
 
-def test_examples_and_suggestions(opened, served):
-    page, example = opened, served[0].examples[2]
+def test_examples_and_suggestions(active_hooks, served):
+    page, example = active_hooks, served[0].examples[2]
     page.locator("#examples button").nth(2).click()
-    page.get_by_text(f"In it: {example.told}.").wait_for()
+    page.get_by_text(f"In it: {example.summary}.").wait_for()
     assert page.locator("#question textarea").input_value() == example.questions[0]
     page.locator("#suggested button").nth(2).click()
     page.wait_for_function("document.querySelector('#question textarea').value.startsWith('Please describe')")
 
 
-def test_uploads(opened, served, tmp_path, red):
-    page, whole = opened, png_of(red)
+def test_uploads(active_hooks, served, tmp_path, red):
+    page, whole = active_hooks, png_of(red)
     field, trouble = page.locator("#picture input[type=file]"), page.locator("#picture .problem")
     files = {
         "text.png": (b"no image", "no image that can be read"),
@@ -236,8 +236,8 @@ def test_uploads(opened, served, tmp_path, red):
     assert list(Path(served[0].folder.name).rglob("*")) == [], "nothing of an upload touches the disk"
 
 
-def test_what_cannot_be_asked_is_told_beside_the_button(opened):
-    page, trouble = opened, opened.locator("#trouble .problem")
+def test_what_cannot_be_asked_is_told_beside_the_button(active_hooks):
+    page, trouble = active_hooks, active_hooks.locator("#trouble .problem")
     page.locator("#question textarea").fill("  ")
     page.locator("#ask").click()
     trouble.filter(has_text="The question is empty").wait_for()
@@ -259,7 +259,7 @@ def test_what_cannot_be_asked_is_told_beside_the_button(opened):
 
 
 def test_two_users_at_once(browser, served, tiny):
-    """Each with dials and a question of their own: both get what they would get alone."""
+    """Each with parameters and a question of their own: both get what they would get alone."""
     image = served[0].examples[0].image
     users = [("Is there a cup?", 0), ("How many forks are there?", 40)]
     pages = [browser.new_context().new_page() for _ in users]
@@ -281,8 +281,8 @@ def test_two_users_at_once(browser, served, tiny):
         page.context.close()
 
 
-def test_stop_and_leaving(opened, served):
-    page, visits = opened, served[0].visits
+def test_stop_and_leaving(active_hooks, served):
+    page, visits = active_hooks, served[0].visits
     shorten(page, 256)
     page.locator("#suggested button").nth(2).click()
     page.locator("#ask").click()
@@ -357,9 +357,9 @@ def test_a_taken_port_is_a_sentence(capsys):
 
 def test_a_wrong_folder_is_a_sentence(tmp_path, capsys):
     assert main(["app", "--model", str(tmp_path), "--port", str(free_port())]) == 2
-    told = capsys.readouterr().err
-    assert "is no model folder: it has no config.json" in told
-    assert "Traceback" not in told
+    summary = capsys.readouterr().err
+    assert "is no model folder: it has no config.json" in summary
+    assert "Traceback" not in summary
 
 
 def test_without_gradio(monkeypatch, capsys):

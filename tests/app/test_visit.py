@@ -56,12 +56,12 @@ def bomb():
 
 def test_every_method_has_sliders_that_it_accepts():
     assert set(SLIDERS) == {entry.name for entry in METHODS} - {"none"}
-    for method, dials in SLIDERS.items():
-        build, defaults = METHODS.get(method).load(), METHODS.dials(method)
-        for dial, (low, high, _) in dials.items():
-            assert low <= defaults[dial] <= high
-            build(**{dial: low}), build(**{dial: high})
-            assert about(method, dial), f"the docstring of {method} does not tell what {dial} is"
+    for method, parameters in SLIDERS.items():
+        build, defaults = METHODS.get(method).load(), METHODS.parameters(method)
+        for parameter, (low, high, _) in parameters.items():
+            assert low <= defaults[parameter] <= high
+            build(**{parameter: low}), build(**{parameter: high})
+            assert about(method, parameter), f"the docstring of {method} does not tell what {parameter} is"
     assert about("clva", "lam") == "how many sigmas a head's intensity must stand out"
 
 
@@ -79,7 +79,7 @@ def test_answers_are_those_of_ask(tiny, scene):
     for card, method in zip(visit.cards, methods, strict=True):
         answer = va.ask(tiny, scene, QUESTION, method=method, max_new_tokens=4)
         assert card.answer.tokens == answer.tokens
-        assert card.answer.acted == answer.acted
+        assert card.answer.effects == answer.effects
         assert card.answer.yes_no == answer.yes_no
         assert card.text.strip() == answer.text
         assert len(card.seen.after) == len(card.seen.words)
@@ -89,18 +89,18 @@ def test_answers_are_those_of_ask(tiny, scene):
         "attanchor:tau=0",
         "none, nucleus:top_p=0.9",
     ]
-    assert visit.study.signposts["attanchor:tau=0"]
+    assert visit.study.anchor_table["attanchor:tau=0"]
 
 
 def test_two_at_once_answer_as_they_do_alone(tiny, scene):
-    """Different dials, the same model, at the same time: texts, what the methods did, and every map."""
-    dials = [["none", "clva:alpha=40,tau=1"], ["clva:alpha=1,tau=1.5", "attanchor:tau=0"]]
-    alone = [asked(tiny, scene, methods, 6) for methods in dials]
+    """Different parameters, the same model, at the same time: texts, what the methods did, and every map."""
+    parameters = [["none", "clva:alpha=40,tau=1"], ["clva:alpha=1,tau=1.5", "attanchor:tau=0"]]
+    alone = [asked(tiny, scene, methods, 6) for methods in parameters]
     together, ready = {}, threading.Barrier(6)
 
     def work(number):
         ready.wait()
-        together[number] = asked(tiny, scene, dials[number % 2], 6)
+        together[number] = asked(tiny, scene, parameters[number % 2], 6)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
     for thread in threads:
@@ -110,7 +110,7 @@ def test_two_at_once_answer_as_they_do_alone(tiny, scene):
     for number, visit in together.items():
         for card, before in zip(visit.cards, alone[number % 2].cards, strict=True):
             assert (card.text, card.answer.tokens, card.problem) == (before.text, before.answer.tokens, "")
-            assert card.answer.acted == before.answer.acted
+            assert card.answer.effects == before.answer.effects
             assert len(card.seen.after) == len(before.seen.after)
             for trace, expected in zip(card.seen.after, before.seen.after, strict=True):
                 assert trace.weights.equal(expected.weights)

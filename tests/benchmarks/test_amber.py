@@ -105,10 +105,10 @@ def test_missing_nltk_data_is_a_sentence():
         language.with_nltk_data(fails, "This")
 
 
-@pytest.mark.parametrize("dial", [{"dialect": "vcd"}, {"nouns": "nltkk"}, {"similarity": "spcy"}])
-def test_unknown_dials(dial):
+@pytest.mark.parametrize("parameter", [{"dialect": "vcd"}, {"nouns": "nltkk"}, {"similarity": "spcy"}])
+def test_unknown_dials(parameter):
     with pytest.raises(UnknownName, match=r"amber has no (dialect|nouns|similarity) .*Known"):
-        Amber(**dial)
+        Amber(**parameter)
 
 
 def test_broken_folders(tmp_path):

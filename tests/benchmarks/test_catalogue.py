@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vlm_anchors.errors import BadDial, UnknownName
+from vlm_anchors.errors import BadParameter, UnknownName
 from vlm_anchors.evaluation.benchmarks import BENCHMARKS
 from vlm_anchors.evaluation.benchmarks.base import Benchmark
 from vlm_anchors.evaluation.benchmarks.protocols import PROTOCOLS, Protocol, protocol
@@ -74,7 +74,7 @@ def test_unknown_names():
         protocol("pope", "lava")
     with pytest.raises(UnknownName, match="No benchmark 'pop'. Did you mean 'pope'"):
         BENCHMARKS.get("pop")
-    with pytest.raises(BadDial, match="pope has no dial 'dialct'. Did you mean 'dialect'"):
+    with pytest.raises(BadParameter, match="pope has no parameter 'dialct'. Did you mean 'dialect'"):
         BENCHMARKS.build("pope:dialct=vcd")
 
 
@@ -93,15 +93,15 @@ def test_a_spec_builds_the_same_again(spec):
 
 
 def test_dials_that_are_refused():
-    with pytest.raises(BadDial, match="circular of mmbench must be true or false; found 5"):
+    with pytest.raises(BadParameter, match="circular of mmbench must be true or false; found 5"):
         BENCHMARKS.build("mmbench:circular=5")
-    with pytest.raises(BadDial, match="images_only of hallusion must be true or false; found 'maybe'"):
+    with pytest.raises(BadParameter, match="images_only of hallusion must be true or false; found 'maybe'"):
         BENCHMARKS.build("hallusion:images_only=maybe")
     with pytest.raises(UnknownName, match="pope has no dialect 5. Known: pope"):
         BENCHMARKS.build("pope:dialect=5")
     with pytest.raises(UnknownName, match="amber has no similarity None. Known: spacy, exact"):
         BENCHMARKS.build("amber:similarity=none")
-    with pytest.raises(BadDial, match="cannot be written in a SPEC, where commas divide dials"):
+    with pytest.raises(BadParameter, match="cannot be written in a SPEC, where commas divide parameters"):
         BENCHMARKS.get("chair").load()(synonyms="a,b").spec()
 
 

@@ -12,8 +12,8 @@ from vlm_anchors.evaluation.benchmarks.chair import Chair, read_synonyms
 from vlm_anchors.evaluation.benchmarks.nouns import COCO, double_words, fixed, pattern, tokens
 
 
-def scored(caption, *objects, **dials):
-    return Chair(**dials).score([record(1, caption, objects=list(objects))]).metrics
+def scored(caption, *objects, **parameters):
+    return Chair(**parameters).score([record(1, caption, objects=list(objects))]).metrics
 
 
 def test_the_three_numbers():

@@ -45,7 +45,7 @@ def test_half_precision_acts_and_stays_near():
     with attach(card, CLVA()) as handle:
         found, _ = run(card, on_card(batch, torch.bfloat16))
     assert not torch.equal(plain, found)
-    assert all(sum(told["clva"]["anchors"]["positive"]) for told in handle.acted)
+    assert all(sum(summary["clva"]["anchors"]["positive"]) for summary in handle.effects)
 
 
 def test_no_host_synchronisation_in_a_decoding_step():

@@ -8,7 +8,7 @@ from cases import CASES, in_double, model_of, run
 from reference_attention import Rows
 from reference_clva import literal
 
-from vlm_anchors.errors import AnchorsWarning, BadDial, CannotAct
+from vlm_anchors.errors import AnchorsWarning, BadParameter, CannotAct
 from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.clearsight import ClearSight
 from vlm_anchors.methods.shared import scaled
@@ -39,11 +39,11 @@ def vaf(enhance, suppress, raised=False, spare=None, heads=4, seen=None):
 
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize(
-    "dials", [{}, {"negative": "raised"}, {"heads": "selected"}, {"enhance": 2.0, "suppress": 0.2}]
+    "parameters", [{}, {"negative": "raised"}, {"heads": "selected"}, {"enhance": 2.0, "suppress": 0.2}]
 )
-def test_equals_the_literal_reference(name, dials):
+def test_equals_the_literal_reference(name, parameters):
     case, model = CASES[name], model_of(name)
-    method = ClearSight(**{"layers": (3, 6), "enhance": 1.5, "suppress": 0.5, **dials})
+    method = ClearSight(**{"layers": (3, 6), "enhance": 1.5, "suppress": 0.5, **parameters})
     batch = case.batch()
     with attach(model, method):
         fast, tokens = run(model, batch)
@@ -66,8 +66,8 @@ def test_acted_names_the_layers():
     model, batch = model_of("llava"), CASES["llava"].batch()
     with attach(model, ClearSight()) as handle:
         run(model, batch)
-    assert handle.acted[0]["clearsight"]["layers"] == [scaled(10, 8), scaled(15, 8)] == [3, 4]
-    assert handle.acted[0]["clearsight"]["visual_tokens"] == 64
+    assert handle.effects[0]["clearsight"]["layers"] == [scaled(10, 8), scaled(15, 8)] == [3, 4]
+    assert handle.effects[0]["clearsight"]["visual_tokens"] == 64
 
 
 def test_published_layers_in_other_depths():
@@ -76,17 +76,17 @@ def test_published_layers_in_other_depths():
 
 
 @pytest.mark.parametrize(
-    "dials", [{"enhance": -1}, {"layers": (3, 2)}, {"heads": "some"}, {"heads": "selected", "spare": 0.5}]
+    "parameters", [{"enhance": -1}, {"layers": (3, 2)}, {"heads": "some"}, {"heads": "selected", "spare": 0.5}]
 )
-def test_wrong_dials_are_refused(dials):
-    with pytest.raises(BadDial):
-        ClearSight(**dials)
+def test_wrong_dials_are_refused(parameters):
+    with pytest.raises(BadParameter):
+        ClearSight(**parameters)
 
 
 def test_spare_without_selected_heads_is_refused():
-    with pytest.raises(BadDial, match="heads='all' edits every one; found 0.3. Set heads='selected' as well"):
+    with pytest.raises(BadParameter, match="heads='all' edits every one; found 0.3. Set heads='selected' as well"):
         ClearSight(spare=0.3)
-    assert ClearSight(heads="selected", spare=0.3).neutral().neutral().spare == 0.3
+    assert ClearSight(heads="selected", spare=0.3).disabled().disabled().spare == 0.3
 
 
 @pytest.mark.parametrize("spare", [0.0, 0.24])
@@ -97,13 +97,13 @@ def test_selected_heads_of_which_none_is_left_out_are_refused(spare):
         CannotAct, match=f"leaves out no head of this model: spare = {spare:g} of 4 heads .* Set spare to 1/4"
     ):
         attach(model_of("llava"), method)
-    with attach(model_of("llava"), method.neutral()):
+    with attach(model_of("llava"), method.disabled()):
         pass
     with attach(model_of("llava"), ClearSight(heads="selected", spare=0.25)):
         pass
 
 
-def told(name, method, batch=None):
+def summary(name, method, batch=None):
     """What a run with the method warns of."""
     with warnings.catch_warnings(record=True) as caught, attach(model_of(name), method):
         warnings.simplefilter("always")
@@ -113,16 +113,16 @@ def told(name, method, batch=None):
 
 def test_a_prompt_that_begins_with_its_image_has_nothing_to_suppress():
     """InstructBLIP's: only padding stands before the image, in the shorter prompts of a batch."""
-    (found,) = told("instructblip", ClearSight())
+    (found,) = summary("instructblip", ClearSight())
     assert found.startswith(
         "A prompt begins with its image, so clearsight's suppress = 0.95 finds no key before it. Put a"
     )
-    (found,) = told("instructblip", ClearSight(enhance=1.0, suppress=0.5))
+    (found,) = summary("instructblip", ClearSight(enhance=1.0, suppress=0.5))
     assert (
         "finds no key before it, and nothing is changed, as enhance is 1. Put a system prompt before the image" in found
     )
-    assert not told("instructblip", ClearSight(suppress=1.0))
-    assert not told("llava", ClearSight()) and not told("qwen2.5-vl", ClearSight())
+    assert not summary("instructblip", ClearSight(suppress=1.0))
+    assert not summary("llava", ClearSight()) and not summary("qwen2.5-vl", ClearSight())
 
 
 def test_such_a_prompt_is_indeed_not_changed():

@@ -5,7 +5,7 @@ import torch
 from cases import CASES, STEPS
 from reference_logits import compare, early, read, whole
 
-from vlm_anchors.errors import BadDial
+from vlm_anchors.errors import BadParameter
 from vlm_anchors.methods.deco import DeCo
 
 
@@ -47,16 +47,18 @@ def reference(case, method):
 
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize(
-    "dials", [{}, {"alpha": 50.0, "top_p": 0.15}, {"alpha": 50.0, "outside": "kept"}, {"top_k": 3}]
+    "parameters", [{}, {"alpha": 50.0, "top_p": 0.15}, {"alpha": 50.0, "outside": "kept"}, {"top_k": 3}]
 )
-def test_equals_the_literal_reference(name, dials):
-    method = DeCo(**{"alpha": 20.0, "layers": (5, 7), **dials})
-    for told in compare(CASES[name], method, reference(CASES[name], method)):
-        assert told["deco"]["corrected"] == STEPS + 1
-        assert 5 <= told["deco"]["first_layer_chosen"] <= 7
+def test_equals_the_literal_reference(name, parameters):
+    method = DeCo(**{"alpha": 20.0, "layers": (5, 7), **parameters})
+    for summary in compare(CASES[name], method, reference(CASES[name], method)):
+        assert summary["deco"]["corrected"] == STEPS + 1
+        assert 5 <= summary["deco"]["first_layer_chosen"] <= 7
 
 
-@pytest.mark.parametrize("dials", [{"alpha": -1}, {"top_k": 0}, {"top_p": 1.5}, {"outside": "x"}, {"layers": (4, 3)}])
-def test_wrong_dials_are_refused(dials):
-    with pytest.raises(BadDial):
-        DeCo(**dials)
+@pytest.mark.parametrize(
+    "parameters", [{"alpha": -1}, {"top_k": 0}, {"top_p": 1.5}, {"outside": "x"}, {"layers": (4, 3)}]
+)
+def test_wrong_dials_are_refused(parameters):
+    with pytest.raises(BadParameter):
+        DeCo(**parameters)

@@ -8,7 +8,7 @@ from reference_logits import compare, cut, read, whole
 from stand_ins import BOS, Processor, Tokenizer, token
 from tiny_models import IMAGE, START
 
-from vlm_anchors.errors import BadDial, CannotAct
+from vlm_anchors.errors import BadParameter, CannotAct
 from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.icd import ICD, SYSTEMS
 
@@ -43,18 +43,18 @@ def reference(case, method):
 
 
 @pytest.mark.parametrize("name", list(CASES))
-@pytest.mark.parametrize("dials", [{}, {"alpha": 3.0, "beta": 0.8}])
-def test_equals_the_literal_reference(name, dials):
-    method = ICD(role=ROLE, **dials)
-    for told in compare(CASES[name], method, reference(CASES[name], method), processor=Processor()):
-        assert told["icd"]["branch_passes"] == STEPS + 1
-        assert told["icd"]["role"] == ("replaced the question" if name == "instructblip" else "put first")
+@pytest.mark.parametrize("parameters", [{}, {"alpha": 3.0, "beta": 0.8}])
+def test_equals_the_literal_reference(name, parameters):
+    method = ICD(role=ROLE, **parameters)
+    for summary in compare(CASES[name], method, reference(CASES[name], method), processor=Processor()):
+        assert summary["icd"]["branch_passes"] == STEPS + 1
+        assert summary["icd"]["role"] == ("replaced the question" if name == "instructblip" else "put first")
 
 
 def test_the_role_before_the_question():
     case, method = CASES["instructblip"], ICD(role=ROLE, where="question")
-    for told in compare(case, method, reference(case, method), processor=Processor()):
-        assert told["icd"]["role"] == "put before the question"
+    for summary in compare(case, method, reference(case, method), processor=Processor()):
+        assert summary["icd"]["role"] == "put before the question"
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2.5-vl"])
@@ -67,7 +67,7 @@ def test_a_system_prompt_is_replaced(name):
         single = case.split(case.batch(), sample)
         with attach((model, Processor()), method) as handle, torch.no_grad():
             mine = model(**single).logits[:, -1]
-        assert [told["icd"]["role"] for told in handle.acted] == ["replaced"]
+        assert [summary["icd"]["role"] for summary in handle.effects] == ["replaced"]
         slow = reference(case, method)(model, single, single["input_ids"][:, :0])[-1:]
         seen = torch.isfinite(slow)
         assert torch.equal(seen, torch.isfinite(mine))
@@ -112,7 +112,7 @@ def test_a_known_system_prompt_is_replaced_in_those_samples_that_have_it(system)
     method = ICD(role=ROLE, beta=0.0)
     with attach((model, processor), method) as handle, torch.no_grad():
         mine = model(**both).logits[:, -1]
-    assert [told["icd"]["role"] for told in handle.acted] == ["replaced", "put first"]
+    assert [summary["icd"]["role"] for summary in handle.effects] == ["replaced", "put first"]
     role = processor.tokenizer.encode(ROLE)
     for sample, front in enumerate([[BOS, *role], [BOS, *role, *fronts[1]]]):
         read = {"pixel_values": single["pixel_values"]}
@@ -155,7 +155,7 @@ def test_without_a_tokenizer_it_says_so():
         model(**batch)
 
 
-@pytest.mark.parametrize("dials", [{"alpha": -1}, {"beta": 1.5}, {"where": "x"}, {"role": " "}, {"system": None}])
-def test_wrong_dials_are_refused(dials):
-    with pytest.raises(BadDial):
-        ICD(**dials)
+@pytest.mark.parametrize("parameters", [{"alpha": -1}, {"beta": 1.5}, {"where": "x"}, {"role": " "}, {"system": None}])
+def test_wrong_dials_are_refused(parameters):
+    with pytest.raises(BadParameter):
+        ICD(**parameters)

@@ -8,7 +8,7 @@ from cases import CASES, STEPS, model_of, run
 from reference_clva import _repeat, _softmax, literal
 from reference_logits import compare, cut, whole
 
-from vlm_anchors.errors import BadDial, CannotAct
+from vlm_anchors.errors import BadParameter, CannotAct
 from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.imccd import IMCCD
 
@@ -19,7 +19,7 @@ class Closed:
     def __init__(self, layout, frequencies, rate, passes, blurred):
         self.visual, self.frequencies, self.rate = layout.visual, frequencies, rate
         self.passes, self.blurred, self.near = passes, blurred, 0
-        self.looks = {"scores": [], "weights": []}
+        self.image_mass = {"scores": [], "weights": []}
 
     def turned(self, key):
         """Image keys as if rotated at s + (1 - r) N + r i instead of s + i."""
@@ -42,11 +42,11 @@ class Closed:
         raw = query @ _repeat(self.turned(key), query).transpose(-1, -2) * scaling
         for name, seen in (("scores", raw), ("weights", moved)):
             lasts = [seen[0, :, rows[-1]][:, self.visual].sum(-1).mean() for rows in self.passes]
-            self.looks[name].append(torch.stack(lasts))
+            self.image_mass[name].append(torch.stack(lasts))
         for rows in self.passes:
-            looks = raw[0][:, rows][:, :, self.visual]
-            mean = float(looks.mean())
-            self.near += int(((looks - mean).abs() < 1e-7).sum())
+            image_mass = raw[0][:, rows][:, :, self.visual]
+            mean = float(image_mass.mean())
+            self.near += int(((image_mass - mean).abs() < 1e-7).sum())
             for i in rows:
                 out[0, :, i] = torch.stack(
                     [self.row(moved[0, h, i], raw[0, h, i], values[0, h], mean) for h in range(query.shape[1])]
@@ -68,17 +68,17 @@ def reference(case, method, rate, window=30):
         prompt = single["input_ids"].shape[1]
         passes = [layout.text, *([prompt + t] for t in range(STEPS))]
         frequencies = case.stack(double).rotary_emb.inv_freq
-        found, looks = [], None
+        found, image_mass = [], None
         for blurred in (False, True):
             kernel = Closed(layout, frequencies, rate, passes, blurred)
             with literal(double, kernel, case.stack) as edited, torch.no_grad():
                 found.append(edited(**whole(case, single, tokens)).logits[0][-STEPS - 1 :])
             assert not kernel.near
-            looks = looks if blurred else kernel.looks
+            image_mass = image_mass if blurred else kernel.image_mass
         first, second = found
         alpha = torch.full((len(first), 1), method.alpha, dtype=first.dtype)
         if method.gate != "off":
-            mean = torch.stack(looks[method.gate]).mean(0)
+            mean = torch.stack(image_mass[method.gate]).mean(0)
             for t in range(1, len(mean)):
                 earlier = mean[:t][:window] if method.window == "first" else mean[:t][-window:]
                 if mean[t] < earlier.mean():
@@ -92,9 +92,9 @@ def reference(case, method, rate, window=30):
 @pytest.mark.parametrize("alpha", [1.0, 0.0])
 def test_equals_the_literal_reference(name, rate, alpha):
     method = IMCCD(alpha=alpha, beta=0.5, rate=1.0 if name == "qwen2.5-vl" else None)
-    acted = compare(CASES[name], method, reference(CASES[name], method, rate), moved=0)
-    for told in acted:
-        assert told["imccd"]["branch_passes"] == (STEPS + 1 if alpha else 0)
+    effects = compare(CASES[name], method, reference(CASES[name], method, rate), moved=0)
+    for summary in effects:
+        assert summary["imccd"]["branch_passes"] == (STEPS + 1 if alpha else 0)
 
 
 @pytest.mark.parametrize(("name", "rate"), [("llava", 1 / 3), ("qwen2.5-vl", 1.0)])
@@ -102,8 +102,8 @@ def test_equals_the_literal_reference(name, rate, alpha):
 def test_the_caption_gate(name, rate, gate, window, monkeypatch):
     monkeypatch.setattr(sys.modules[IMCCD.__module__], "WINDOW", 2)
     method = IMCCD(rate=rate, gate=gate, window=window)
-    acted = compare(CASES[name], method, reference(CASES[name], method, rate, 2), moved=0)
-    assert sum(told["imccd"]["gated"] for told in acted)
+    effects = compare(CASES[name], method, reference(CASES[name], method, rate, 2), moved=0)
+    assert sum(summary["imccd"]["gated"] for summary in effects)
 
 
 @pytest.mark.parametrize(("rate", "rows"), [(1.0, 0), (0.5, None)])
@@ -111,15 +111,19 @@ def test_rows_that_the_gate_only_looks_at_are_not_edited(rate, rows):
     model, batch = model_of("llava"), CASES["llava"].batch()
     with attach(model, IMCCD(rate=rate, gate="weights")) as handle:
         run(model, batch)
-        for told in handle.acted:
-            assert told["imccd"]["rows_edited"] == rows if rows is not None else told["imccd"]["rows_edited"] > STEPS
-            assert told["imccd"]["branch_passes"] == STEPS + 1
+        for summary in handle.effects:
+            assert (
+                summary["imccd"]["rows_edited"] == rows if rows is not None else summary["imccd"]["rows_edited"] > STEPS
+            )
+            assert summary["imccd"]["branch_passes"] == STEPS + 1
 
 
 def test_a_window_without_a_gate_is_refused():
-    with pytest.raises(BadDial, match="gate='off' has none; found 'last'. Set gate='scores' or gate='weights' as well"):
+    with pytest.raises(
+        BadParameter, match="gate='off' has none; found 'last'. Set gate='scores' or gate='weights' as well"
+    ):
         IMCCD(window="last")
-    assert IMCCD(gate="scores", window="last").neutral() == IMCCD(alpha=0.0, beta=0.0, rate=1.0)
+    assert IMCCD(gate="scores", window="last").disabled() == IMCCD(alpha=0.0, beta=0.0, rate=1.0)
 
 
 def test_mrope_has_no_definition():
@@ -130,7 +134,7 @@ def test_mrope_has_no_definition():
 
 
 @pytest.mark.parametrize(
-    "dials",
+    "parameters",
     [
         {"alpha": -1},
         {"beta": 1.5},
@@ -141,6 +145,6 @@ def test_mrope_has_no_definition():
         {"window": 30},
     ],
 )
-def test_wrong_dials_are_refused(dials):
-    with pytest.raises(BadDial):
-        IMCCD(**dials)
+def test_wrong_dials_are_refused(parameters):
+    with pytest.raises(BadParameter):
+        IMCCD(**parameters)

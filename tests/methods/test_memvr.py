@@ -8,7 +8,7 @@ import torch
 from cases import CASES, STEPS, model_of
 from reference_logits import compare, early, hooked, whole
 
-from vlm_anchors.errors import BadDial, CannotAct
+from vlm_anchors.errors import BadParameter, CannotAct
 from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.memvr import MemVR
 
@@ -65,8 +65,8 @@ class Passes:
         size = self.image.abs().mean()
         keys = self.image * mlp.up_proj.weight.abs().mean() / size
         values = self.image * mlp.down_proj.weight.abs().mean() / size
-        looks = x @ keys.T
-        return (looks / (1 + (-looks).exp())) @ values
+        image_mass = x @ keys.T
+        return (image_mass / (1 + (-image_mass).exp())) @ values
 
 
 def reference(case, method, fired):
@@ -87,8 +87,8 @@ def reference(case, method, fired):
 def test_equals_the_literal_reference(name, gamma):
     method = MemVR(alpha=0.4, gamma=gamma, layers=(2, 6))
     fired = []
-    acted = compare(CASES[name], method, reference(CASES[name], method, fired), moved=0)
-    assert [told["memvr"]["triggers"] for told in acted] == [len(one) for one in fired]
+    effects = compare(CASES[name], method, reference(CASES[name], method, fired), moved=0)
+    assert [summary["memvr"]["triggers"] for summary in effects] == [len(one) for one in fired]
     if gamma == 0.5:
         assert all(len(one) == STEPS + 1 for one in fired)
 
@@ -116,11 +116,12 @@ def test_an_mlp_without_known_weights_is_refused():
 
 
 @pytest.mark.parametrize(
-    "dials", [{"alpha": 1.5}, {"gamma": -1}, {"layers": (3, 1)}, {"activation": "relu"}, {"norm": "yes"}, {"norm": 1}]
+    "parameters",
+    [{"alpha": 1.5}, {"gamma": -1}, {"layers": (3, 1)}, {"activation": "relu"}, {"norm": "yes"}, {"norm": 1}],
 )
-def test_wrong_dials_are_refused(dials):
-    with pytest.raises(BadDial):
-        MemVR(**dials)
+def test_wrong_dials_are_refused(parameters):
+    with pytest.raises(BadParameter):
+        MemVR(**parameters)
 
 
 @pytest.mark.parametrize("layers", [(8, 8), (6, 8)])
@@ -128,11 +129,11 @@ def test_a_layer_with_none_after_it_is_refused(layers):
     """Testing fewer layers than were asked for would go unnoticed."""
     with pytest.raises(CannotAct, match="layer 8 is the last. Let layers end before it"):
         attach(model_of("llava"), MemVR(layers=layers))
-    with attach(model_of("llava"), MemVR(layers=layers).neutral()):
+    with attach(model_of("llava"), MemVR(layers=layers).disabled()):
         pass
 
 
 @pytest.mark.parametrize("depth", [2, 3, 8, 9, 32, 80])
 def test_the_published_layers_leave_one_after_them(depth):
-    site = SimpleNamespace(depth=depth)
-    assert 0 < max(MemVR().read_layers(site)) < depth == max(depth, *MemVR().fed_layers(site))
+    target = SimpleNamespace(depth=depth)
+    assert 0 < max(MemVR().hidden_layers(target)) < depth == max(depth, *MemVR().mlp_layers(target))

@@ -8,7 +8,7 @@ from reference_attention import Rows
 from reference_clva import literal
 from reference_logits import compare, cut, whole, without_image
 
-from vlm_anchors.errors import AnchorsWarning, BadDial, CannotAct
+from vlm_anchors.errors import AnchorsWarning, BadParameter, CannotAct
 from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.pai import PAI
 
@@ -40,13 +40,15 @@ def reference(case, method):
 
 
 @pytest.mark.parametrize("name", list(CASES))
-@pytest.mark.parametrize("dials", [{"gamma": 1.0}, {"gamma": 1.5}, {"alpha": 0.0, "cut": 0.9}, {"boost_prompt": False}])
-def test_equals_the_literal_reference(name, dials):
-    method = PAI(**{"alpha": 0.5, "layers": (2, 8), **dials})
-    acted = compare(CASES[name], method, reference(CASES[name], method))
-    for told in acted:
-        assert told["pai"].get("branch_passes", STEPS + 1) == STEPS + 1
-        assert told["pai"]["rows_edited"] == (STEPS + method.boost_prompt if method.alpha else 0)
+@pytest.mark.parametrize(
+    "parameters", [{"gamma": 1.0}, {"gamma": 1.5}, {"alpha": 0.0, "cut": 0.9}, {"boost_prompt": False}]
+)
+def test_equals_the_literal_reference(name, parameters):
+    method = PAI(**{"alpha": 0.5, "layers": (2, 8), **parameters})
+    effects = compare(CASES[name], method, reference(CASES[name], method))
+    for summary in effects:
+        assert summary["pai"].get("branch_passes", STEPS + 1) == STEPS + 1
+        assert summary["pai"]["rows_edited"] == (STEPS + method.boost_prompt if method.alpha else 0)
 
 
 def test_the_cut_belongs_to_the_branch():
@@ -56,16 +58,16 @@ def test_the_cut_belongs_to_the_branch():
 
 
 @pytest.mark.parametrize(
-    "dials",
+    "parameters",
     [{"alpha": -0.1}, {"cut": 2}, {"gamma": -1}, {"layers": (0, 2)}, {"boost_prompt": "no"}, {"boost_prompt": 0}],
 )
-def test_wrong_dials_are_refused(dials):
-    with pytest.raises(BadDial):
-        PAI(**dials)
+def test_wrong_dials_are_refused(parameters):
+    with pytest.raises(BadParameter):
+        PAI(**parameters)
 
 
 def test_a_switch_says_what_it_may_be():
-    with pytest.raises(BadDial, match="PAI.boost_prompt must be True or False; found 'no'"):
+    with pytest.raises(BadParameter, match="PAI.boost_prompt must be True or False; found 'no'"):
         PAI(boost_prompt="no")
 
 

@@ -10,7 +10,7 @@ import torch
 from cases import CASES, STEPS, model_of
 from reference_logits import compare, cut, read, whole
 
-from vlm_anchors.errors import BadDial, CannotAct
+from vlm_anchors.errors import BadParameter, CannotAct
 from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.vcd import VCD, kept_signal, noised
 
@@ -49,13 +49,13 @@ def reference(case, method):
 
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize(
-    "dials", [{}, {"alpha": 3.0, "beta": 0.8}, {"alpha": 0.0, "beta": 0.9}, {"step": 999, "seed": 3}]
+    "parameters", [{}, {"alpha": 3.0, "beta": 0.8}, {"alpha": 0.0, "beta": 0.9}, {"step": 999, "seed": 3}]
 )
-def test_equals_the_literal_reference(name, dials):
-    method = VCD(**dials)
-    acted = compare(CASES[name], method, reference(CASES[name], method), moved=0 if not method.alpha else 20)
-    for told in acted:
-        assert told["vcd"]["branch_passes"] == (STEPS + 1 if method.alpha else 0)
+def test_equals_the_literal_reference(name, parameters):
+    method = VCD(**parameters)
+    effects = compare(CASES[name], method, reference(CASES[name], method), moved=0 if not method.alpha else 20)
+    for summary in effects:
+        assert summary["vcd"]["branch_passes"] == (STEPS + 1 if method.alpha else 0)
 
 
 def test_the_schedule():
@@ -97,8 +97,10 @@ def test_an_untested_family_is_refused():
 
 
 def test_an_encoder_decoder_is_refused_in_words_that_fit():
-    """VCD has no dial `site` that could be left alone."""
-    with pytest.raises(CannotAct, match="inside the language model need a decoder-only one.* or clva with site='auto'"):
+    """VCD has no parameter `target` that could be left alone."""
+    with pytest.raises(
+        CannotAct, match="inside the language model need a decoder-only one.* or clva with target='auto'"
+    ):
         attach(tiny_qformer.instructblip("t5"), VCD())
 
 
@@ -109,7 +111,7 @@ def test_images_that_were_encoded_before_are_refused():
         model(**single, mm_encoder_outputs={"image": features})
 
 
-@pytest.mark.parametrize("dials", [{"alpha": -1}, {"beta": 1.5}, {"step": 1000}, {"seed": 0.5}])
-def test_wrong_dials_are_refused(dials):
-    with pytest.raises(BadDial):
-        VCD(**dials)
+@pytest.mark.parametrize("parameters", [{"alpha": -1}, {"beta": 1.5}, {"step": 1000}, {"seed": 0.5}])
+def test_wrong_dials_are_refused(parameters):
+    with pytest.raises(BadParameter):
+        VCD(**parameters)

@@ -5,7 +5,7 @@ import torch
 from cases import CASES, STEPS
 from reference_logits import compare, early, hooked, read, whole, without_image
 
-from vlm_anchors.errors import BadDial
+from vlm_anchors.errors import BadParameter
 from vlm_anchors.methods.vista import VISTA
 
 
@@ -23,11 +23,13 @@ def reference(case, method):
         _, blind = without_image(case, double, single, none, 1)
         change = [a[-1] - b[-1] for a, b in zip(seen, blind, strict=True)]
 
-        def steering(layer):
+        def forward_state(layer):
             return lambda module, args, out: torch.stack([turn(x, change[layer], method.lam) for x in out[0]])[None]
 
         layers = case.stack(double).layers
-        hooks = [layer.mlp.register_forward_hook(steering(n)) for n, layer in enumerate(layers)] if method.lam else []
+        hooks = (
+            [layer.mlp.register_forward_hook(forward_state(n)) for n, layer in enumerate(layers)] if method.lam else []
+        )
         with hooked(*hooks):
             final, states = read(case, double, whole(case, single, tokens), STEPS + 1)
         first, last = method.layers
@@ -40,16 +42,16 @@ def reference(case, method):
 
 
 @pytest.mark.parametrize("name", list(CASES))
-@pytest.mark.parametrize("dials", [{}, {"lam": 0.0}, {"mix": 0.0}, {"norm": True}])
-def test_equals_the_literal_reference(name, dials):
-    method = VISTA(**{"lam": 0.3, "mix": 0.4, "layers": (5, 7), **dials})
-    for told in compare(CASES[name], method, reference(CASES[name], method)):
-        assert told["vista"].get("steered") == (STEPS + 1 if method.lam else None)
-        assert told["vista"].get("mixed") == (STEPS + 1 if method.mix else None)
-        assert (told["vista"].get("steering_vector", 0) > 0) == (method.lam > 0)
+@pytest.mark.parametrize("parameters", [{}, {"lam": 0.0}, {"mix": 0.0}, {"norm": True}])
+def test_equals_the_literal_reference(name, parameters):
+    method = VISTA(**{"lam": 0.3, "mix": 0.4, "layers": (5, 7), **parameters})
+    for summary in compare(CASES[name], method, reference(CASES[name], method)):
+        assert summary["vista"].get("steered") == (STEPS + 1 if method.lam else None)
+        assert summary["vista"].get("mixed") == (STEPS + 1 if method.mix else None)
+        assert (summary["vista"].get("steering_vector", 0) > 0) == (method.lam > 0)
 
 
-@pytest.mark.parametrize("dials", [{"lam": -1}, {"mix": 1.5}, {"layers": (3, 1)}, {"norm": "yes"}, {"norm": 1}])
-def test_wrong_dials_are_refused(dials):
-    with pytest.raises(BadDial):
-        VISTA(**dials)
+@pytest.mark.parametrize("parameters", [{"lam": -1}, {"mix": 1.5}, {"layers": (3, 1)}, {"norm": "yes"}, {"norm": 1}])
+def test_wrong_dials_are_refused(parameters):
+    with pytest.raises(BadParameter):
+        VISTA(**parameters)

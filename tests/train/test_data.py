@@ -89,9 +89,9 @@ def test_a_bad_row_is_named_and_counted_and_left_out_only_when_asked(tmp_path, k
     (tmp_path / "broken.png").write_bytes(b"no image")
     row, fault = BAD[kind]
     file = write(tmp_path, [llava(), row, llava(), row])
-    with pytest.raises(BadData) as told:
+    with pytest.raises(BadData) as summary:
         read_data(file)
-    sentence = str(told.value)
+    sentence = str(summary.value)
     assert fault in sentence and f"2 of 4 conversations in {file} cannot be used (2 {kind.split(',')[0]})" in sentence
     assert "entry 2" in sentence and "--skip-bad" in sentence
     with pytest.warns(AnchorsWarning, match="2 of 4 .* They are left out, as --skip-bad asks"):

@@ -65,8 +65,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_folder, data, tmp_path)
     (torn / "trainer_state.json").write_text('{"torn')
     begun = int(last_checkpoint(killed).rpartition("-")[2])
     assert 0 < begun < STEPS
-    told = run(command(tiny_folder, data, killed)).stderr
-    assert f"step {begun} " not in told and f"step {STEPS} " in told, "it began anew, or validated twice"
+    summary = run(command(tiny_folder, data, killed)).stderr
+    assert f"step {begun} " not in summary and f"step {STEPS} " in summary, "it began anew, or validated twice"
     assert not torn.exists()
     run(command(tiny_folder, data, alone))
     assert curve(killed) == curve(alone)
@@ -78,8 +78,8 @@ def test_two_processes_do_what_one_does_with_a_batch_of_twice_the_size(tiny_fold
     two, one = tmp_path / "two", tmp_path / "one"
     same = dict(max_steps=3, eval_steps=3, dropout=0.0, learning_rate=1e-2)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    told = run([*launch, *command(tiny_folder, data, two, **same)])
-    assert told.stdout.count("validation loss") == 1, "both processes speak"
+    summary = run([*launch, *command(tiny_folder, data, two, **same)])
+    assert summary.stdout.count("validation loss") == 1, "both processes speak"
     run(command(tiny_folder, data, one, **(same | {"batch_size": 4})))
     for name, weight in weights(one).items():
         assert torch.allclose(weight, weights(two)[name], atol=1e-4), name

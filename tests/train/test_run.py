@@ -56,7 +56,7 @@ def loss_on(vlm, file, method):
     with torch.no_grad(), attach(vlm, method) as handle:
         for at in range(0, len(rows), 2):
             losses += [float(vlm.model(**collator(rows[at : at + 2])).loss)] * len(rows[at : at + 2])
-            assert "tau=1" in method or sum(told["attanchor"]["tokens_inserted"] for told in handle.acted) > 0
+            assert "tau=1" in method or sum(summary["attanchor"]["tokens_inserted"] for summary in handle.effects) > 0
     return sum(losses) / len(losses)
 
 
@@ -73,7 +73,7 @@ def test_the_model_is_asked_with_its_own_method(done, red):
     vlm = va.load(done.folder)
     assert va.ask(vlm, red, "Is there a cup?", max_new_tokens=2).method == "attanchor:tau=0.02"
     assert va.ask(vlm, red, "Is there a cup?", max_new_tokens=2, method="none").method == "none"
-    assert next(iter(va.ask_many(vlm, [(red, "Is there a cup?")], max_new_tokens=2))).acted["attanchor"]
+    assert next(iter(va.ask_many(vlm, [(red, "Is there a cup?")], max_new_tokens=2))).effects["attanchor"]
 
 
 def test_merged_it_is_an_ordinary_model(done, held, tmp_path):
@@ -96,9 +96,11 @@ def test_the_loss_curve_and_what_is_known(done):
     measured = {int(row["step"]): float(row["validation"]) for row in rows[1:] if row["validation"]}
     assert measured[done.best_step] == min(measured.values()) == done.best_loss
     assert (done.folder / "loss.png").stat().st_size > 5000
-    told = json.loads((done.folder / "training.json").read_text())
-    assert told["result"] == {"best_step": done.best_step, "best_loss": done.best_loss, "steps": 4}
-    assert told["conversations"] == 12 and told["validation_conversations"] == 4 and told["settings"]["rank"] == 4
+    summary = json.loads((done.folder / "training.json").read_text())
+    assert summary["result"] == {"best_step": done.best_step, "best_loss": done.best_loss, "steps": 4}
+    assert (
+        summary["conversations"] == 12 and summary["validation_conversations"] == 4 and summary["settings"]["rank"] == 4
+    )
     assert (done.folder / f"checkpoints/checkpoint-{done.best_step}").exists()
     assert va.load(done.folder / f"checkpoints/checkpoint-{done.best_step}").method == "attanchor:tau=0.02"
 
@@ -173,9 +175,9 @@ def test_what_this_machine_cannot_keep_is_told(tiny_folder, data, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("about machines without a card")
     chosen = settings("llava-1.5-7b", max_steps=1, batch_size=2, accumulation=1)
-    with pytest.warns(AnchorsWarning) as told:
+    with pytest.warns(AnchorsWarning) as summary:
         train(str(tiny_folder), data, tmp_path / "out", settings=chosen, validation=0.2)
-    said = " ".join(str(one.message) for one in told)
+    said = " ".join(str(one.message) for one in summary)
     assert "fp16 needs a CUDA device; this run is in fp32" in said
     assert "paged_adamw_8bit needs a CUDA device; this run uses AdamW" in said
     kept = json.loads((tmp_path / "out/training.json").read_text())["settings"]
@@ -275,8 +277,8 @@ def test_the_command(tiny_folder, data, tmp_path, capsys):
         "0.02",
     ]
     assert main([*command, "--out", str(tmp_path / "out"), "--json", *quick]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["steps"] == 4 and told["folder"] == str(tmp_path / "out")
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["steps"] == 4 and summary["folder"] == str(tmp_path / "out")
     assert json.loads((tmp_path / "out/anchors.json").read_text()) == {
         "method": "attanchor:tau=0.02", "model": str(tiny_folder), "revision": None,
     }  # fmt: skip

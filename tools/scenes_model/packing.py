@@ -61,7 +61,7 @@ class Store:
             )
         return made
 
-    def render(self, rank: int, ranks: int, tell) -> None:
+    def render(self, rank: int, ranks: int, report) -> None:
         """Draws this worker's share; how far it came is kept, so that a killed run goes on from there."""
         mark = self.folder / f"done-{rank}-of-{ranks}"
         done = int(mark.read_text()) if mark.exists() else 0
@@ -71,7 +71,7 @@ class Store:
                 self.pixels[i], owner = draw.drawn(self.scenes[i])
                 self.labels[i] = patch_labels(self.scenes[i], owner)
             mark.write_text(str(min(at + 1000, len(mine))))
-            tell(min(at + 1000, len(mine)), len(mine))
+            report(min(at + 1000, len(mine)), len(mine))
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor, list[Scene]]:
         """Images (b, 3, 128, 128) in [-1, 1], labels (b, 3, 64), and their scenes; half of them mirrored."""

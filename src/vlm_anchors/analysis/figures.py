@@ -49,23 +49,23 @@ def figures_of(study: Study) -> list[Drawn]:
     drawn += [_before_after(study, one) for one in study.seen if one is not plain]
     drawn += [
         Drawn(
-            f"signposts-{slug(spec)}", f"{spec}: words copied into the image, each right behind the patch that it resembles "
-            "most, with their cosine.", plots.signposts(study.frame.image, table, study.frame.rows, study.frame.columns)
+            f"anchors-{slug(spec)}", f"{spec}: words copied into the image, each right behind the patch that it resembles "
+            "most, with their cosine.", plots.anchor_table(study.grid.image, table, study.grid.rows, study.grid.columns)
         )
-        for spec, table in study.signposts.items()
-        if table and study.frame.whole
+        for spec, table in study.anchor_table.items()
+        if table and study.grid.whole
     ]  # fmt: skip
     return drawn
 
 
 def _strip(study: Study, one: Seen) -> "Figure":
     trace = one.after[0]
-    maps = study.frame.grid(measures.saliency_maps(trace))
+    maps = study.grid.grid(measures.saliency_maps(trace))
     step = -(-len(trace.layers) // 13)
     chosen = {
         layer: values for at, (layer, values) in enumerate(zip(trace.layers, maps, strict=True)) if at % step == 0
     }
-    return plots.heat_strip(study.frame.image, chosen)
+    return plots.heat_strip(study.grid.image, chosen)
 
 
 def _before_after(study: Study, one: Seen) -> Drawn:
@@ -74,7 +74,7 @@ def _before_after(study: Study, one: Seen) -> Drawn:
     at = int((plain - edited).abs().sum(-1).argmax())
     layer = study.plain.after[0].layers[at]
     figure = plots.before_after(
-        study.frame.image, study.frame.grid(plain[at]), study.frame.grid(edited[at]), (study.plain.name, one.name),
+        study.grid.image, study.grid.grid(plain[at]), study.grid.grid(edited[at]), (study.plain.name, one.name),
         f"decoder layer {layer}",
     )  # fmt: skip
     caption = (
@@ -95,14 +95,14 @@ def tables_of(study: Study) -> dict[str, Any]:
     methods = {}
     for one in study.seen:
         trace = one.before[0]
-        told: dict[str, Table] = {
+        summary: dict[str, Table] = {
             "shares": measures.shares(trace, one.after[0]),
             "heads": measures.head_sets(trace),
             "entropy": measures.entropy(trace),
         }
         if max(trace.layers) >= 3:
-            told |= {"drift": measures.drift(trace), "anchors": measures.anchors(trace)}
+            summary |= {"drift": measures.drift(trace), "anchors": measures.anchors(trace)}
         if trace.norms is not None:
-            told["norms"] = measures.norms(trace)
-        methods[one.name] = told
-    return {"model": study.model, "question": study.question, "methods": methods, "signposts": study.signposts}
+            summary["norms"] = measures.norms(trace)
+        methods[one.name] = summary
+    return {"model": study.model, "question": study.question, "methods": methods, "anchor_table": study.anchor_table}

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..interventions.insertion.batch import read_prompts
-from ..models.decoder import find_site
+from ..models.decoder import find_target
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Frame:
+class ImageGrid:
     """A grid of patches over an image. token: the visual token of each patch, in reading order."""
 
     image: "Image.Image"
@@ -46,26 +46,26 @@ class Frame:
         return self.whole and abs(width / height - wide / high) < 0.02
 
 
-def frame_of(vlm: "Vlm", inputs: dict[str, Any], image: "Image.Image", visual: int) -> Frame:
+def grid_of(vlm: "Vlm", inputs: dict[str, Any], image: "Image.Image", visual: int) -> ImageGrid:
     """The frame of the first prompt's first image, which has so many visual tokens in all."""
-    site = find_site(vlm.model, vlm.processor.tokenizer)
+    target = find_target(vlm.model, vlm.processor.tokenizer)
     places = _square(visual)
-    if site.kind == "decoder":
+    if target.kind == "decoder":
         with torch.no_grad():
             prompts = read_prompts("look", vlm, inputs, "all", strict=False)
         if prompts is not None:
-            told = prompts._places().of_samples()[0]
-            order = sorted(told)
-            places = [(at, told[position][1]) for at, position in enumerate(order) if told[position][0] == 0]
+            summary = prompts._places().of_samples()[0]
+            order = sorted(summary)
+            places = [(at, summary[position][1]) for at, position in enumerate(order) if summary[position][0] == 0]
             places = [(at, place) for at, place in places if bool(prompts.patch[0, order[at]])]
     tiles = {tile for _, (tile, _, _) in places}
-    whole = max(tiles) if site.closing_id is not None else min(tiles)
+    whole = max(tiles) if target.closing_id is not None else min(tiles)
     cells = sorted((row, column, at) for at, (tile, row, column) in places if tile == whole)
     rows, columns = 1 + max(row for row, _, _ in cells), 1 + max(column for _, column, _ in cells)
     token = torch.tensor([at for _, _, at in cells])
     if len(cells) != rows * columns:  # rows of unequal length: shown one behind the other
         rows, columns = 1, len(cells)
-    return Frame(as_seen(vlm, inputs, image, whole), rows, columns, token, visual)
+    return ImageGrid(as_seen(vlm, inputs, image, whole), rows, columns, token, visual)
 
 
 def _square(count: int) -> list[tuple[int, tuple[int, int, int]]]:

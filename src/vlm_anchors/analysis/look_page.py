@@ -30,9 +30,9 @@ def write_page(
     study: Study, figures: "Mapping[str, Figure]", commands: Sequence[str], did: Sequence[str] | None = None
 ) -> str:
     """The page as text. figures: caption -> figure. commands: what to type next. did: what each method did, in words."""
-    told = did or ["–"] * len(study.seen)
+    summary = did or ["–"] * len(study.seen)
     data = json.dumps(page_data(study), separators=(",", ":")).replace("<", "\\u003c")
-    part = f'<p class="soft">{_about_tiles(study)}</p>' if not study.frame.whole else ""
+    part = f'<p class="soft">{_about_tiles(study)}</p>' if not study.grid.whole else ""
     drawn = "\n".join(
         f'<figure><img alt="{html.escape(caption)}" src="{png(figure)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
         for caption, figure in figures.items()
@@ -41,7 +41,7 @@ def write_page(
 <p class="lead">“{html.escape(study.question)}”, asked of <b>{html.escape(study.model)}</b>.</p>
 <h2>Answers</h2>
 <div class="wide"><table><tr><th>method</th><th>answer</th><th>yes − no</th><th>what it did</th></tr>
-{"".join(_row(one, what) for one, what in zip(study.seen, told, strict=True))}</table></div>
+{"".join(_row(one, what) for one, what in zip(study.seen, summary, strict=True))}</table></div>
 <h2>Where it looked</h2>
 <p>Click a word: of the answer, to see where the model looked when it chose it; of the question, where it looked when it read
 it. The slider moves through the decoder's layers. Bright patches got more attention.</p>
@@ -70,7 +70,7 @@ def _asset(name: str) -> str:
 
 
 def _about_tiles(study: Study) -> str:
-    shown, visual = study.frame.rows * study.frame.columns, study.frame.visual
+    shown, visual = study.grid.rows * study.grid.columns, study.grid.visual
     return f"The model cut the image into tiles; drawn are the {shown} of {visual} visual tokens that show it whole."
 
 
@@ -87,9 +87,9 @@ def _row(one: Seen, did: str) -> str:
 def page_data(study: Study) -> dict[str, Any]:
     """What look_page.js reads: the image, the grid, and for each method its words and maps as bytes."""
     return {
-        "image": png(study.frame.image),
-        "size": list(study.frame.image.size),
-        "grid": [study.frame.rows, study.frame.columns],
+        "image": png(study.grid.image),
+        "size": list(study.grid.image.size),
+        "grid": [study.grid.rows, study.grid.columns],
         "layers": list(study.plain.before[0].layers),
         "asked": list(study.asked[-min(one.after[0].weights.shape[2] for one in study.seen) :]),
         "methods": [_method(study, one) for one in study.seen],
@@ -101,7 +101,7 @@ def _method(study: Study, one: Seen) -> dict[str, Any]:
     traces = _within(study, one)
     rows = [_rows(trace, at == 0) for at, trace in enumerate(traces)]
     weights, masses = (torch.cat([row[i] for row in rows]) for i in (0, 1))
-    maps = study.frame.grid(weights).flatten(-2)
+    maps = study.grid.grid(weights).flatten(-2)
     peaks = maps.amax(-1, keepdim=True).clamp(min=1e-12)
     entropy = _entropy(weights)
     return {
@@ -117,7 +117,7 @@ def _method(study: Study, one: Seen) -> dict[str, Any]:
 
 
 def _within(study: Study, one: Seen) -> "tuple[Trace, ...]":
-    layers, cells = len(one.after[0].layers), study.frame.rows * study.frame.columns
+    layers, cells = len(one.after[0].layers), study.grid.rows * study.grid.columns
     room = max(MAX_CELLS // (layers * cells) - one.after[0].weights.shape[2], 1)
     return one.after[:room]
 

@@ -223,17 +223,17 @@ def average(tables: Iterable[Table], by: Sequence[str] = ("layer",)) -> Table:
 
 
 def _means(rows: Table, by: Sequence[str]) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     for name in rows[0]:
         values = [row[name] for row in rows]
         if name in by:
             continue
         if isinstance(values[0], str):
             if len(set(values)) == 1:
-                told[name] = values[0]
+                summary[name] = values[0]
             continue
         mean = math.fsum(values) / len(values)
         spread = math.fsum((value - mean) ** 2 for value in values)
-        told[name] = mean
-        told[f"{name}_se"] = math.sqrt(spread / max(len(values) - 1, 1) / len(values))
-    return told
+        summary[name] = mean
+        summary[f"{name}_se"] = math.sqrt(spread / max(len(values) - 1, 1) / len(values))
+    return summary

@@ -168,8 +168,8 @@ def share_curves(tables: "Mapping[str, Table]", column: str = "visual", counting
     return figure
 
 
-def signposts(image: "Image.Image", table: "Table", rows: int, columns: int) -> "Figure":
-    """AttAnchor's copies: each word at the patch it was put behind (`look.signposts.signposts`), with its cosine."""
+def anchor_table(image: "Image.Image", table: "Table", rows: int, columns: int) -> "Figure":
+    """AttAnchor's copies: each word at the patch it was put behind (`anchor_distances.anchor_table`), with its cosine."""
     width, height = image.size
     figure = _figure(4.6, 4.6 * height / width)
     axes = figure.subplots()
@@ -244,20 +244,20 @@ def radar(scores: Mapping[str, Mapping[str, float]], baseline: str = "none") -> 
 
 
 def sweep(
-    table: "Table", dial: str, metrics: Sequence[str], unit: str = "%", baseline: Mapping[str, float] | None = None
+    table: "Table", parameter: str, metrics: Sequence[str], unit: str = "%", baseline: Mapping[str, float] | None = None
 ) -> "Figure":
-    """One dial moved (Fig. 5): metrics against its values; `METRIC_low` and `METRIC_high` in a row give its interval."""
+    """One parameter moved (Fig. 5): metrics against its values; `METRIC_low` and `METRIC_high` in a row give its interval."""
     figure = _figure(5.2, 3.2)
     axes = figure.subplots()
-    rows = sorted(table, key=lambda row: row[dial])
-    x = [row[dial] for row in rows]
+    rows = sorted(table, key=lambda row: row[parameter])
+    x = [row[parameter] for row in rows]
     for number, metric in enumerate(metrics):
         _line(axes, number, x, [row[metric] for row in rows], metric)
         if f"{metric}_low" in rows[0]:
-            _band(axes, number, rows, dial, metric)
+            _band(axes, number, rows, parameter, metric)
         if baseline and metric in baseline:
             axes.axhline(baseline[metric], color=COLOURS[number], linewidth=1, linestyle=":", label=f"{metric}, plain")
-    _dress(axes, dial, f"score ({unit})")
+    _dress(axes, parameter, f"score ({unit})")
     axes.set_xticks(_apart(x))
     axes.set_xticks(x, minor=True)
     figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)

@@ -18,13 +18,13 @@ from ..errors import AnchorsWarning, BadSetting, CannotAct
 from ..generation.generate import read_sample
 from ..inputs.prompt_builder import prepare
 from ..interventions.attachment import attach
-from ..models.decoder import find_site
+from ..models.decoder import find_target
 from . import measures
+from .anchor_distances import cosine_map
 from .calibration import calibrate
 from .capture import Capture, Trace
-from .image_grid import Frame, frame_of
+from .image_grid import ImageGrid, grid_of
 from .samples import Probe, cells_on, naming
-from .signposts import cosine_map
 
 if TYPE_CHECKING:
     from ..types import Vlm
@@ -66,38 +66,38 @@ def observe(vlm: "Vlm", probes: Sequence[Probe], progress: Any = lambda done: No
             f"diagnose tells a difference from chance by how much questions differ; found {len(probes)}. Give two images or "
             "questions, better a hundred."
         )
-    site = find_site(vlm.model, vlm.processor.tokenizer)
-    if site.kind != "decoder" or site.depth < 4:
-        why = "looks at its image in a Q-Former" if site.kind != "decoder" else f"has {site.depth} decoder layers"
+    target = find_target(vlm.model, vlm.processor.tokenizer)
+    if target.kind != "decoder" or target.depth < 4:
+        why = "looks at its image in a Q-Former" if target.kind != "decoder" else f"has {target.depth} decoder layers"
         raise CannotAct(f"{vlm.name} {why}; diagnose reads decoders of 4 layers or more. Choose another model.")
-    seen = Observed(site.depth, measures.middle_layer(site.depth))
+    seen = Observed(target.depth, measures.middle_layer(target.depth))
     for start in range(0, len(probes), BATCH):
         batch = probes[start : start + BATCH]
-        for probe, trace, frame in _traced(vlm, batch):
+        for probe, trace, grid in _traced(vlm, batch):
             _note(seen, trace)
-            if frame is not None and probe.asked:
-                _note_places(seen, trace, frame, probe)
-                _note_words(seen, vlm, frame, probe)
+            if grid is not None and probe.asked:
+                _note_places(seen, trace, grid, probe)
+                _note_words(seen, vlm, grid, probe)
         progress(min(start + BATCH, len(probes)))
     return seen
 
 
-def _traced(vlm: "Vlm", batch: Sequence[Probe]) -> Iterator[tuple[Probe, Trace, Frame | None]]:
+def _traced(vlm: "Vlm", batch: Sequence[Probe]) -> Iterator[tuple[Probe, Trace, ImageGrid | None]]:
     samples = [read_sample(probe.image, probe.question) for probe in batch]
     inputs = prepare(vlm, samples)
-    watch = Capture(rows="last", dtype=torch.float32)
-    with attach(vlm, "none", watch=watch), torch.no_grad():
+    recorder = Capture(rows="last", dtype=torch.float32)
+    with attach(vlm, "none", recorder=recorder), torch.no_grad():
         vlm.model(**inputs.tensors)
     for at, (probe, sample) in enumerate(zip(batch, samples, strict=True)):
-        traces = watch.of(at)
+        traces = recorder.of(at)
         if not traces:
             raise CannotAct(f"{vlm.name} showed no attention to an image. Choose a model of `vlm-anchors families`.")
-        frame = None
+        grid = None
         if probe.things:
             single = prepare(vlm, [sample])
-            frame = frame_of(vlm, single.tensors, sample.images[0], len(traces[0].image))
-            frame = frame if frame.shows_all_of(sample.images[0]) else None
-        yield probe, traces[0], frame
+            grid = grid_of(vlm, single.tensors, sample.images[0], len(traces[0].image))
+            grid = grid if grid.shows_all_of(sample.images[0]) else None
+        yield probe, traces[0], grid
 
 
 def _note(seen: Observed, trace: Trace) -> None:
@@ -112,31 +112,31 @@ def _note(seen: Observed, trace: Trace) -> None:
     seen.negative.append(int(masks["negative"].sum()))
 
 
-def _note_places(seen: Observed, trace: Trace, frame: Frame, probe: Probe) -> None:
+def _note_places(seen: Observed, trace: Trace, grid: ImageGrid, probe: Probe) -> None:
     width, height = read_sample(probe.image, probe.question).images[0].size
-    asked, every = (cells_on(probe.boxes(every), (width, height), frame.rows, frame.columns) for every in (False, True))
+    asked, every = (cells_on(probe.boxes(every), (width, height), grid.rows, grid.columns) for every in (False, True))
     chance = float(asked.float().mean())
     maps = measures.saliency_maps(trace, "sensitive")
     rows = []
     for layer, saliency in zip(trace.layers, maps, strict=True):
-        mask = measures.anchor_mask(saliency, trace.image)[frame.token]
+        mask = measures.anchor_mask(saliency, trace.image)[grid.token]
         if mask.any():
             rows.append({"layer": layer, "on_asked": float(asked[mask].float().mean()), "chance": chance})
     seen.on_asked.append(rows)
-    negative = measures.anchor_masks(trace)["negative"][frame.token]
+    negative = measures.anchor_masks(trace)["negative"][grid.token]
     if negative.any():
         seen.negative_on_objects.append((float(every[negative].float().mean()), float(every.float().mean())))
 
 
-def _note_words(seen: Observed, vlm: "Vlm", frame: Frame, probe: Probe) -> None:
+def _note_words(seen: Observed, vlm: "Vlm", grid: ImageGrid, probe: Probe) -> None:
     """The asked object's word (its last piece) against its patches."""
     sample = read_sample(probe.image, probe.question)
     words, cosine = cosine_map(vlm, prepare(vlm, [sample]).tensors)
     named = naming(words, probe.asked)
-    if not named or cosine.shape[1] != len(frame.token):
+    if not named or cosine.shape[1] != len(grid.token):
         return
     at = named[-1]
-    asked = cells_on(probe.boxes(), sample.images[0].size, frame.rows, frame.columns)
+    asked = cells_on(probe.boxes(), sample.images[0].size, grid.rows, grid.columns)
     seen.word_on_asked.append((float(asked[int(cosine[at].argmax())]), float(asked.float().mean())))
     others = torch.cat([cosine[:at], cosine[at + 1 :]]).amax(-1)
     if len(others):

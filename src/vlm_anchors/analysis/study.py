@@ -14,12 +14,12 @@ from ..generation.generate import Run, answer_prepared, prepared, read_sample
 from ..inputs.prompt_builder import prepare
 from ..interventions.attachment import attach
 from ..methods.attanchor import AttAnchor
-from ..models.decoder import find_site
+from ..models.decoder import find_target
 from ..specs import MethodLike, spec_of_all
 from ..types import Answer, Vlm
+from .anchor_distances import anchor_table
 from .capture import Capture, Trace
-from .image_grid import Frame, frame_of
-from .signposts import signposts
+from .image_grid import ImageGrid, grid_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,10 +54,10 @@ class Study:
 
     model: str
     question: str
-    frame: Frame
+    grid: ImageGrid
     asked: tuple[str, ...]
     seen: tuple[Seen, ...]
-    signposts: "dict[str, Table]"
+    anchor_table: "dict[str, Table]"
 
     @property
     def plain(self) -> Seen:
@@ -82,7 +82,7 @@ def study(
     """
     runs = [Run.of(vlm, method, decoding, max_new_tokens) for method in methods]
     for run in runs:
-        check_watchable(run)
+        check_recordable(run)
     sample = read_sample(image, question)
     answered = [(run, see(run, sample, Capture(norms=norms))) for run in runs]
     left_out = max(seen.left_out for _, seen in answered)
@@ -93,11 +93,11 @@ def study(
     return study_of(sample, answered)
 
 
-def check_watchable(run: Run) -> None:
+def check_recordable(run: Run) -> None:
     """Raise `CannotAct` where nobody can say what a word saw."""
     if isinstance(run.decoding, Beam):
         raise CannotAct("Beam search moves answers from row to row, so nobody can say what a word saw. Use greedy.")
-    if find_site(run.vlm.model, run.vlm.processor.tokenizer).kind != "decoder":
+    if find_target(run.vlm.model, run.vlm.processor.tokenizer).kind != "decoder":
         raise CannotAct(
             f"{run.vlm.name} looks at its image in a Q-Former, once and before any word, so no word can be followed. "
             "Watch its latent queries with look.Capture, or choose another model."
@@ -113,11 +113,11 @@ def study_of(sample: "Sample", answered: "Sequence[tuple[Run, Seen]]") -> Study:
     return Study(
         model=vlm.name,
         question=sample.question,
-        frame=frame_of(vlm, inputs.tensors, sample.images[0], len(seen.before[0].image)),
+        grid=grid_of(vlm, inputs.tensors, sample.images[0], len(seen.before[0].image)),
         asked=pieces(vlm.processor.tokenizer, ids),
         seen=tuple(each for _, each in answered),
-        signposts={
-            spec_of_all(run.methods): signposts(vlm, inputs.tensors, method)
+        anchor_table={
+            spec_of_all(run.methods): anchor_table(vlm, inputs.tensors, method)
             for run, _ in answered
             for method in run.methods
             if isinstance(method, AttAnchor)
@@ -125,15 +125,15 @@ def study_of(sample: "Sample", answered: "Sequence[tuple[Run, Seen]]") -> Study:
     )
 
 
-def see(run: Run, sample: "Sample", watch: Capture, **extra: Any) -> Seen:
+def see(run: Run, sample: "Sample", recorder: Capture, **extra: Any) -> Seen:
     """One method's answer under a watcher that is new; `extra` goes to `generate`."""
     began = time.perf_counter()
     inputs = prepare(run.vlm, [sample], run.max_new_tokens)
-    with attach(run.vlm, list(run.methods), watch=watch) as handle:
+    with attach(run.vlm, list(run.methods), recorder=recorder) as handle:
         answer = answer_prepared(run, [sample], inputs, handle, began, **extra)[0]
     # Watching a plain model attaches "none", which has nothing to tell.
-    answer = dataclasses.replace(answer, acted={name: did for name, did in answer.acted.items() if name != "none"})
-    before, after = watch.of(0), watch.of(0, edited=True)
+    answer = dataclasses.replace(answer, effects={name: did for name, did in answer.effects.items() if name != "none"})
+    before, after = recorder.of(0), recorder.of(0, edited=True)
     if not before:
         raise CannotAct(
             f"{run.vlm.name} showed no attention from words to an image: the prompt holds no visual tokens. "
@@ -143,7 +143,7 @@ def see(run: Run, sample: "Sample", watch: Capture, **extra: Any) -> Seen:
     tokens = [token for token in answer.tokens if token not in special]
     words = pieces(run.vlm.processor.tokenizer, tokens)
     kept = min(len(words), len(before))
-    return Seen(answer, words[:kept], tuple(before[: max(kept, 1)]), tuple(after[: max(kept, 1)]), watch.left_out)
+    return Seen(answer, words[:kept], tuple(before[: max(kept, 1)]), tuple(after[: max(kept, 1)]), recorder.left_out)
 
 
 def pieces(tokenizer: Any, ids: list[int]) -> tuple[str, ...]:

@@ -25,9 +25,9 @@ from ..interventions.attention_parts import keys_seen
 from ..interventions.attention_view import AttentionView, Edit
 from ..interventions.insertion.anchored import ENCODED, Encoded
 from ..methods.attanchor import AttAnchor
-from .image_grid import frame_of
+from .anchor_distances import Post, cosines, posted, prompts_of
+from .image_grid import grid_of
 from .samples import Probe, cells_on, naming
-from .signposts import Post, cosines, posted, prompts_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 def selection(cosine: Float[Tensor, "n m"], right: Bool[Tensor, "n m"], taus: Sequence[float]) -> "Table":
     """Theorem 4, counts of one prompt: a word is anchored if its best cosine reaches tau (tau = 1: never).
 
-    cosine: of n words with m patches (`signposts.cosine_map`). right: the patches on the object that a word names; none
+    cosine: of n words with m patches (`anchor_table.cosine_map`). right: the patches on the object that a word names; none
     for a word that names nothing in the image. Columns: tau, words, anchored, right (anchored, on a right patch), wanted
     (words that have a right patch).
     """
@@ -68,13 +68,13 @@ def named_patches(
     inputs = prepare(vlm, [sample]).tensors
     prompts = prompts_of(vlm, inputs)
     words, cosine = cosines(prompts if alignment == 1 else misaligned(prompts, alignment, seed))
-    frame = frame_of(vlm, inputs, sample.images[0], cosine.shape[1])
-    if not frame.shows_all_of(sample.images[0]):
+    grid = grid_of(vlm, inputs, sample.images[0], cosine.shape[1])
+    if not grid.shows_all_of(sample.images[0]):
         raise CannotAct(f"{vlm.name} sees its images cropped or in tiles, so boxes do not lie where patches are.")
     right = torch.zeros_like(cosine, dtype=torch.bool)
-    on = cells_on(probe.boxes(), sample.images[0].size, frame.rows, frame.columns)
+    on = cells_on(probe.boxes(), sample.images[0].size, grid.rows, grid.columns)
     for at in naming(words, probe.asked):
-        right[at, frame.token] = on
+        right[at, grid.token] = on
     return cosine, right
 
 
@@ -105,10 +105,10 @@ def misaligned(prompts: "Prompts", alignment: float, seed: int = 0) -> "Prompts"
 
 
 def pulls(vlm: "Vlm", inputs: dict[str, Any], method: AttAnchor) -> "Table":
-    """Theorem 1: what a copy and the word it was made of give to the same patch, in one pass over the woven prompt.
+    """Theorem 1: what a copy and the word it was made of give to the same patch, in one pass over the inserted prompt.
 
     inputs: what the processor returned, for one prompt. One row a copy, layer and head: word, cosine, before, after (as
-    in `signposts.signposts`), layer, head, and for `word` and `copy` alike logit_ (the score before the softmax), weight_
+    in `anchor_table.anchor_table`), layer, head, and for `word` and `copy` alike logit_ (the score before the softmax), weight_
     (after it) and keys_ (how many tokens share the weight: a copy inside the image sees fewer). In layer 1 both have the
     same content, so their logits differ by rotary distance alone; deeper, a copy has read other things than its word.
     """
@@ -116,13 +116,13 @@ def pulls(vlm: "Vlm", inputs: dict[str, Any], method: AttAnchor) -> "Table":
     copies, posts = posted(prompts, method)
     if not posts:
         return []
-    watch = _Pairs([post for _, post in posts])
-    with attach(vlm, "none", watch=watch), torch.no_grad():
-        vlm.model(**_with_copies_as_rows(prompts.woven(copies, of_patch=False), watch.posts))
+    recorder = _Pairs([post for _, post in posts])
+    with attach(vlm, "none", recorder=recorder), torch.no_grad():
+        vlm.model(**_with_copies_as_rows(prompts.inserted(copies, of_patch=False), recorder.posts))
     return [
-        {**{name: told[name] for name in ("word", "cosine", "before", "after")}, "layer": layer, "head": head + 1, **seen}
-        for layer, pairs in sorted(watch.seen.items())
-        for (told, _), heads in zip(posts, pairs, strict=True)
+        {**{name: summary[name] for name in ("word", "cosine", "before", "after")}, "layer": layer, "head": head + 1, **seen}
+        for layer, pairs in sorted(recorder.seen.items())
+        for (summary, _), heads in zip(posts, pairs, strict=True)
         for head, seen in enumerate(heads)
     ]  # fmt: skip
 
@@ -250,12 +250,12 @@ class _Pairs:
         weights, keys = scores.softmax(-1), keys_seen(view)[0]
         of = {"word": [post.word for post in self.posts], "copy": [post.copy for post in self.posts]}
         patch = [post.patch for post in self.posts]
-        told: dict[str, Tensor] = {}
+        summary: dict[str, Tensor] = {}
         for name, places in of.items():
             rows = [row[place] for place in places]
-            told[f"logit_{name}"], told[f"weight_{name}"] = scores[:, rows, patch], weights[:, rows, patch]
-            told[f"keys_{name}"] = keys[rows].expand(len(scores), -1)
-        lists = {name: values.T.tolist() for name, values in told.items()}
+            summary[f"logit_{name}"], summary[f"weight_{name}"] = scores[:, rows, patch], weights[:, rows, patch]
+            summary[f"keys_{name}"] = keys[rows].expand(len(scores), -1)
+        lists = {name: values.T.tolist() for name, values in summary.items()}
         self.seen[view.layer] = [
             [{name: lists[name][pair][head] for name in lists} for head in range(len(scores))]
             for pair in range(len(patch))
@@ -265,7 +265,7 @@ class _Pairs:
 def _with_copies_as_rows(anchored: Any, posts: list[Post]) -> dict[str, Any]:
     """Prepared inputs whose copies count as text rows: a watcher sees text rows only."""
     encoded = anchored[ENCODED]
-    frame: Bool[Tensor, "1 s"] = encoded.woven.marks.frame.clone()
-    frame[0, torch.tensor([post.copy for post in posts])] = False
-    marks = replace(encoded.woven.marks, frame=frame)
-    return {**anchored, ENCODED: Encoded(dict(encoded), replace(encoded.woven, marks=marks))}
+    grid: Bool[Tensor, "1 s"] = encoded.inserted.marks.grid.clone()
+    grid[0, torch.tensor([post.copy for post in posts])] = False
+    marks = replace(encoded.inserted.marks, grid=grid)
+    return {**anchored, ENCODED: Encoded(dict(encoded), replace(encoded.inserted, marks=marks))}

@@ -1,4 +1,4 @@
-"""What was observed becomes verdicts: a premise, whether it holds, the number it rests on, and the dials that follow."""
+"""What was observed becomes verdicts: a premise, whether it holds, the number it rests on, and the parameters that follow."""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,9 +43,16 @@ def layer_table(seen: Observed) -> "Table":
 
 def verdicts(seen: Observed, tau: float | None, concern: str) -> list[Verdict]:
     """All that can be said about this model."""
-    told: list[Verdict | None] = [_fades(seen), _crosses(seen), _turns(seen), _sink(seen), _heads(seen), _anchors(seen)]
-    told += [_positive_on_object(seen), _negative_off_objects(seen), _words(seen, tau, concern)]
-    return [one for one in told if one is not None]
+    summary: list[Verdict | None] = [
+        _fades(seen),
+        _crosses(seen),
+        _turns(seen),
+        _sink(seen),
+        _heads(seen),
+        _anchors(seen),
+    ]
+    summary += [_positive_on_object(seen), _negative_off_objects(seen), _words(seen, tau, concern)]
+    return [one for one in summary if one is not None]
 
 
 def has_drift(seen: Observed) -> bool:
@@ -197,7 +204,7 @@ def _words(seen: Observed, tau: float | None, concern: str) -> Verdict:
 
 
 def suggestion(seen: Observed, tau: float | None) -> dict[str, Any]:
-    """Layer dials for CLVA and tau for AttAnchor, as SPECs, each with its reason.
+    """Layer parameters for CLVA and tau for AttAnchor, as SPECs, each with its reason.
 
     positive_layer: among layers 2 to two thirds, the one whose anchors lie on the asked object most; without boxes the one
     that looks at the image most. layers: from the first layer after it whose share of the image is below `FADES` of the

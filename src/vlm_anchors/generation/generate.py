@@ -33,11 +33,11 @@ WINDOW = 8
 """Batches read ahead by `ask_many`, so that prompts of like length share a batch."""
 
 
-def check_new_tokens(given: Any) -> int:
+def check_new_tokens(item: Any) -> int:
     """The number itself. Raises `BadSetting` where no answer could have so many tokens."""
-    if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= 100_000:
-        raise BadSetting(f"max_new_tokens must be a whole number from 1 to 100000; found {given!r}.")
-    return given
+    if not isinstance(item, int) or isinstance(item, bool) or not 1 <= item <= 100_000:
+        raise BadSetting(f"max_new_tokens must be a whole number from 1 to 100000; found {item!r}.")
+    return item
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ def ask(
     trained with, which for most is none. decoding: `va.Greedy()`,
     `va.Beam()`, `va.Nucleus()` or their SPEC. sample_id keys the noise of `Nucleus` together with its seed and the
     step; by default it is a digest of images and question, so the same question gets the same answer again. shares:
-    also put into `answer.acted["visual_share"]`, for each layer, the mean share of the text rows' attention that lands
+    also put into `answer.effects["visual_share"]`, for each layer, the mean share of the text rows' attention that lands
     on visual tokens before and after the method (it costs a softmax a layer).
 
-    Raises `BadImage`, `BadQuestion`, `UnknownName`, `BadDial` or `CannotAct`; warns with `AnchorsWarning`.
+    Raises `BadImage`, `BadQuestion`, `UnknownName`, `BadParameter` or `CannotAct`; warns with `AnchorsWarning`.
     """
     run = Run.of(vlm, method, decoding, max_new_tokens, shares)
     sample = read_sample(image, question, sample_id)
@@ -163,11 +163,11 @@ def _answers(run: Run, numbered: Iterator[tuple[int, Any]], batch_size: int) -> 
 def _read_window(numbered: Iterable[tuple[int, Any]]) -> tuple[list[Sample], UserError | None]:
     """The samples that can be read, up to the first that cannot, and why it cannot."""
     window: list[Sample] = []
-    for number, given in numbered:
+    for number, item in numbered:
         try:
-            if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
-                raise BadSetting(f"expected (image, question) or (image, question, id); found {given!r:.80}.")
-            window.append(read_sample(*given))
+            if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
+                raise BadSetting(f"expected (image, question) or (image, question, id); found {item!r:.80}.")
+            window.append(read_sample(*item))
         except UserError as error:
             return window, type(error)(f"Sample {number}: {error}")
     return window, None
@@ -176,10 +176,10 @@ def _read_window(numbered: Iterable[tuple[int, Any]]) -> tuple[list[Sample], Use
 def read_sample(image: Any, question: Any, sample_id: str | None = None) -> Sample:
     """A question with its images read. Raises `BadImage` or `BadQuestion`."""
     check_question(question)
-    given = list(image) if isinstance(image, (list, tuple)) else [image]
-    if not given:
+    item = list(image) if isinstance(image, (list, tuple)) else [image]
+    if not item:
         raise BadImage("No image was given. Expected an image, or a list of one or more.")
-    images = tuple(read_image(each) for each in given)
+    images = tuple(read_image(each) for each in item)
     return Sample(images, question, str(sample_id) if sample_id is not None else _digest(images, question))
 
 
@@ -217,16 +217,16 @@ def answer_samples(run: Run, samples: Sequence[Sample], **extra: Any) -> list[An
 
     began = time.perf_counter()
     inputs = prepare(run.vlm, samples, run.max_new_tokens)
-    watch = Shares() if run.shares else None
-    with attach(run.vlm, list(run.methods), watch=watch) as handle:
+    recorder = Shares() if run.shares else None
+    with attach(run.vlm, list(run.methods), recorder=recorder) as handle:
         return answer_prepared(run, samples, inputs, handle, began, **extra)
 
 
 def prepared(run: Run, inputs: Inputs) -> dict[str, Any]:
-    """What `generate` is given: the inputs, changed by a method whose door that is."""
+    """What `generate` is given: the inputs, changed by a method whose hook that is."""
     tensors = inputs.tensors
     for method in run.methods:
-        if "prepare" in method.doors:
+        if "prepare" in method.hooks:
             tensors = method.prepare(run.vlm, tensors)
     return tensors
 
@@ -253,16 +253,16 @@ def answer_prepared(
         raise CannotAct(_no_numbers(run)) from error
     if broken.seen:
         raise CannotAct(_no_numbers(run))
-    acted, watch = handle.acted, handle.watcher
+    effects, recorder = handle.effects, handle.recorder
     seconds = (time.perf_counter() - began) / len(samples)
     # An encoder-decoder's row begins with its start token, everyone else's with the prompt.
     first = 1 if run.vlm.model.config.get_text_config().is_encoder_decoder else tensors["input_ids"].shape[1]
     answers = []
     for i in range(len(samples)):
         row, tokens = i * run.beams, _up_to_the_end(run, rows[i][first:])
-        did = _without_waiting(acted[row], yes_no.steps - len(tokens)) if acted else {}
-        if isinstance(watch, Shares):
-            did["visual_share"] = watch.table(row)
+        did = _without_waiting(effects[row], yes_no.steps - len(tokens)) if effects else {}
+        if isinstance(recorder, Shares):
+            did["visual_share"] = recorder.table(row)
         answers.append(_read(run, inputs.prompts[i], tokens, seconds, did, yes_no.row(row)))
     return answers
 
@@ -284,12 +284,12 @@ class Broken:
 
 def _no_numbers(run: Run) -> str:
     """Why there is no answer where the logits overflowed."""
-    methods = [method for method in run.methods if method.doors]
+    methods = [method for method in run.methods if method.hooks]
     if methods:
         return (
-            f"Expected numbers for logits; under {spec_of_all(methods)} some are NaN: a dial is too large for "
-            f"{str(run.vlm.dtype).removeprefix('torch.')}, or the weights are broken. Choose smaller dials; method none tells "
-            f"which it is."
+            f"Expected numbers for logits; under {spec_of_all(methods)} some are NaN: a parameter is too large for "
+            f"{str(run.vlm.dtype).removeprefix('torch.')}, or the weights are broken. Choose smaller parameters; method none "
+            f"shows which it is."
         )
     return (
         f"Expected numbers for logits; those of {run.vlm.name} hold NaN: its weights are broken, or too large for "
@@ -304,20 +304,20 @@ def _up_to_the_end(run: Run, new: list[int]) -> list[int]:
     return new[: next((at + 1 for at, token in enumerate(new) if token in ends), len(new))]
 
 
-def _without_waiting(acted: dict[str, Any], waited: int) -> dict[str, Any]:
+def _without_waiting(effects: dict[str, Any], waited: int) -> dict[str, Any]:
     """Without the rows that were edited while an answer that had ended waited for the longest of its batch."""
     return {
         name: {**did, "rows_edited": did["rows_edited"] - waited} if did.get("rows_edited") else did
-        for name, did in acted.items()
+        for name, did in effects.items()
     }
 
 
-def _read(run: Run, prompt: str, tokens: list[int], seconds: float, acted: dict[str, Any], yes_no: Any) -> Answer:
+def _read(run: Run, prompt: str, tokens: list[int], seconds: float, effects: dict[str, Any], yes_no: Any) -> Answer:
     return Answer(
         text=run.vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
         tokens=tuple(tokens),
         seconds=seconds,
-        acted=acted,
+        effects=effects,
         method=spec_of_all(run.methods),
         decoding=run.decoding.spec(),
         prompt=prompt,

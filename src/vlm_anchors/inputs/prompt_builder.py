@@ -55,7 +55,7 @@ def prompt_of(vlm: Vlm, question: str, images: int) -> str:
     token = _image_token(vlm)
     if token and token in question:
         raise BadQuestion(f"The question holds {token}, the model's own mark for an image. Take it out.")
-    if vlm.family.site == "qformer" and images > 1:
+    if vlm.family.target == "qformer" and images > 1:
         raise BadImage(f"{vlm.name} takes one image a question; found {images}. Choose a model that takes several.")
     if vlm.processor.chat_template is None:
         return _plain_prompt(vlm, question, images, token)

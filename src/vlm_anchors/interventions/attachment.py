@@ -2,7 +2,7 @@
 
 Installed are hooks on that one model and a delegating attention name in its decoder's config; nothing is patched, and
 with no method active the delegate calls the original kernel. Which method is active is context-local (a `ContextVar`),
-so threads and async tasks may use different dials on one model; a thread that attached nothing runs the plain model.
+so threads and async tasks may use different parameters on one model; a thread that attached nothing runs the plain model.
 """
 
 import threading
@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 from ..errors import AnchorsWarning, BadModel
 from ..methods.none import Plain
-from ..models.decoder import Site, find_site, plain_model
+from ..models.decoder import AttentionTarget, find_target, plain_model
 from ..models.vision import PIXELS, encode_images
 from ..types import Vlm
 from . import prompt_pass as decoder_pass
-from .attention import PREFIX, steered_name
-from .call_context import Facts, current
+from .attention import PREFIX, edited_name
+from .call_context import CallContext, current
 from .composition import choose, parts_of
-from .contrastive import KEYWORD, NUMBER, stop_leading
-from .forward_pass import RIDER, Generation, Life, Pass, Watcher
-from .hooks import BEYOND, Doors
+from .contrastive import KEYWORD, NUMBER, stop_following
+from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState, Lifetime, Recorder
+from .hooks import BEYOND, MethodHooks
 from .insertion.inputs_hook import InputsHook
 from .method import Method, name_of
 from .qformer import latent_pass
@@ -36,12 +36,12 @@ from .token_map import must_encode
 
 _active: ContextVar[tuple["Handle", ...]] = ContextVar("vlm_anchors_active", default=())
 _SHUT: Any = type("Shut", (tuple,), {})()
-"""No handle, on purpose: a method's second branch runs."""
-_seams: "weakref.WeakKeyDictionary[nn.Module, Seam]" = weakref.WeakKeyDictionary()
+"""No handle, on purpose: a method's contrastive branch runs."""
+_attachments: "weakref.WeakKeyDictionary[nn.Module, Attachment]" = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
 
-def attach(model: Any, method: Any, *, watch: Watcher | None = None, literal: bool = False) -> "Handle":
+def attach(model: Any, method: Any, *, recorder: Recorder | None = None, literal: bool = False) -> "Handle":
     """Put a method on a model, for generation, forward passes and training.
 
     model: what `va.load` returns, a transformers model (PEFT-wrapped or not), or a (model, processor) pair. method: a
@@ -50,22 +50,22 @@ def attach(model: Any, method: Any, *, watch: Watcher | None = None, literal: bo
     papers write it; for checks and benchmarks, never faster. Returns a `Handle`: use it in a `with` block, or call `.detach()`.
 
     The method acts in the thread (context) that attached it. An inner `with` block replaces the outer one until it
-    ends. Raises `CannotAct` where the dials do not fit the model, `BadModel` where the model cannot be steered.
+    ends. Raises `CannotAct` where the parameters do not fit the model, `BadModel` where the model cannot be steered.
     """
     network, tokenizer = _parts(model)
     chosen, prepares = choose(method)
-    if isinstance(chosen, Plain) and watch is None:
+    if isinstance(chosen, Plain) and recorder is None:
         return Handle(None, chosen, None).with_inputs(prepares, model, network)
-    site = find_site(network, tokenizer, getattr(chosen, "site", "auto"))
-    chosen.check(site)
+    target = find_target(network, tokenizer, getattr(chosen, "target", "auto"))
+    chosen.check(target)
     with _lock:
-        seam = _seams.get(site.stack)
-        if seam is None:
-            seam = _seams[site.stack] = Seam(site)
-        seam.acquire(site)
-    handle = Handle(seam, chosen, watch, chosen.watched(site), literal)
+        attachment = _attachments.get(target.stack)
+        if attachment is None:
+            attachment = _attachments[target.stack] = Attachment(target)
+        attachment.acquire(target)
+    handle = Handle(attachment, chosen, recorder, chosen.attention_layers(target), literal)
     try:
-        handle.open_doors(site, _processor(model))
+        handle.install_hooks(target, _processor(model))
     except BaseException:
         handle.detach()
         raise
@@ -90,49 +90,49 @@ def _processor(model: Any) -> Any:
 
 
 @contextmanager
-def _doors_shut() -> Iterator[None]:
-    """A second branch: no method acts on what runs inside."""
-    active, facts = _active.set(_SHUT), current.set(current.get())
+def _methods_off() -> Iterator[None]:
+    """A contrastive branch: no method acts on what runs inside."""
+    active, call_context = _active.set(_SHUT), current.set(current.get())
     try:
         yield
     finally:
-        current.reset(facts)
+        current.reset(call_context)
         _active.reset(active)
 
 
 class Handle:
-    """A method on a model. `acted` tells what it did; `detach()`, or the end of the `with` block, takes it off."""
+    """A method on a model. `effects` tells what it did; `detach()`, or the end of the `with` block, takes it off."""
 
     def __init__(
         self,
-        seam: "Seam | None",
+        attachment: "Attachment | None",
         method: Method,
-        watcher: Watcher | None,
-        watched: frozenset[int] = frozenset(),
+        recorder: Recorder | None,
+        attention_layers: frozenset[int] = frozenset(),
         literal: bool = False,
     ):
         self.method = method
-        self.watcher = watcher
-        self.watched = watched
+        self.recorder = recorder
+        self.attention_layers = attention_layers
         self.literal = literal
-        self.life = Life()
-        self._seam = seam
+        self.lifetime = Lifetime()
+        self._attachment = attachment
         self._caches: list[weakref.ref[Any]] = []
-        self._latest: Generation | None = None
+        self._latest: GenerationState | None = None
         self._base: nn.Module | None = None
         self._inputs: InputsHook | None = None
-        self._doors: Doors | None = None
+        self._hooks: MethodHooks | None = None
         self.prompts = 0
         """How many prompts this handle's method has seen."""
 
-    def _number(self, generation: Generation) -> None:
-        if self._doors is not None:
-            generation.memory[NUMBER] = self._doors.number
+    def _number(self, generation: GenerationState) -> None:
+        if self._hooks is not None:
+            generation.memory[NUMBER] = self._hooks.number
 
-    def open_doors(self, site: Site, processor: Any) -> None:
+    def install_hooks(self, target: AttentionTarget, processor: Any) -> None:
         """Hook what the method needs beyond attention; nothing where it needs nothing."""
-        if self.method.opened() & BEYOND:
-            self._doors = Doors(self.method, site, processor, _doors_shut, current.get)
+        if self.method.active_hooks() & BEYOND:
+            self._hooks = MethodHooks(self.method, target, processor, _methods_off, current.get)
 
     def with_inputs(self, method: Method | None, vlm: Any, network: nn.Module) -> "Handle":
         """The handle, with a prepare method on the model's inputs as well."""
@@ -151,46 +151,46 @@ class Handle:
         return next((handle for handle in reversed(_active.get()) if handle._base is self._base), None) is self
 
     @property
-    def acted(self) -> list[dict[str, Any]]:
+    def effects(self) -> list[dict[str, Any]]:
         """What the method did, one dictionary a row of the latest prompt: `{"clva": {...}}`."""
-        before = [] if self._inputs is None else self._inputs.acted
-        inside = self._acted_inside()
+        before = [] if self._inputs is None else self._inputs.effects
+        inside = self._inner_effects()
         return (
             [{**one, **two} for one, two in zip(before, inside, strict=True)] if before and inside else before or inside
         )
 
-    def _acted_inside(self) -> list[dict[str, Any]]:
+    def _inner_effects(self) -> list[dict[str, Any]]:
         generation = self._latest
         if generation is None or generation.prompt is None:
             return []
         assert generation.prompt.valid is not None
         generation.count_steps()
         edited, seeing = generation.prompt.valid.sum(1).tolist(), generation.visual.valid.any(1).tolist()
-        told: list[dict[str, Any]] = [{} for _ in edited]
+        effects: list[dict[str, Any]] = [{} for _ in edited]
         for part in parts_of(self.method):
-            edits = self.watched and "attention" in part.opened()
-            for one, rows, sees, what in zip(told, edited, seeing, part.acted(generation), strict=True):
+            edits = self.attention_layers and "attention" in part.active_hooks()
+            for one, rows, sees, what in zip(effects, edited, seeing, part.effects(generation), strict=True):
                 done = {"rows_edited": (rows + generation.steps) if edits else 0, **what}
                 one[name_of(part)] = done if sees else {"rows_edited": 0}
-        return told
+        return effects
 
-    def began(self, generation: Generation, cache: Any) -> None:
+    def began(self, generation: GenerationState, cache: Any) -> None:
         self._latest = generation
         self.prompts += 1
         self._number(generation)
         if cache is not None:
-            self.ride(generation, cache)
+            self.put_on_cache(generation, cache)
 
-    def follow(self, generation: Generation, cache: Any) -> None:
+    def follow(self, generation: GenerationState, cache: Any) -> None:
         """A prompt that goes on from a cache this method rides on (a reused prefix, a later turn)."""
         if generation.method is self.method:
             self._latest = generation
-            self.ride(generation, cache)
+            self.put_on_cache(generation, cache)
 
-    def ride(self, generation: Generation, cache: Any) -> None:
+    def put_on_cache(self, generation: GenerationState, cache: Any) -> None:
         """Put a generation on its cache, and remember the cache, so that detaching can take it off."""
         self._number(generation)
-        setattr(cache, RIDER, generation)
+        setattr(cache, STATE_ATTRIBUTE, generation)
         self._caches = [ref for ref in self._caches if ref() is not None]
         self._caches.append(weakref.ref(cache))
 
@@ -201,22 +201,22 @@ class Handle:
         # Another thread may detach: the attaching one then keeps the entry, which must shadow nothing.
         self._base = None
         _active.set(tuple(handle for handle in _active.get() if handle is not self))
-        if self._seam is None:
+        if self._attachment is None:
             return
-        seam, self._seam = self._seam, None
-        self.life.on = False
+        attachment, self._attachment = self._attachment, None
+        self.lifetime.on = False
         if self._latest is not None:
             self._latest.settle_steps()
         for ref in self._caches:
             cache = ref()
-            if cache is not None and hasattr(cache, RIDER):
-                delattr(cache, RIDER)
-                stop_leading(cache)
-        if self._doors is not None:
-            self._doors.close()
+            if cache is not None and hasattr(cache, STATE_ATTRIBUTE):
+                delattr(cache, STATE_ATTRIBUTE)
+                stop_following(cache)
+        if self._hooks is not None:
+            self._hooks.close()
         current.set(None)
-        seam.release()
-        if self.prompts == 0 and seam.ran_elsewhere:
+        attachment.release()
+        if self.prompts == 0 and attachment.ran_elsewhere:
             warnings.warn(
                 "The model ran only in threads that had not attached the method, so nothing was changed: "
                 "attach inside the thread that runs the model.",
@@ -230,36 +230,36 @@ class Handle:
     def __exit__(self, *exc: object) -> None:
         self.detach()
 
-    def serves(self, seam: "Seam") -> bool:
-        return self._seam is seam
+    def serves(self, attachment: "Attachment") -> bool:
+        return self._attachment is attachment
 
 
-class Seam:
+class Attachment:
     """The hooks on one model and the attention name in its decoder's config; counted, so several handles share it."""
 
-    def __init__(self, site: Site):
-        self.site = site
+    def __init__(self, target: AttentionTarget):
+        self.target = target
         self.users = 0
         self.ran_elsewhere = False
         self._hooks: list[Any] = []
-        self._name = site.config._attn_implementation
+        self._name = target.config._attn_implementation
         self._replayable = 0
 
-    def acquire(self, site: Site) -> None:
+    def acquire(self, target: AttentionTarget) -> None:
         if self.users == 0:
-            self.site, self.ran_elsewhere = site, False
-            if not site.config._attn_implementation.startswith(PREFIX):
-                self._name = site.config._attn_implementation
-            site.config._attn_implementation_internal = steered_name(self._name)
-            for module in site.outer:
+            self.target, self.ran_elsewhere = target, False
+            if not target.config._attn_implementation.startswith(PREFIX):
+                self._name = target.config._attn_implementation
+            target.config._attn_implementation_internal = edited_name(self._name)
+            for module in target.outer:
                 self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
                 self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
-            steer = self._steer_latents if site.kind == "qformer" else self._steer
-            self._hooks.append(site.stack.register_forward_pre_hook(steer, with_kwargs=True))
-            if site.kind == "decoder":
-                self._hooks.append(site.stack.register_forward_hook(self._after, with_kwargs=True))
-            if site.visual_features is not None:
-                self._hooks.append(site.visual_features.register_forward_hook(self._note_features))
+            steer = self._inject_qformer_state if target.kind == "qformer" else self._inject_state
+            self._hooks.append(target.stack.register_forward_pre_hook(steer, with_kwargs=True))
+            if target.kind == "decoder":
+                self._hooks.append(target.stack.register_forward_hook(self._after, with_kwargs=True))
+            if target.visual_features is not None:
+                self._hooks.append(target.visual_features.register_forward_hook(self._note_features))
         self.users += 1
 
     def release(self) -> None:
@@ -284,84 +284,86 @@ class Seam:
         """
         with _lock:
             if self.users == 0 and not self._replayable:
-                self.site.config._attn_implementation_internal = self._name
+                self.target.config._attn_implementation_internal = self._name
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Seam":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Attachment":
         """A copied model carries copies of the hooks; they find no active handle and do nothing."""
-        copy = Seam.__new__(Seam)
-        copy.site, copy.users, copy.ran_elsewhere, copy._hooks, copy._name = self.site, 0, False, [], self._name
+        copy = Attachment.__new__(Attachment)
+        copy.target, copy.users, copy.ran_elsewhere, copy._hooks, copy._name = self.target, 0, False, [], self._name
         copy._replayable = 0
         return copy
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if torch.compiler.is_compiling():
             return None
-        new = encode_images(self.site.outer[-1], kwargs) if self._images_touch(args, kwargs) else None
-        current.set(Facts.seen(current.get(), module, args, kwargs if new is None else new))
+        new = encode_images(self.target.outer[-1], kwargs) if self._images_touch(args, kwargs) else None
+        current.set(CallContext.seen(current.get(), module, args, kwargs if new is None else new))
         return None if new is None else (args, new)
 
     def _images_touch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Raw images of which only the vision tower's output tells where one ends, and a method that wants to know."""
         ids = kwargs.get("input_ids", args[0] if args else None)
         raw = any(kwargs.get(pixels) is not None for pixels in PIXELS.values())
-        return raw and self._handle() is not None and must_encode(self.site, ids, kwargs)
+        return raw and self._handle() is not None and must_encode(self.target, ids, kwargs)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not torch.compiler.is_compiling():
-            facts = current.get()
-            current.set(None if facts is None else facts.outer)
+            call_context = current.get()
+            current.set(None if call_context is None else call_context.outer)
 
-    def _steer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _inject_state(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         cache: Any = kwargs.get("past_key_values")
-        generation: Generation | None = getattr(cache, RIDER, None)
-        if generation is not None and not generation.life.on:
+        generation: GenerationState | None = getattr(cache, STATE_ATTRIBUTE, None)
+        if generation is not None and not generation.lifetime.on:
             # A copy made while a handle that is gone was attached: nobody's any more.
-            delattr(cache, RIDER)
+            delattr(cache, STATE_ATTRIBUTE)
             generation = None
         tokens: Any = kwargs.get("inputs_embeds")
         tokens = kwargs.get("input_ids") if tokens is None else tokens
         one = tokens is not None and tokens.shape[1] == 1
-        # A static cache that was reset keeps its rider; its next token begins a prompt.
+        # A static cache that was reset keeps its state on the cache; its next token begins a prompt.
         later = generation is not None and one and (generation.begun or torch.compiler.is_compiling())
         if generation is not None and later and (torch.compiler.is_compiling() or cache.get_seq_length()):
-            steering: Pass | None = decoder_pass.step(generation, self.site, cache, len(tokens))
+            forward_state: ForwardState | None = decoder_pass.step(generation, self.target, cache, len(tokens))
         elif torch.compiler.is_compiling():
-            steering = None
+            forward_state = None
         else:
-            steering = self._prompt(generation, cache, args, kwargs)
-            if steering is not None and module.training and torch.is_grad_enabled():
+            forward_state = self._prompt(generation, cache, args, kwargs)
+            if forward_state is not None and module.training and torch.is_grad_enabled():
                 with _lock:
                     self._replayable += 1
-                weakref.finalize(steering, self._forget).atexit = False
-        return (args, {**kwargs, KEYWORD: steering}) if steering is not None else None
+                weakref.finalize(forward_state, self._forget).atexit = False
+        return (args, {**kwargs, KEYWORD: forward_state}) if forward_state is not None else None
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """A cache that the decoder made itself gets its generation after the fact."""
-        steering = kwargs.get(KEYWORD)
-        if torch.compiler.is_compiling() or steering is None:
+        forward_state = kwargs.get(KEYWORD)
+        if torch.compiler.is_compiling() or forward_state is None:
             return
         cache, handle = getattr(output, "past_key_values", None), self._handle()
-        steering.generation.note_length(cache)
+        forward_state.generation.note_length(cache)
         if cache is not None and handle is not None and kwargs.get("past_key_values") is None:
-            handle.ride(steering.generation, cache)
+            handle.put_on_cache(forward_state.generation, cache)
 
-    def _steer_latents(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _inject_qformer_state(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         handle = self._handle()
         if handle is None:
             return None
-        return args, {**kwargs, KEYWORD: latent_pass(handle, self.site, kwargs)}
+        return args, {**kwargs, KEYWORD: latent_pass(handle, self.target, kwargs)}
 
     def _note_features(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         """Outside a call of the model itself (`generate`), there is no frame to note in: make one."""
-        current.set(replace(current.get() or Facts(), projected=output))
+        current.set(replace(current.get() or CallContext(), projected=output))
 
-    def _prompt(self, generation: Generation | None, cache: Any, args: Any, kwargs: dict[str, Any]) -> Pass | None:
+    def _prompt(
+        self, generation: GenerationState | None, cache: Any, args: Any, kwargs: dict[str, Any]
+    ) -> ForwardState | None:
         handle = self._handle()
         if handle is None:
             if generation is not None:
-                delattr(cache, RIDER)
+                delattr(cache, STATE_ATTRIBUTE)
             return None
-        return decoder_pass.prompt(handle, self.site, generation, cache, current.get(), args, kwargs)
+        return decoder_pass.prompt(handle, self.target, generation, cache, current.get(), args, kwargs)
 
     def _handle(self) -> Handle | None:
         """The innermost handle of this context that serves this model."""

@@ -19,15 +19,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..errors import CannotAct
 from .attention_view import AttentionView, Edit, spread_bias, take_rows
 from .chunk_attention import edited_rows, put_rows
-from .forward_pass import Pass, row_mask_of
+from .forward_pass import ForwardState, row_mask_of
 
 PREFIX = "vlm_anchors_"
 
 _BASES = ("sdpa", "eager")
 
 
-def steered_name(base: str) -> str:
-    """Name of the registered twin of a base attention implementation; registers it the first time it is asked for."""
+def edited_name(base: str) -> str:
+    """Name of the delegating version of a base attention implementation; registered at the first call."""
     if base.startswith(PREFIX):
         return base
     if base not in _BASES:
@@ -37,30 +37,30 @@ def steered_name(base: str) -> str:
         )
     name = PREFIX + base
     if name not in ALL_ATTENTION_FUNCTIONS:
-        AttentionInterface.register(name, _twin_of(base))
+        AttentionInterface.register(name, _edited_name_of(base))
         # Without this second registration transformers would build no mask at all for an unknown name.
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     return name
 
 
-def _twin_of(base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    def steered_attention(
+def _edited_name_of(base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    def edited_attention(
         module: nn.Module,
         query: Tensor,
         key: Tensor,
         value: Tensor,
         attention_mask: Tensor | None,
         *args: Any,
-        steering: Pass | None = None,
+        forward_state: ForwardState | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         kernel = base_kernel(base, module)
-        layer = None if steering is None else steering.layer_of(module)
+        layer = None if forward_state is None else forward_state.layer_of(module)
         if layer is None:
             return kernel(module, query, key, value, attention_mask, *args, **kwargs)
-        return _edited(kernel, steering, layer, module, query, key, value, attention_mask, args, kwargs)
+        return _edited(kernel, forward_state, layer, module, query, key, value, attention_mask, args, kwargs)
 
-    return steered_attention
+    return edited_attention
 
 
 def base_kernel(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
@@ -70,38 +70,38 @@ def base_kernel(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, Ten
     return ALL_ATTENTION_FUNCTIONS[base]
 
 
-def _edited(kernel, steering, layer, module, query, key, value, attention_mask, args, kwargs):
+def _edited(kernel, forward_state, layer, module, query, key, value, attention_mask, args, kwargs):
     if len(query) < len(key):
         # BLIP-2's learned queries come with batch 1 and are broadcast over the images by the kernel.
         query = query.expand(len(key), -1, -1, -1)
     _refuse_unseen(kwargs)
     causal = kwargs.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    row_mask = steering.row_mask(attention_mask, query, key, causal)
-    columns = steering.columns(layer, key.shape[2])
+    row_mask = forward_state.row_mask(attention_mask, query, key, causal)
+    columns = forward_state.columns(layer, key.shape[2])
     scale = kwargs.get("scaling")
     view = AttentionView(
-        layer, steering.depth, steering.rows, steering.visual, steering.kept, steering.memory, steering.latents,
-        query, key, row_mask, columns, query.shape[-1] ** -0.5 if scale is None else scale, kwargs.get("softcap"),
-        _value=value,
+        layer, forward_state.depth, forward_state.rows, forward_state.visual, forward_state.kept, forward_state.memory,
+        forward_state.latents, query, key, row_mask, columns, query.shape[-1] ** -0.5 if scale is None else scale,
+        kwargs.get("softcap"), _value=value,
     )  # fmt: skip
-    edit = steering.see(view)
+    edit = forward_state.see(view)
     if edit is None or (edit.bias is None and edit.only_bias):
         return kernel(module, query, key, value, attention_mask, *args, **kwargs)
     if not edit.only_bias:
-        return edited_rows(kernel, steering, edit, module, query, key, value, attention_mask, view, args, kwargs)
-    if steering.generation.literal:
-        return literal_attention(steering, edit, columns, query, key, value, attention_mask, view, causal), None
-    if steering.rows.index is None:
-        mask = _with_bias(steering, edit, columns, row_mask, attention_mask, query, key)
+        return edited_rows(kernel, forward_state, edit, module, query, key, value, attention_mask, view, args, kwargs)
+    if forward_state.generation.literal:
+        return literal_attention(forward_state, edit, columns, query, key, value, attention_mask, view, causal), None
+    if forward_state.rows.index is None:
+        mask = _with_bias(forward_state, edit, columns, row_mask, attention_mask, query, key)
         return kernel(module, query, key, value, mask, *args, **kwargs)
     out, weights = kernel(module, query, key, value, attention_mask, *args, **kwargs)
-    mask = _with_bias(steering, edit, columns, row_mask, attention_mask, query, key)
+    mask = _with_bias(forward_state, edit, columns, row_mask, attention_mask, query, key)
     again = {**kwargs, "is_causal": False}
-    rows = take_rows(query, steering.rows.index)
+    rows = take_rows(query, forward_state.rows.index)
     row_out, row_weights = kernel(module, rows, key, value, mask, *args, **again)
-    out = put_rows(out, row_out, steering, dim=1)
-    return out, weights if weights is None else put_rows(weights, row_weights, steering, dim=2)
+    out = put_rows(out, row_out, forward_state, dim=1)
+    return out, weights if weights is None else put_rows(weights, row_weights, forward_state, dim=2)
 
 
 def _refuse_unseen(kwargs: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ def _refuse_unseen(kwargs: dict[str, Any]) -> None:
             raise CannotAct(f"This model's attention has {meaning}, which methods cannot see. Choose another model.")
 
 
-def literal_attention(steering, edit, columns, query, key, value, attention_mask, view, causal) -> Tensor:
+def literal_attention(forward_state, edit, columns, query, key, value, attention_mask, view, causal) -> Tensor:
     """The papers' own form: every weight of every row, text rows multiplied by the factors and normalised again."""
     every = replace(view, rows=replace(view.rows, index=None), _row_mask=None, _weights=None)
     scores = every.scores()
@@ -121,14 +121,14 @@ def literal_attention(steering, edit, columns, query, key, value, attention_mask
     weights = scores.softmax(-1)
     bias = spread_bias(edit.bias, columns, k, torch.float32)
     factors = bias.exp().expand(*bias.shape[:2], view.rows_in(q), k)
-    text = factors * take_rows(weights, steering.rows.index)
+    text = factors * take_rows(weights, forward_state.rows.index)
     text = text / text.sum(-1, keepdim=True)
-    weights = text if steering.rows.index is None else put_rows(weights, text, steering, dim=2)
+    weights = text if forward_state.rows.index is None else put_rows(weights, text, forward_state, dim=2)
     groups = query.shape[1] // value.shape[1]
     return (weights.to(value.dtype) @ value.repeat_interleave(groups, 1)).transpose(1, 2).contiguous()
 
 
-def _with_bias(steering, edit: Edit, columns, row_mask, attention_mask, query, key) -> Tensor:
+def _with_bias(forward_state, edit: Edit, columns, row_mask, attention_mask, query, key) -> Tensor:
     """Row mask plus bias over all keys, in the query's dtype; shared by every layer that returns the same edit."""
 
     def make() -> Tensor:
@@ -138,5 +138,5 @@ def _with_bias(steering, edit: Edit, columns, row_mask, attention_mask, query, k
         floor = torch.finfo(query.dtype).min
         return (full + row_mask.to(query.dtype)).clamp(min=floor)
 
-    rows = query.shape[2] if steering.rows.index is None else steering.rows.index.shape[1]
-    return steering.once((edit.bias, attention_mask, columns[0]), key.shape[2], make)
+    rows = query.shape[2] if forward_state.rows.index is None else forward_state.rows.index.shape[1]
+    return forward_state.once((edit.bias, attention_mask, columns[0]), key.shape[2], make)

@@ -12,159 +12,164 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import CannotAct
-from ..models.decoder import Site
-from .call_context import Facts
-from .contrastive import NUMBER, Branch, left_padded
-from .forward_pass import Pass
-from .insertion.anchored import woven_of
+from ..models.decoder import AttentionTarget
+from .call_context import CallContext
+from .contrastive import NUMBER, BranchInputs, left_padded
+from .forward_pass import ForwardState
+from .insertion.anchored import insertion_of
 from .method import Method, name_of
 from .prompt_pass import _marks
 from .token_map import Marks
-from .vision_tower import given_for
+from .vision_tower import pixels_given_to
 
 if TYPE_CHECKING:
-    from .hooks import Doors, PassView
+    from .hooks import ForwardPass, MethodHooks
 
 
 class Prompt:
     """The whole prompt, just before the decoder reads it."""
 
-    def __init__(self, view: "PassView", doors: "Doors", kwargs: Mapping[str, Any], past: int):
-        self.view, self._doors, self._kwargs, self._past = view, doors, kwargs, past
+    def __init__(self, view: "ForwardPass", hooks: "MethodHooks", kwargs: Mapping[str, Any], past: int):
+        self.view, self._hooks, self._kwargs, self._past = view, hooks, kwargs, past
 
     @property
-    def site(self) -> Site:
-        return self._doors.site
+    def target(self) -> AttentionTarget:
+        return self._hooks.target
 
     @property
     def processor(self) -> Any:
         """The model's processor; None where the method was attached to a bare model."""
-        return self._doors.processor
+        return self._hooks.processor
 
     @property
     def memory(self) -> dict[Any, Any]:
         return self.view.memory
 
     @property
-    def facts(self) -> Facts:
-        return self._doors.facts() or Facts.seen(None, self.site.stack, (), self._kwargs)
+    def call_context(self) -> CallContext:
+        return self._hooks.call_context() or CallContext.seen(None, self.target.stack, (), self._kwargs)
 
     @property
     def marks(self) -> Marks:
         """Which tokens are visual, and which are tags around or inside an image."""
-        return _marks(self.site, self.facts, dict(self._kwargs), self.view.embeds.shape[1])
+        return _marks(self.target, self.call_context, dict(self._kwargs), self.view.embeds.shape[1])
 
     def need_one_piece(self) -> None:
         """Refuse a prompt of which a part was read before, for a method that changes every row of it."""
         if self._past:
             raise CannotAct(
-                f"{name_of(self._doors.method)} needs the whole prompt, but this one came in pieces (prefill_chunk_size, a "
+                f"{name_of(self._hooks.method)} needs the whole prompt, but this one came in pieces (prefill_chunk_size, a "
                 "prefix that was kept) or ends with its image. Feed it in one piece with an empty cache, words behind the image."
             )
 
-    def as_given(self) -> Branch:
+    def as_prompted(self) -> BranchInputs:
         """The prompt as the first branch reads it."""
         Prompt.need_one_piece(self)
         assert self.view.real is not None
-        return Branch(self.view.embeds, self.view.real, self._kwargs.get("position_ids"))
+        return BranchInputs(self.view.embeds, self.view.real, self._kwargs.get("position_ids"))
 
-    def edited(self, method: Method) -> Branch:
+    def edited(self, method: Method) -> BranchInputs:
         """The same prompt again, its attention edited by `method` in the layers that it watches."""
-        main, memory = self.view.steering, {name: kept for name, kept in self.memory.items() if name != NUMBER}
-        own = replace(main.generation, method=method, watched=method.watched(self.site), watcher=None)
+        main, memory = self.view.forward_state, {name: kept for name, kept in self.memory.items() if name != NUMBER}
+        own = replace(
+            main.generation, method=method, attention_layers=method.attention_layers(self.target), recorder=None
+        )
         own = replace(own, memory=memory, kept={}, literal=False)
         # Up to the first text row nothing is edited, unless the first branch's MLPs are.
-        alike = self.site.family.causal_prefix and "mlp" not in self._doors.method.opened()
+        alike = self.target.family.causal_prefix and "mlp" not in self._hooks.method.active_hooks()
         shared = main.rows.first() if alike else 0
-        return replace(self.as_given(), steering=Pass(own, main.rows, own.kept), shared=shared)
+        return replace(self.as_prompted(), forward_state=ForwardState(own, main.rows, own.kept), shared=shared)
 
-    def without_image(self) -> Branch:
+    def without_image(self) -> BranchInputs:
         """The same words, no visual token and no tag around one."""
-        given, marks = self.as_given(), self.marks
-        return left_padded(given, given.real & ~marks.visual & ~marks.frame, self.site.family.mrope)
+        prompt_inputs, marks = self.as_prompted(), self.marks
+        return left_padded(
+            prompt_inputs, prompt_inputs.real & ~marks.visual & ~marks.delimiters, self.target.family.mrope
+        )
 
     def fronts(self) -> list[list[int]]:
         """Token ids in front of the first image and its tags, one list a sample, padding left out."""
-        marks, ids = self.marks, self.facts.input_ids
+        marks, ids = self.marks, self.call_context.input_ids
         if ids is None or ids.shape[1] != self.view.embeds.shape[1]:
-            raise CannotAct(f"{name_of(self._doors.method)} rewrites the prompt's words and needs input_ids.")
-        before = ((marks.visual | marks.frame).cumsum(1) == 0) & self.as_given().real
+            raise CannotAct(f"{name_of(self._hooks.method)} rewrites the prompt's words and needs input_ids.")
+        before = ((marks.visual | marks.delimiters).cumsum(1) == 0) & self.as_prompted().real
         return [row[keep].tolist() for row, keep in zip(ids, before, strict=True)]
 
-    def with_fronts(self, fronts: list[list[int]]) -> Branch:
+    def with_fronts(self, fronts: list[list[int]]) -> BranchInputs:
         """Other words in front of the first image. What follows keeps its distances: positions move as a whole."""
-        given, old = self.as_given(), self.fronts()
+        prompt_inputs, old = self.as_prompted(), self.fronts()
         embeds, positions = [], []
         for sample, (new, front) in enumerate(zip(fronts, old, strict=True)):
-            rest = int((~given.real[sample]).sum()) + len(front)
-            ids = torch.tensor(new, dtype=torch.long, device=given.embeds.device)
-            embeds.append(torch.cat([self.embed(ids).to(given.embeds), given.embeds[sample, rest:]]))
-            if given.positions is not None:
-                own = given.positions[..., sample if given.positions.shape[-2] > 1 else 0, rest:]
+            rest = int((~prompt_inputs.real[sample]).sum()) + len(front)
+            ids = torch.tensor(new, dtype=torch.long, device=prompt_inputs.embeds.device)
+            embeds.append(torch.cat([self.embed(ids).to(prompt_inputs.embeds), prompt_inputs.embeds[sample, rest:]]))
+            if prompt_inputs.positions is not None:
+                own = prompt_inputs.positions[..., sample if prompt_inputs.positions.shape[-2] > 1 else 0, rest:]
                 start = torch.arange(len(new), device=own.device).expand(*own.shape[:-1], -1)
                 positions.append(torch.cat([start, own + (len(new) - len(front))], -1))
         longest = max(map(len, embeds))
         pads = [longest - len(one) for one in embeds]
         real = (
-            torch.arange(longest, device=given.embeds.device) >= torch.tensor(pads, device=given.embeds.device)[:, None]
+            torch.arange(longest, device=prompt_inputs.embeds.device)
+            >= torch.tensor(pads, device=prompt_inputs.embeds.device)[:, None]
         )
         rows = torch.stack([nn.functional.pad(one, (0, 0, pad, 0)) for one, pad in zip(embeds, pads, strict=True)])
         if not positions:
-            return Branch(rows, real, (real.cumsum(1) - 1).clamp(min=0))
+            return BranchInputs(rows, real, (real.cumsum(1) - 1).clamp(min=0))
         places = [nn.functional.pad(one, (pad, 0)) for one, pad in zip(positions, pads, strict=True)]
-        return Branch(rows, real, torch.stack(places, -2))
+        return BranchInputs(rows, real, torch.stack(places, -2))
 
-    def with_images(self, features: list[Float[Tensor, "_n d"]]) -> Branch:
+    def with_images(self, features: list[Float[Tensor, "_n d"]]) -> BranchInputs:
         """Other features in place of the visual tokens, and of copies of them; one tensor an image in reading order, as the
         tower returns them."""
-        given, visual = self.as_given(), self.marks.visual
+        prompt_inputs, visual = self.as_prompted(), self.marks.visual
         counts = visual.sum(1).tolist()
         rows = _repeated(torch.cat(list(features)), counts)
         if rows is None:
             raise CannotAct(
-                f"{name_of(self._doors.method)} changes the image, but the prompt has {sum(counts)} visual tokens and its "
+                f"{name_of(self._hooks.method)} changes the image, but the prompt has {sum(counts)} visual tokens and its "
                 f"images give {sum(map(len, features))}. Pass the processor's own inputs, images only."
             )
-        embeds = given.embeds.masked_scatter(visual[..., None], rows.to(given.embeds))
-        if (woven := woven_of(self.facts.mm_encoder_outputs)) is not None:
-            originals = woven.originals_of(len(embeds)).to(embeds.device)
+        embeds = prompt_inputs.embeds.masked_scatter(visual[..., None], rows.to(prompt_inputs.embeds))
+        if (inserted := insertion_of(self.call_context.mm_encoder_outputs)) is not None:
+            originals = inserted.originals_of(len(embeds)).to(embeds.device)
             embeds = embeds.gather(1, originals[..., None].expand_as(embeds))
-        return replace(given, embeds=embeds)
+        return replace(prompt_inputs, embeds=embeds)
 
     def pixels(self) -> Mapping[str, Any]:
         """What the vision tower was given for this prompt's images, under the names of `get_image_features`."""
         Prompt.need_one_piece(self)
-        facts = self.facts
-        encoded, woven = facts.mm_encoder_outputs or {}, woven_of(facts.mm_encoder_outputs)
+        call_context = self.call_context
+        encoded, inserted = call_context.mm_encoder_outputs or {}, insertion_of(call_context.mm_encoder_outputs)
         seen: Mapping[str, Any] | None = (
-            woven.pixels if woven else given_for(encoded.get("image")) if encoded else facts.pixels
+            inserted.pixels if inserted else pixels_given_to(encoded.get("image")) if encoded else call_context.pixels
         )
-        videos = (encoded.get("video"), facts.pixel_values_videos, (seen or {}).get("pixel_values_videos"))
+        videos = (encoded.get("video"), call_context.pixel_values_videos, (seen or {}).get("pixel_values_videos"))
         if any(video is not None for video in videos):
             raise CannotAct(
-                f"{name_of(self._doors.method)} changes images before the vision tower sees them and has no form for videos. "
+                f"{name_of(self._hooks.method)} changes images before the vision tower sees them and has no form for videos. "
                 "Ask about images, or use another method."
             )
         if seen is None or "pixel_values" not in seen:
             raise CannotAct(
-                f"{name_of(self._doors.method)} changes the image before the vision tower sees it, but these inputs bring "
+                f"{name_of(self._hooks.method)} changes the image before the vision tower sees it, but these inputs bring "
                 "its output only (mm_encoder_outputs). Pass pixel_values."
             )
         return seen
 
-    def encode(self, given: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
-        """Projected visual tokens of other inputs of the vision tower, run with all doors shut."""
-        tower = self._doors.tower
+    def encode(self, prompt_inputs: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
+        """Projected visual tokens of other inputs of the vision tower, run with all hooks shut."""
+        tower = self._hooks.tower
         assert tower is not None
-        with self._doors.shut(), torch.no_grad():
-            return list(tower.encode(given))
+        with self._hooks.methods_off(), torch.no_grad():
+            return list(tower.encode(prompt_inputs))
 
-    def last_outputs(self, branch: Branch) -> Float[Tensor, "b l d"]:
+    def last_outputs(self, branch_inputs: BranchInputs) -> Float[Tensor, "b l d"]:
         """Every layer's output for the last token of a branch, read in a pass of its own."""
-        return self._doors.last_outputs(branch)
+        return self._hooks.last_outputs(branch_inputs)
 
     def embed(self, ids: Int[Tensor, "*b q"]) -> Float[Tensor, "*b q d"]:
-        return self.site.stack.get_input_embeddings()(ids)
+        return self.target.stack.get_input_embeddings()(ids)
 
 
 def _repeated(features: Float[Tensor, "n d"], counts: list[int]) -> Float[Tensor, "m d"] | None:

@@ -19,10 +19,10 @@ _NOTED = (
 
 
 @dataclass(frozen=True)
-class Facts:
+class CallContext:
     """Arguments of the calls around the decoder; an inner module's word counts where it says something."""
 
-    outer: Optional["Facts"] = None
+    outer: Optional["CallContext"] = None
     input_ids: Tensor | None = None
     inputs_embeds: Tensor | None = None
     labels: Tensor | None = None
@@ -36,13 +36,15 @@ class Facts:
     pixel_values_videos: Tensor | None = None
 
     @staticmethod
-    def seen(outer: Optional["Facts"], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Facts":
-        """Facts of one call inside `outer`. A first positional argument is `input_ids`, as in every transformers model."""
-        given = {name: kwargs[name] for name in _NOTED if kwargs.get(name) is not None}
+    def seen(
+        outer: Optional["CallContext"], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> "CallContext":
+        """CallContext of one call inside `outer`. A first positional argument is `input_ids`, as in every transformers model."""
+        noted = {name: kwargs[name] for name in _NOTED if kwargs.get(name) is not None}
         if args and isinstance(args[0], Tensor):
-            given.setdefault("input_ids", args[0])
-        return replace(outer or Facts(), outer=outer, **given)
+            noted.setdefault("input_ids", args[0])
+        return replace(outer or CallContext(), outer=outer, **noted)
 
 
-current: ContextVar[Facts | None] = ContextVar("vlm_anchors_facts", default=None)
-"""Facts of the calls that are running in this context, the innermost one's; None outside of any."""
+current: ContextVar[CallContext | None] = ContextVar("vlm_anchors_facts", default=None)
+"""CallContext of the calls that are running in this context, the innermost one's; None outside of any."""

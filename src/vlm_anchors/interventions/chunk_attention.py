@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from ..errors import CannotAct
 from .attention_view import AttentionView, Edit, spread_bias, take_rows
-from .forward_pass import Pass
+from .forward_pass import ForwardState
 
 Kernel = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 def edited_rows(
     kernel: Kernel,
-    steering: Pass,
+    forward_state: ForwardState,
     edit: Edit,
     module: nn.Module,
     query: Tensor,
@@ -31,37 +31,39 @@ def edited_rows(
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
     """The attention function's result, (b, q, h, d) and weights where the kernel gives them."""
-    if steering.generation.literal:
+    if forward_state.generation.literal:
         raise CannotAct(
             "literal=True is the literal form of a bias (CLVA); this method's own tests hold its literal form."
         )
-    index = steering.rows.index
+    index = forward_state.rows.index
     own = None if edit.output is None else edit.output.transpose(1, 2).to(query.dtype)
     if index is None and own is not None:
         return own, None
     keys = key if edit.key is None else edit.key
     values = value if edit.value is None else edit.value
     if index is None:
-        mask = _row_mask(steering, edit, view, attention_mask, query)
+        mask = _row_mask(forward_state, edit, view, attention_mask, query)
         return kernel(module, query, keys, values, mask, *args, **kwargs)
     out, weights = kernel(module, query, key, value, attention_mask, *args, **kwargs)
     if own is not None:
-        return put_rows(out, own, steering, dim=1), weights
-    rows, mask = take_rows(query, index), _row_mask(steering, edit, view, attention_mask, query)
+        return put_rows(out, own, forward_state, dim=1), weights
+    rows, mask = take_rows(query, index), _row_mask(forward_state, edit, view, attention_mask, query)
     row_out, row_weights = kernel(module, rows, keys, values, mask, *args, **{**kwargs, "is_causal": False})
-    out = put_rows(out, row_out, steering, dim=1)
-    return out, weights if weights is None or row_weights is None else put_rows(weights, row_weights, steering, dim=2)
+    out = put_rows(out, row_out, forward_state, dim=1)
+    return out, weights if weights is None or row_weights is None else put_rows(
+        weights, row_weights, forward_state, dim=2
+    )
 
 
 def _row_mask(
-    steering: Pass, edit: Edit, view: AttentionView, attention_mask: Tensor | None, query: Tensor
+    forward_state: ForwardState, edit: Edit, view: AttentionView, attention_mask: Tensor | None, query: Tensor
 ) -> Tensor | None:
     """What is added to the scores of the text rows, in the query's dtype; None where that is nothing."""
     plain = view.row_mask
     if edit.shift is None and edit.bias is None:
-        if steering.rows.index is None or plain is None:
-            return attention_mask if steering.rows.index is None else None
-        return steering.once(
+        if forward_state.rows.index is None or plain is None:
+            return attention_mask if forward_state.rows.index is None else None
+        return forward_state.once(
             (plain, "text rows"), 0, lambda: plain.to(query.dtype).clamp(min=torch.finfo(query.dtype).min)
         )
     shift = edit.shift
@@ -72,13 +74,13 @@ def _row_mask(
     if plain is None:
         rows = view.rows_in(query.shape[2])
         return shift if shift.shape[2] == rows else shift.expand(-1, -1, rows, -1)
-    own = steering.once((plain, "own dtype"), 0, lambda: plain.to(query.dtype))
+    own = forward_state.once((plain, "own dtype"), 0, lambda: plain.to(query.dtype))
     return (shift + own).clamp_(min=torch.finfo(query.dtype).min)
 
 
-def put_rows(whole: Tensor, rows: Tensor, steering: Pass, dim: int) -> Tensor:
+def put_rows(whole: Tensor, rows: Tensor, forward_state: ForwardState, dim: int) -> Tensor:
     """`whole` with the text rows replaced (rows that are only filling keep what they had)."""
-    index, valid = steering.rows.index, steering.rows.valid
+    index, valid = forward_state.rows.index, forward_state.rows.valid
     if index is None or valid is None:
         return rows
     shape = [1] * whole.dim()

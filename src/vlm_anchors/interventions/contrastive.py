@@ -1,9 +1,9 @@
-"""The second branch of contrastive methods: another reading of the same prompt, with a cache that rides on the first.
+"""The contrastive branch of contrastive methods: the same prompt read in another way, with a cache of its own.
 
-Each branch reads the same new tokens. The twin cache follows what `generate` does to the first one (reordering beams,
-cropping, repeating, selecting) because the first cache's class is exchanged, on that one object, for a subclass that
-passes such calls on: a logits processor could not do it, as it never learns the order of beams. The twin owns its mask and
-its positions, and with them what M-RoPE models keep as rope_deltas on the model. It runs with every method's doors shut.
+Each branch reads the same new tokens. The branch's cache follows what `generate` does to the first one (reordering
+beams, cropping, repeating, selecting) because the first cache's class is exchanged, on that one object, for a subclass
+that passes such calls on: a logits processor could not do it, as it never learns the order of beams. The branch owns
+its mask and its positions, and with them what M-RoPE models keep as rope_deltas on the model. No method acts on it.
 """
 
 import functools
@@ -16,51 +16,53 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
-from .forward_pass import RIDER, Pass
+from .forward_pass import STATE_ATTRIBUTE, ForwardState
 from .text_rows import TextRows
 
 KEYWORD = "steering"
 """The one keyword that carries a pass from the decoder to its attention layers."""
-TWIN = "twin"
-"""The name under which a generation's memory holds its second branch."""
-NUMBER = "doors"
+CONTRASTIVE_BRANCH = "contrastive branch"
+"""The name under which a generation's memory holds its contrastive branch."""
+NUMBER = "hooks"
 """The name under which a generation's memory holds the number of the handle it belongs to; a branch's has none."""
 
 
 @dataclass(eq=False)
-class Branch:
+class BranchInputs:
     """What a branch reads as its prompt, padded on the left. positions: None lets the decoder count from 0."""
 
     embeds: Float[Tensor, "b q d"]
     real: Bool[Tensor, "b q"]
     positions: Int[Tensor, "*n q"] | None
-    steering: Pass | None = None
-    """The branch's own edit of attention, where it has one; no other door acts on a branch."""
+    forward_state: ForwardState | None = None
+    """The branch's own edit of attention, where it has one; no other hook acts on a branch."""
     shared: int = 0
     """Leading tokens that the first branch reads alike, so that its keys and values serve here too."""
 
 
-class Twin:
+class ContrastiveBranch:
     """A branch under way: its cache, the mask of its keys (None: no padding) and the position of its next token."""
 
-    def __init__(self, config: Any, branch: Branch):
+    def __init__(self, config: Any, branch_inputs: BranchInputs):
         self.cache = DynamicCache(config=config)
-        self.mask = None if bool(branch.real.all()) else branch.real.long()
-        self.next = None if branch.positions is None else branch.positions[..., -1:] + 1
-        self.generation = None if branch.steering is None else branch.steering.generation
+        self.mask = None if bool(branch_inputs.real.all()) else branch_inputs.real.long()
+        self.next = None if branch_inputs.positions is None else branch_inputs.positions[..., -1:] + 1
+        self.generation = None if branch_inputs.forward_state is None else branch_inputs.forward_state.generation
         self.carried: dict[str, Tensor] = {}
         """What a method remembers of each sample, samples first: it follows the beams."""
 
-    def prefill(self, stack: nn.Module, branch: Branch, first: Any = None) -> Float[Tensor, "b d"]:
+    def prefill(self, stack: nn.Module, branch_inputs: BranchInputs, first: Any = None) -> Float[Tensor, "b d"]:
         """The last token's final hidden state. first: the first branch's cache, which holds the prompt by now."""
-        known = branch.shared if first is not None and holds_all(first) else 0
-        positions, steering = branch.positions, branch.steering
+        known = branch_inputs.shared if first is not None and holds_all(first) else 0
+        positions, forward_state = branch_inputs.positions, branch_inputs.forward_state
         if known:
             for number, own in enumerate(first.layers):
                 self.cache.update(own.keys[:, :, :known], own.values[:, :, :known], number)
             positions = None if positions is None else positions[..., known:]
-            steering = None if steering is None else replace(steering, rows=steering.rows.after(known))
-        return self._run(stack, branch.embeds[:, known:], positions, steering)
+            forward_state = (
+                None if forward_state is None else replace(forward_state, rows=forward_state.rows.after(known))
+            )
+        return self._run(stack, branch_inputs.embeds[:, known:], positions, forward_state)
 
     def step(self, stack: nn.Module, embeds: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b d"]:
         positions = self.next
@@ -69,14 +71,16 @@ class Twin:
         if positions is not None:
             self.next = positions + 1
         own = self.generation
-        steering = None if own is None else Pass(own, TextRows(None, None, None, None), {})
-        return self._run(stack, embeds, positions, steering)
+        forward_state = None if own is None else ForwardState(own, TextRows(None, None, None, None), {})
+        return self._run(stack, embeds, positions, forward_state)
 
-    def _run(self, stack: nn.Module, embeds: Tensor, positions: Tensor | None, steering: Pass | None) -> Tensor:
-        given = {} if steering is None else {KEYWORD: steering}
+    def _run(
+        self, stack: nn.Module, embeds: Tensor, positions: Tensor | None, forward_state: ForwardState | None
+    ) -> Tensor:
+        state = {} if forward_state is None else {KEYWORD: forward_state}
         out = stack(
             inputs_embeds=embeds, attention_mask=self.mask, position_ids=positions, past_key_values=self.cache,
-            use_cache=True, **given,
+            use_cache=True, **state,
         )  # fmt: skip
         return out.last_hidden_state[:, -1]
 
@@ -118,8 +122,8 @@ def holds_all(cache: Any) -> bool:
 _FOLLOWED = ("reorder_cache", "crop", "batch_repeat_interleave", "batch_select_indices")
 
 
-class Led:
-    """Marks the classes of caches that a twin follows. `plain` is the class such a cache had before."""
+class CacheWithBranch:
+    """Marks the classes of caches that a contrastive branch follows. `plain` is the class such a cache had before."""
 
     plain: type
 
@@ -129,35 +133,35 @@ def _led_class(plain: type) -> type:
     def passing_on(name: str) -> Any:
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             result = getattr(plain, name)(self, *args, **kwargs)
-            generation = getattr(self, RIDER, None)
-            twin = None if generation is None else generation.memory.get(TWIN)
-            if twin is not None:
-                getattr(twin, name)(*args, **kwargs)
+            generation = getattr(self, STATE_ATTRIBUTE, None)
+            contrastive_branch = None if generation is None else generation.memory.get(CONTRASTIVE_BRANCH)
+            if contrastive_branch is not None:
+                getattr(contrastive_branch, name)(*args, **kwargs)
             return result
 
         return method
 
     methods = {name: passing_on(name) for name in _FOLLOWED if hasattr(plain, name)}
-    return type(plain.__name__, (Led, plain), {**methods, "plain": plain, "__module__": plain.__module__})
+    return type(plain.__name__, (CacheWithBranch, plain), {**methods, "plain": plain, "__module__": plain.__module__})
 
 
-def lead(cache: Any) -> None:
-    """From now on, the twin of the generation that rides on this cache follows it."""
-    if not isinstance(cache, Led):
+def follow_cache(cache: Any) -> None:
+    """From now on, the contrastive branch of the generation that rides on this cache follows it."""
+    if not isinstance(cache, CacheWithBranch):
         kind: Any = type(cache)
         cache.__class__ = _led_class(kind)
 
 
-def stop_leading(cache: Any) -> None:
-    if isinstance(cache, Led):
+def stop_following(cache: Any) -> None:
+    if isinstance(cache, CacheWithBranch):
         cache.__class__ = cache.plain
 
 
-def left_padded(branch: Branch, keep: Bool[Tensor, "b q"], mrope: bool) -> Branch:
+def left_padded(branch_inputs: BranchInputs, keep: Bool[Tensor, "b q"], mrope: bool) -> BranchInputs:
     """The kept tokens of a branch, padded on the left, positions counted anew from 0."""
     count = max(int(keep.sum(1).max()), 1)
     order = keep.to(torch.int8).argsort(dim=1, stable=True)[:, -count:]
     real = keep.gather(1, order)
-    embeds = branch.embeds.gather(1, order[..., None].expand(-1, -1, branch.embeds.shape[-1]))
+    embeds = branch_inputs.embeds.gather(1, order[..., None].expand(-1, -1, branch_inputs.embeds.shape[-1]))
     positions = (real.cumsum(1) - 1).clamp(min=0)
-    return Branch(embeds, real, positions.expand(3, -1, -1) if mrope else positions)
+    return BranchInputs(embeds, real, positions.expand(3, -1, -1) if mrope else positions)

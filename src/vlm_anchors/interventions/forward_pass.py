@@ -17,33 +17,33 @@ from .attention_view import AttentionView, Edit
 from .method import Method
 from .text_rows import TextRows, Visual
 
-RIDER = "_vlm_anchors"
+STATE_ATTRIBUTE = "_vlm_anchors"
 """The attribute under which a generation rides on its cache."""
 
 
-class Watcher(Protocol):
+class Recorder(Protocol):
     """Sees every layer after the method did; changes nothing."""
 
     def see(self, view: AttentionView, edit: Edit | None) -> None: ...
 
 
 @dataclass
-class Life:
+class Lifetime:
     """Whether the handle a generation belongs to is still attached; shared by copies of its cache."""
 
     on: bool = True
 
 
 @dataclass
-class Generation:
+class GenerationState:
     """What outlives a forward pass: the method, where the visual keys are, and what the method remembers."""
 
     method: Method
     depth: int
-    watched: frozenset[int]
-    watcher: Watcher | None
+    attention_layers: frozenset[int]
+    recorder: Recorder | None
     visual: Visual
-    life: Life = field(default_factory=Life)
+    lifetime: Lifetime = field(default_factory=Lifetime)
     literal: bool = False
     """Edited layers compute full matrices (see `attach`)."""
     text_seen: bool = False
@@ -51,7 +51,7 @@ class Generation:
     warned: bool = False
     memory: dict[Any, Any] = field(default_factory=dict)
     kept: dict[Any, Any] = field(default_factory=dict)
-    """What the method kept in the pass that held the prompt: `acted` is read from it."""
+    """What the method kept in the pass that held the prompt: `effects` is read from it."""
     prompt: TextRows | None = None
     end: int = 0
     """Keys in the cache once the prompt was read."""
@@ -79,17 +79,17 @@ class Generation:
         self.count_steps()
         self.length = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Generation":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "GenerationState":
         """A copied cache goes on with the same method and watcher, and tables of its own."""
         own = {name: copy.deepcopy(getattr(self, name), memo) for name in ("visual", "memory", "kept", "prompt")}
         return replace(self, **own)
 
 
 @dataclass(eq=False)
-class Pass:
+class ForwardState:
     """One forward pass: its text rows, the visual keys, and what was computed once for several layers."""
 
-    generation: Generation
+    generation: GenerationState
     rows: TextRows
     kept: dict[Any, Any]
     latents: bool = False
@@ -118,13 +118,13 @@ class Pass:
         if self.idle:
             return None
         layer = module.layer_idx + 1 if self.layers is None else self.layers.get(id(module))
-        return layer if layer in self.generation.watched or self.generation.watcher is not None else None
+        return layer if layer in self.generation.attention_layers or self.generation.recorder is not None else None
 
     def see(self, view: AttentionView) -> Edit | None:
         generation = self.generation
-        edit = generation.method.attention(view) if view.layer in generation.watched else None
-        if generation.watcher is not None:
-            generation.watcher.see(view, edit)
+        edit = generation.method.attention(view) if view.layer in generation.attention_layers else None
+        if generation.recorder is not None:
+            generation.recorder.see(view, edit)
         return edit
 
     def columns(self, layer: int, keys: int) -> tuple[Tensor, Tensor]:

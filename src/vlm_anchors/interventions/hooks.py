@@ -1,7 +1,7 @@
-"""The doors beyond attention: what layers and MLPs put out, next-token logits, and a second branch.
+"""The hooks beyond attention: what layers and MLPs put out, next-token logits, and a contrastive branch.
 
 A method that opens none of them pays nothing: its handle installs no hook here. The hooks of one handle see only the
-passes of its own generations, which carry its number; with the doors shut (a second branch) there is no such pass.
+passes of its own generations, which carry its number; with the hooks shut (a contrastive branch) there is no such pass.
 """
 
 import functools
@@ -18,9 +18,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..errors import CannotAct
-from ..models.decoder import Site
-from .contrastive import KEYWORD, NUMBER, TWIN, Branch, Twin, lead
-from .forward_pass import Pass
+from ..models.decoder import AttentionTarget
+from .contrastive import CONTRASTIVE_BRANCH, KEYWORD, NUMBER, BranchInputs, ContrastiveBranch, follow_cache
+from .forward_pass import ForwardState
 from .method import Method, name_of
 from .prefix_cache import note_prefix, whole_prompt
 from .prompt_pass import real_rows
@@ -28,16 +28,16 @@ from .text_rows import Visual
 from .vision_tower import Tower, find_tower
 
 if TYPE_CHECKING:
-    from .call_context import Facts
+    from .call_context import CallContext
 
 BEYOND = frozenset({"mlp", "hidden", "logits"})
-ONE_GRAPH = "A method with doors beyond attention is no part of a compiled graph. Compile with fullgraph=False."
+ONE_GRAPH = "A method with hooks beyond attention is no part of a compiled graph. Compile with fullgraph=False."
 
-BLIND = "without image"
-"""The name under which a generation's memory holds which samples have no image (None: all have one); no door changes them."""
+WITHOUT_IMAGE = "without image"
+"""The name under which a generation's memory holds which samples have no image (None: all have one); no hook changes them."""
 
 _numbers = itertools.count(1)
-_now: ContextVar["PassView | None"] = ContextVar("vlm_anchors_pass", default=None)
+_now: ContextVar["ForwardPass | None"] = ContextVar("vlm_anchors_pass", default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,18 +50,18 @@ class Head:
 
 
 @dataclass(eq=False)
-class PassView:
-    """One forward pass of the decoder as the doors "hidden", "mlp" and "logits" see it."""
+class ForwardPass:
+    """One forward pass of the decoder as the hooks "hidden", "mlp" and "logits" see it."""
 
-    doors: "Doors" = field(repr=False)
-    steering: Pass = field(repr=False)
+    hooks: "MethodHooks" = field(repr=False)
+    forward_state: ForwardState = field(repr=False)
     embeds: Float[Tensor, "b q d"]
     """What the decoder was given; visual tokens are the projected image."""
     real: Bool[Tensor, "b q"] | None
     """Rows that are not padding; None: all (a decoding step)."""
     prompt: bool
     """This pass holds the prompt; else it is a decoding step of one row."""
-    branch: Branch | None = None
+    branch_inputs: BranchInputs | None = None
     early: Float[Tensor, "b n v"] | None = None
     """Logits of the rows that the method's `head` put after the last one."""
     more: int = 0
@@ -70,69 +70,75 @@ class PassView:
     @property
     def kept(self) -> dict[Any, Any]:
         """Lives as long as the forward pass."""
-        return self.steering.kept
+        return self.forward_state.kept
 
     @property
     def memory(self) -> dict[Any, Any]:
         """Lives as long as the generation."""
-        return self.steering.memory
+        return self.forward_state.memory
 
     @property
     def carried(self) -> dict[str, Tensor]:
-        """Tensors of the generation, samples first, that follow the beams as the second branch does; lost without one."""
-        twin: Twin | None = self.memory.get(TWIN)
-        return {} if twin is None else twin.carried
+        """Tensors of the generation, samples first, that follow the beams as the contrastive branch does; lost without one."""
+        contrastive_branch: ContrastiveBranch | None = self.memory.get(CONTRASTIVE_BRANCH)
+        return {} if contrastive_branch is None else contrastive_branch.carried
 
     @property
-    def blind(self) -> Bool[Tensor, " b"] | None:
+    def without_image(self) -> Bool[Tensor, " b"] | None:
         """Samples without an image, which are left alone; None where each has one."""
-        return self.carried.get(BLIND, self.memory.get(BLIND))
+        return self.carried.get(WITHOUT_IMAGE, self.memory.get(WITHOUT_IMAGE))
 
     def seeing(self, new: Float[Tensor, "b ..."], plain: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """`new` for samples with an image, `plain` for the others."""
-        if self.blind is None:
+        if self.without_image is None:
             return new
-        return torch.where(self.blind.reshape(-1, *[1] * (new.dim() - 1)), plain.to(new.dtype), new)
+        return torch.where(self.without_image.reshape(-1, *[1] * (new.dim() - 1)), plain.to(new.dtype), new)
 
     @property
     def depth(self) -> int:
-        return self.steering.depth
+        return self.forward_state.depth
 
     @property
     def visual(self) -> Visual:
-        return self.steering.visual
+        return self.forward_state.visual
 
     def normed(self, hidden: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """A layer's output through the final norm, as the output embedding takes it."""
-        return self.doors.head.norm(hidden)
+        return self.hooks.head.norm(hidden)
 
     def early_logits(self, hidden: Float[Tensor, "*b d"], norm: bool = True) -> Float[Tensor, "*b n"]:
         """Logits of a layer's output at once; where they can wait for the last layer's, `head` makes both in one product."""
         # Not by a call, which is the model's own to its output embedding and would be taken for it.
-        return self.doors.head.out.forward(self.normed(hidden) if norm else hidden)
+        return self.hooks.head.out.forward(self.normed(hidden) if norm else hidden)
 
     def widening(self, layer: int) -> Float[Tensor, ""]:
         """Mean size of the weights that widen a layer's MLP; measured once a generation."""
         if ("widening", layer) not in self.memory:
-            weight = widening_of(layers_of(self.doors.site)[layer - 1], self.doors.method)
+            weight = widening_of(layers_of(self.hooks.target)[layer - 1], self.hooks.method)
             self.memory["widening", layer] = weight.detach().abs().mean(dtype=torch.float32)
         return self.memory["widening", layer]
 
 
-class Doors:
+class MethodHooks:
     """The hooks that one handle needs beyond attention."""
 
     def __init__(
         self,
         method: Method,
-        site: Site,
+        target: AttentionTarget,
         processor: Any,
-        shut: Callable[[], AbstractContextManager[None]],
-        facts: "Callable[[], Facts | None]",
+        methods_off: Callable[[], AbstractContextManager[None]],
+        call_context: "Callable[[], CallContext | None]",
     ):
         self.number = next(_numbers)
-        self.method, self.site, self.processor, self.shut, self.facts = method, site, processor, shut, facts
-        self.head = find_head(site, method)
+        self.method, self.target, self.processor, self.methods_off, self.call_context = (
+            method,
+            target,
+            processor,
+            methods_off,
+            call_context,
+        )
+        self.head = find_head(target, method)
         self.tower: Tower | None = None
         self._hooks: list[Any] = []
         self._inert = False
@@ -143,20 +149,20 @@ class Doors:
             raise
 
     def _open(self) -> None:
-        site, method = self.site, self.method
-        if method.needs_pixels(site):
-            self.tower = find_tower(site, name_of(method))
+        target, method = self.target, self.method
+        if method.needs_pixels(target):
+            self.tower = find_tower(target, name_of(method))
             self._hooks += self.tower.hooks
-        self._hooks.append(site.stack.register_forward_pre_hook(self._enter, with_kwargs=True))
-        layers = layers_of(site)
-        for layer in range(1, site.depth + 1):
-            if layer in method.read_layers(site):
+        self._hooks.append(target.stack.register_forward_pre_hook(self._enter, with_kwargs=True))
+        layers = layers_of(target)
+        for layer in range(1, target.depth + 1):
+            if layer in method.hidden_layers(target):
                 self._hooks.append(layers[layer - 1].register_forward_hook(functools.partial(self._hidden, layer)))
-            if layer in method.fed_layers(site):
+            if layer in method.mlp_layers(target):
                 self._hooks.append(
                     mlp_of(layers[layer - 1], method).register_forward_hook(functools.partial(self._mlp, layer))
                 )
-        if "logits" in method.opened():
+        if "logits" in method.active_hooks():
             self._hooks.append(self.head.out.register_forward_pre_hook(self._to_head))
             self._hooks.append(self.head.out.register_forward_hook(self._from_head))
         self._hooks.append(self.head.model.register_forward_hook(self._logits, always_call=True))
@@ -166,18 +172,18 @@ class Doors:
             hook.remove()
         self._hooks.clear()
         view = _now.get()
-        if view is not None and view.doors is self:
+        if view is not None and view.hooks is self:
             _now.set(None)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Doors":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "MethodHooks":
         """A copied model carries copies of the hooks, which do nothing."""
-        copy = Doors.__new__(Doors)
+        copy = MethodHooks.__new__(MethodHooks)
         copy._inert = True
         return copy
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        steering = None if self._inert else kwargs.get(KEYWORD)
-        if steering is None or steering.memory.get(NUMBER) != self.number:
+        forward_state = None if self._inert else kwargs.get(KEYWORD)
+        if forward_state is None or forward_state.memory.get(NUMBER) != self.number:
             return
         if torch.compiler.is_compiling():
             torch._dynamo.graph_break(msg=ONE_GRAPH)
@@ -185,44 +191,46 @@ class Doors:
         embeds = kwargs.get("inputs_embeds")
         if embeds is None:
             embeds = module.get_input_embeddings()(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
-        if steering.idle:
-            note_prefix(steering, embeds, kwargs.get("attention_mask"), self.facts(), self.site.family.mrope)
+        if forward_state.idle:
+            note_prefix(
+                forward_state, embeds, kwargs.get("attention_mask"), self.call_context(), self.target.family.mrope
+            )
             return
-        if steering.rows.index is None:
-            _now.set(PassView(self, steering, embeds, None, False))
+        if forward_state.rows.index is None:
+            _now.set(ForwardPass(self, forward_state, embeds, None, False))
             return
-        self._refuse(steering)
+        self._refuse(forward_state)
         past = kwargs.get("past_key_values")
         past = 0 if past is None else int(past.get_seq_length())
         real = real_rows(kwargs.get("attention_mask"), torch.ones_like(embeds[..., 0], dtype=torch.bool), past)
-        view = PassView(self, steering, embeds, real, True)
+        view = ForwardPass(self, forward_state, embeds, real, True)
         if not bool(real[:, -1].all()):
             raise CannotAct(
                 f"{name_of(self.method)} acts on the last token of each row, but these rows are padded on the right. "
                 "Pad on the left (tokenizer.padding_side = 'left')."
             )
-        sees = steering.visual.valid.any(1)
-        view.memory[BLIND] = None if bool(sees.all()) else ~sees
+        sees = forward_state.visual.valid.any(1)
+        view.memory[WITHOUT_IMAGE] = None if bool(sees.all()) else ~sees
         prompt = whole_prompt(view, self, kwargs, past)
         self.method.begin(prompt)
-        view.branch = self.method.second(prompt)
+        view.branch_inputs = self.method.second(prompt)
         _now.set(view)
 
-    def _refuse(self, steering: Pass) -> None:
+    def _refuse(self, forward_state: ForwardState) -> None:
         name = name_of(self.method)
-        if self.site.stack.training and torch.is_grad_enabled():
+        if self.target.stack.training and torch.is_grad_enabled():
             raise CannotAct(f"{name} acts while a model answers and has no training form. Call model.eval() first.")
-        if steering.kept is not steering.generation.kept or steering.rows.shared is not None:
+        if forward_state.kept is not forward_state.generation.kept or forward_state.rows.shared is not None:
             raise CannotAct(
                 f"{name} changes one next token at a time, so it has no form for given answers (labels), for "
                 "speculative decoding (assistant_model, prompt_lookup_num_tokens), or for a second turn on one cache."
             )
 
-    def _view(self) -> PassView | None:
+    def _view(self) -> ForwardPass | None:
         if self._inert:
             return None
         view = _now.get()
-        return view if view is not None and view.doors is self else None
+        return view if view is not None and view.hooks is self else None
 
     def _hidden(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         view = self._view()
@@ -241,7 +249,7 @@ class Doors:
         rows = None if view is None else self.method.head(view, args[0][:, -1])
         if view is None or rows is None:
             return None
-        if view.blind is not None:
+        if view.without_image is not None:
             rows = torch.cat([view.seeing(rows[:, :1], args[0][:, -1:]), rows[:, 1:]], 1)
         view.more = rows.shape[1] - 1
         return (torch.cat([args[0][:, :-1], rows], 1) if args[0].shape[1] > 1 else rows,)
@@ -258,7 +266,7 @@ class Doors:
         if view is None:
             return None
         _now.set(None)
-        if "logits" not in self.method.opened() or output is None:
+        if "logits" not in self.method.active_hooks() or output is None:
             return None
         if isinstance(output, tuple):
             raise CannotAct(f"{name_of(self.method)} needs the model's output by name. Call it with return_dict=True.")
@@ -268,27 +276,27 @@ class Doors:
         output.logits = new if logits.shape[1] == 1 else torch.cat([logits[:, :-1], new.to(logits.dtype)], 1)
         return output
 
-    def _second(self, view: PassView, output: Any) -> Float[Tensor, "b n"] | None:
-        """The second branch's next-token logits; None where the method has no second branch."""
-        twin: Twin | None = view.memory.get(TWIN)
-        if view.branch is None and (twin is None or view.prompt):
+    def _second(self, view: ForwardPass, output: Any) -> Float[Tensor, "b n"] | None:
+        """The contrastive branch's next-token logits; None where the method has no contrastive branch."""
+        contrastive_branch: ContrastiveBranch | None = view.memory.get(CONTRASTIVE_BRANCH)
+        if view.branch_inputs is None and (contrastive_branch is None or view.prompt):
             return None
-        with self.shut(), torch.no_grad():
-            if view.branch is not None:
-                twin = Twin(self.site.config, view.branch)
+        with self.methods_off(), torch.no_grad():
+            if view.branch_inputs is not None:
+                contrastive_branch = ContrastiveBranch(self.target.config, view.branch_inputs)
                 cache = getattr(output, "past_key_values", None)
-                hidden = twin.prefill(self.site.stack, view.branch, cache)
+                hidden = contrastive_branch.prefill(self.target.stack, view.branch_inputs, cache)
                 if cache is not None:
-                    view.memory[TWIN] = twin
-                    if view.blind is not None:
-                        twin.carried[BLIND] = view.blind
-                    lead(cache)
+                    view.memory[CONTRASTIVE_BRANCH] = contrastive_branch
+                    if view.without_image is not None:
+                        contrastive_branch.carried[WITHOUT_IMAGE] = view.without_image
+                    follow_cache(cache)
             else:
-                assert twin is not None
-                hidden = twin.step(self.site.stack, view.embeds)
+                assert contrastive_branch is not None
+                hidden = contrastive_branch.step(self.target.stack, view.embeds)
             return self.head.out(hidden).float()
 
-    def last_outputs(self, branch: Branch) -> Float[Tensor, "b l d"]:
+    def last_outputs(self, branch_inputs: BranchInputs) -> Float[Tensor, "b l d"]:
         """Every layer's output for a branch's last token, in a pass of its own."""
         seen: list[Tensor] = []
         here = threading.get_ident()
@@ -297,20 +305,20 @@ class Doors:
             if threading.get_ident() == here:
                 seen.append((output[0] if isinstance(output, tuple) else output)[:, -1])
 
-        hooks = [layer.register_forward_hook(note) for layer in layers_of(self.site)]
+        hooks = [layer.register_forward_hook(note) for layer in layers_of(self.target)]
         try:
-            with self.shut(), torch.no_grad():
-                Twin(self.site.config, branch).prefill(self.site.stack, branch)
+            with self.methods_off(), torch.no_grad():
+                ContrastiveBranch(self.target.config, branch_inputs).prefill(self.target.stack, branch_inputs)
         finally:
             for hook in hooks:
                 hook.remove()
         return torch.stack(seen, 1)
 
 
-def find_head(site: Site, method: Method) -> Head:
+def find_head(target: AttentionTarget, method: Method) -> Head:
     """The module that returns logits, its output embedding, and the decoder's final norm."""
-    norm = getattr(site.stack, "norm", None) or getattr(site.stack, "final_layer_norm", None)
-    for module in reversed(site.outer):
+    norm = getattr(target.stack, "norm", None) or getattr(target.stack, "final_layer_norm", None)
+    for module in reversed(target.outer):
         out = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
         if out is not None and norm is not None:
             return Head(module, norm, out)
@@ -320,11 +328,11 @@ def find_head(site: Site, method: Method) -> Head:
     )
 
 
-def layers_of(site: Site) -> Any:
-    layers = getattr(site.stack, "layers", None)
-    if layers is None or len(layers) != site.depth:
+def layers_of(target: AttentionTarget) -> Any:
+    layers = getattr(target.stack, "layers", None)
+    if layers is None or len(layers) != target.depth:
         raise CannotAct(
-            f"The layers of {type(site.stack).__name__} cannot be reached one by one. Choose another model."
+            f"The layers of {type(target.stack).__name__} cannot be reached one by one. Choose another model."
         )
     return layers
 
@@ -339,8 +347,8 @@ def widening_of(layer: nn.Module, method: Method) -> Tensor:
     weight = getattr(found, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         raise CannotAct(
-            f"{name_of(method)} with these dials measures the weights that widen an MLP, and {type(mlp).__name__} has none by "
-            "a name it knows, or quantized ones. Use activation=none."
+            f"{name_of(method)} with these parameters measures the weights that widen an MLP, and {type(mlp).__name__} has "
+            "none by a name it knows, or quantized ones. Use activation=none."
         )
     return weight
 

@@ -12,14 +12,14 @@ from transformers import DynamicCache
 from ..errors import CannotAct
 from ..models.families import Family
 from .branch_prompt import Prompt
-from .call_context import Facts
-from .contrastive import Branch
-from .forward_pass import RIDER, Generation, Pass
+from .call_context import CallContext
+from .contrastive import BranchInputs
+from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState
 from .method import Method, name_of
 from .prompt_pass import real_rows
 
 if TYPE_CHECKING:
-    from .hooks import Doors, PassView
+    from .hooks import ForwardPass, MethodHooks
 
 READ = "prefix"
 """The name under which a generation's memory holds what its prompt began with, for those who read the prompt again."""
@@ -30,7 +30,7 @@ def reusable(model: Any, family: Family) -> bool:
     text = model.config.get_text_config()
     windows = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
     return (
-        family.site == "decoder"
+        family.target == "decoder"
         and family.causal_prefix
         and not family.mrope
         and not windows
@@ -49,7 +49,7 @@ def prefill_prefix(model: Any, tensors: dict[str, Tensor]) -> DynamicCache:
 def continued(cache: DynamicCache, rows: Tensor) -> dict[str, DynamicCache]:
     """What `generate` takes to go on from the given rows: one a question, each question's image's. The cache becomes this."""
     cache.batch_select_indices(rows)
-    generation: Generation | None = getattr(cache, RIDER, None)
+    generation: GenerationState | None = getattr(cache, STATE_ATTRIBUTE, None)
     if generation is not None:
         visual = generation.visual
         visual.index, visual.valid, visual.image = (t[rows] for t in (visual.index, visual.valid, visual.image))
@@ -73,59 +73,65 @@ class Read:
         return Read(self.embeds[rows], self.ids[rows], self.real[rows], self.pixels, self.prompts, rows)
 
 
-def note_prefix(steering: Pass, embeds: Float[Tensor, "b p d"], mask: Any, facts: Facts | None, mrope: bool) -> None:
+def note_prefix(
+    forward_state: ForwardState,
+    embeds: Float[Tensor, "b p d"],
+    mask: Any,
+    call_context: CallContext | None,
+    mrope: bool,
+) -> None:
     """Remember a piece without text rows, unless it is unknown what it holds (embeddings only, prepared inputs)."""
-    if facts is None or facts.input_ids is None or facts.mm_encoder_outputs is not None or mrope:
+    if call_context is None or call_context.input_ids is None or call_context.mm_encoder_outputs is not None or mrope:
         return
-    if READ not in steering.memory and facts.input_ids.shape == embeds.shape[:2]:
-        real = real_rows(mask, torch.ones_like(facts.input_ids, dtype=torch.bool), 0)
-        steering.memory[READ] = Read(embeds, facts.input_ids, real, facts.pixels, len(embeds))
+    if READ not in forward_state.memory and call_context.input_ids.shape == embeds.shape[:2]:
+        real = real_rows(mask, torch.ones_like(call_context.input_ids, dtype=torch.bool), 0)
+        forward_state.memory[READ] = Read(embeds, call_context.input_ids, real, call_context.pixels, len(embeds))
 
 
-def whole_prompt(view: "PassView", doors: "Doors", kwargs: Mapping[str, Any], past: int) -> Prompt:
+def whole_prompt(view: "ForwardPass", hooks: "MethodHooks", kwargs: Mapping[str, Any], past: int) -> Prompt:
     """The prompt of this pass; with what was read before it, where that is known to be all of it."""
     first: Read | None = view.memory.get(READ)
-    facts = doors.facts()
-    if first is None or facts is None or facts.input_ids is None or first.embeds.shape[1] != past:
-        return Prompt(view, doors, kwargs, past)
-    return _Joined(view, doors, first, facts)
+    call_context = hooks.call_context()
+    if first is None or call_context is None or call_context.input_ids is None or first.embeds.shape[1] != past:
+        return Prompt(view, hooks, kwargs, past)
+    return _Joined(view, hooks, first, call_context)
 
 
 class _Joined(Prompt):
     """A prompt that came in two pieces, as if it had come in one: padding, which stood between them, moved to the left."""
 
-    def __init__(self, view: "PassView", doors: "Doors", first: Read, facts: Facts):
-        assert view.real is not None and facts.input_ids is not None
+    def __init__(self, view: "ForwardPass", hooks: "MethodHooks", first: Read, call_context: CallContext):
+        assert view.real is not None and call_context.input_ids is not None
         real = torch.cat([first.real, view.real], 1)
         order = real.to(torch.int8).argsort(dim=1, stable=True)
         embeds = torch.cat([first.embeds, view.embeds], 1)
         embeds = embeds.gather(1, order[..., None].expand_as(embeds))
-        ids, real = torch.cat([first.ids, facts.input_ids], 1).gather(1, order), real.gather(1, order)
+        ids, real = torch.cat([first.ids, call_context.input_ids], 1).gather(1, order), real.gather(1, order)
         positions = {"position_ids": (real.cumsum(1) - 1).clamp(min=0)}
-        super().__init__(replace(view, embeds=embeds, real=real), doors, positions, 0)
+        super().__init__(replace(view, embeds=embeds, real=real), hooks, positions, 0)
         self._prompts = first.prompts
-        self._whole, self._rows = replace(facts, input_ids=ids, pixels=first.pixels), first.rows
+        self._whole, self._rows = replace(call_context, input_ids=ids, pixels=first.pixels), first.rows
 
     @property
-    def facts(self) -> Facts:
+    def call_context(self) -> CallContext:
         return self._whole
 
     def need_one_piece(self) -> None:
         raise CannotAct(
-            f"{name_of(self._doors.method)} changes rows of the whole prompt, but this one came in two pieces. Feed it in one "
+            f"{name_of(self._hooks.method)} changes rows of the whole prompt, but this one came in two pieces. Feed it in one "
             "piece with an empty cache."
         )
 
-    def edited(self, method: Method) -> Branch:
+    def edited(self, method: Method) -> BranchInputs:
         self.need_one_piece()
         return super().edited(method)
 
-    def encode(self, given: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
+    def encode(self, pixels: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
         """Encoded once an image, then given to each of its questions."""
-        found = super().encode(given)
+        found = super().encode(pixels)
         if self._rows is not None and len(found) != self._prompts:
             raise CannotAct(
-                f"{name_of(self._doors.method)} reads a shared prefix again where it holds one image in one piece; this one's "
+                f"{name_of(self._hooks.method)} reads a shared prefix again where it holds one image in one piece; this one's "
                 f"{self._prompts} prompts have {len(found)} encoded pieces. Feed each prompt in one piece."
             )
         return found if self._rows is None else [found[row] for row in self._rows.tolist()]

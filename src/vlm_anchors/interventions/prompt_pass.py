@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ..errors import AnchorsWarning, CannotAct
-from ..models.decoder import Site
-from .call_context import Facts
-from .forward_pass import Generation, Pass
-from .insertion.anchored import woven_of
+from ..models.decoder import AttentionTarget
+from .call_context import CallContext
+from .forward_pass import ForwardState, GenerationState
+from .insertion.anchored import insertion_of
 from .method import name_of
 from .qformer import features_among
 from .text_rows import TextRows, Visual, gather_visual, goes_on, join_visual, prompt_rows, single_rows, text_mask
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from .attachment import Handle
 
 
-def step(generation: Generation, site: Site, cache: Any, samples: int) -> Pass:
+def step(generation: GenerationState, target: AttentionTarget, cache: Any, samples: int) -> ForwardState:
     """A decoding step of so many samples: one row each, which is a text row."""
     known = len(generation.visual.valid)
-    if generation.watched and samples != known:
+    if generation.attention_layers and samples != known:
         raise CannotAct(
             f"{name_of(generation.method)} found the visual tokens of {known} prompts, but the cache now holds {samples} "
             f"rows: some were selected or repeated after the prompt. Select or repeat the inputs before it instead."
@@ -35,19 +35,19 @@ def step(generation: Generation, site: Site, cache: Any, samples: int) -> Pass:
     if idle and not generation.warned:
         generation.warned = True
         _warn_no_image(generation)
-    return Pass(generation, TextRows(None, None, None, None), {}, idle=idle, offsets=_offsets(site, cache, 1))
+    return ForwardState(generation, TextRows(None, None, None, None), {}, idle=idle, offsets=_offsets(target, cache, 1))
 
 
-def _warn_no_image(generation: Generation) -> None:
+def _warn_no_image(generation: GenerationState) -> None:
     warnings.warn(
         f"No visual tokens in this prompt, so {name_of(generation.method)} leaves it as it is. "
-        f"Pass the image's placeholder tokens (input_ids as the processor makes them).",
+        f"ForwardState the image's placeholder tokens (input_ids as the processor makes them).",
         AnchorsWarning,
         stacklevel=2,
     )
 
 
-def _warn_late(generation: Generation) -> None:
+def _warn_late(generation: GenerationState) -> None:
     warnings.warn(
         f"No word of the prompt stands behind its image, or only one that was fed by itself, so {name_of(generation.method)} "
         f"begins there. Put the question behind the image.",
@@ -58,29 +58,29 @@ def _warn_late(generation: Generation) -> None:
 
 def prompt(
     handle: "Handle",
-    site: Site,
-    generation: Generation | None,
+    target: AttentionTarget,
+    generation: GenerationState | None,
     cache: Any,
-    facts: Facts | None,
+    call_context: CallContext | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Pass:
+) -> ForwardState:
     """Any other pass: a prompt, a piece of one, or a later chunk of several tokens."""
-    facts = facts or Facts.seen(None, site.stack, args, kwargs)
-    if facts.use_cache is False and facts.logits_to_keep == 1 and facts.labels is None:
+    call_context = call_context or CallContext.seen(None, target.stack, args, kwargs)
+    if call_context.use_cache is False and call_context.logits_to_keep == 1 and call_context.labels is None:
         raise CannotAct(
             "generate(use_cache=False) processes the answer anew at every step, and its rows would take the anchors of "
             "the newest one: another computation. Leave use_cache=True."
         )
-    q = _length(facts, kwargs)
+    q = _length(call_context, kwargs)
     past = 0 if cache is None else int(cache.get_seq_length())
     generation = generation if past else None
-    marks = _marks(site, facts, kwargs, q)
+    marks = _marks(target, call_context, kwargs, q)
     real = real_rows(kwargs.get("attention_mask"), marks.visual, past)
-    if marks.guessed or site.closing_id is not None:
-        _refuse_cut_images(site, generation, marks, past)
+    if marks.guessed or target.closing_id is not None:
+        _refuse_cut_images(target, generation, marks, past)
     if generation is None:
-        generation = _born(handle, site, marks, past)
+        generation = _born(handle, target, marks, past)
         handle.began(generation, cache)
         if past:
             generation.warned = True
@@ -90,54 +90,54 @@ def prompt(
         before = generation.visual.valid.any(1)
         _grow(generation, marks, past)
     before = before | generation.method.all_rows
-    text = text_mask(marks.visual, real, marks.frame, before)
+    text = text_mask(marks.visual, real, marks.delimiters, before)
     if not text.any():
-        return Pass(generation, TextRows(None, None, None, None), {}, idle=True)
+        return ForwardState(generation, TextRows(None, None, None, None), {}, idle=True)
     kept: dict[Any, Any] = {}
     if generation.text_seen:
-        _refuse_pieces(generation, facts, q)
+        _refuse_pieces(generation, call_context, q)
         rows = single_rows(text)
     else:
-        rows = prompt_rows(text, _prompt_end(facts, text, q, cache))
-        if past and q == 1 and generation.watcher is None:
+        rows = prompt_rows(text, _prompt_end(call_context, text, q, cache))
+        if past and q == 1 and generation.recorder is None:
             _warn_late(generation)
         generation.text_seen, generation.prompt, generation.kept = True, rows, kept
         if past:
             handle.follow(generation, cache)
         generation.chunk_end, generation.end = q, past + q
-        if generation.watched:
+        if generation.attention_layers:
             generation.method.check_prompt(generation.visual)
-    return Pass(generation, rows, kept, offsets=_offsets(site, cache, q))
+    return ForwardState(generation, rows, kept, offsets=_offsets(target, cache, q))
 
 
-def _length(facts: Facts, kwargs: dict[str, Any]) -> int:
+def _length(call_context: CallContext, kwargs: dict[str, Any]) -> int:
     embeds = kwargs.get("inputs_embeds")
-    tokens = facts.input_ids if embeds is None else embeds
+    tokens = call_context.input_ids if embeds is None else embeds
     assert tokens is not None, "a decoder is given ids or embeddings"
     return tokens.shape[1]
 
 
-def _marks(site: Site, facts: Facts, kwargs: dict[str, Any], q: int) -> Marks:
+def _marks(target: AttentionTarget, call_context: CallContext, kwargs: dict[str, Any], q: int) -> Marks:
     """Which tokens of this pass are visual, of which image, and which are tags around or inside one."""
-    ids = facts.input_ids
-    if site.visual_features is not None:
+    ids = call_context.input_ids
+    if target.visual_features is not None:
         embeds = kwargs["inputs_embeds"]
         visual = torch.zeros(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
-        if facts.projected is not None:
-            visual = features_among(embeds, facts.projected)
+        if call_context.projected is not None:
+            visual = features_among(embeds, call_context.projected)
         return mark_found(visual)
-    if (woven := woven_of(facts.mm_encoder_outputs)) is not None:
-        return woven.marks_of(*kwargs["inputs_embeds"].shape[:2])
+    if (inserted := insertion_of(call_context.mm_encoder_outputs)) is not None:
+        return inserted.marks_of(*kwargs["inputs_embeds"].shape[:2])
     if ids is None or ids.shape[1] != q:
-        ids = _ids_of_embeddings(site, facts.inputs_embeds)
-    return mark_ids(site, ids, facts)
+        ids = _ids_of_embeddings(target, call_context.inputs_embeds)
+    return mark_ids(target, ids, call_context)
 
 
-def _ids_of_embeddings(site: Site, embeds: Tensor) -> Tensor:
+def _ids_of_embeddings(target: AttentionTarget, embeds: Tensor) -> Tensor:
     """Placeholders and tags found by their embedding, as transformers itself does when it is given no ids; -1 elsewhere."""
-    table = site.stack.get_input_embeddings()
+    table = target.stack.get_input_embeddings()
     ids = torch.full(embeds.shape[:2], -1, device=embeds.device)
-    for one in site.known_ids:
+    for one in target.known_ids:
         if one < table.num_embeddings:
             own = table(torch.tensor(one, device=embeds.device))
             ids = ids.masked_fill((embeds == own).all(-1), one)
@@ -157,17 +157,19 @@ def real_rows(mask: Any, like: Tensor, past: int) -> Tensor:
     return (own if own.dtype == torch.bool else own >= 0).expand_as(like)
 
 
-def _born(handle: "Handle", site: Site, marks: Marks, past: int) -> Generation:
+def _born(handle: "Handle", target: AttentionTarget, marks: Marks, past: int) -> GenerationState:
     if past and marks.visual.any():
         raise CannotAct(
             "The cache was filled before the method was attached, so it is unknown where its visual tokens are. "
             "Prefill the prompt with the method attached, or start from an empty cache."
         )
     visual = gather_visual(marks.visual, marks.image, past)
-    return Generation(handle.method, site.depth, handle.watched, handle.watcher, visual, handle.life, handle.literal)
+    return GenerationState(
+        handle.method, target.depth, handle.attention_layers, handle.recorder, visual, handle.lifetime, handle.literal
+    )
 
 
-def _grow(generation: Generation, marks: Marks, past: int) -> None:
+def _grow(generation: GenerationState, marks: Marks, past: int) -> None:
     if not marks.visual.any():
         return
     if generation.text_seen:
@@ -178,7 +180,7 @@ def _grow(generation: Generation, marks: Marks, past: int) -> None:
     generation.visual = join_visual(generation.visual, gather_visual(marks.visual, marks.image, past))
 
 
-def _refuse_cut_images(site: Site, generation: Generation | None, marks: Marks, past: int) -> None:
+def _refuse_cut_images(target: AttentionTarget, generation: GenerationState | None, marks: Marks, past: int) -> None:
     """A prompt fed in pieces, of whose images it is not certain where one ends."""
     if not marks.visual.any():
         return
@@ -186,20 +188,20 @@ def _refuse_cut_images(site: Site, generation: Generation | None, marks: Marks, 
     if generation is not None and generation.visual.valid.any():
         old, new = generation.visual, gather_visual(marks.visual, marks.image, past)
         again = old.valid.any(1) & new.valid.any(1)
-        broken |= site.closing_id is not None and bool(again.any())
+        broken |= target.closing_id is not None and bool(again.any())
         broken |= marks.guessed and bool((again & ~goes_on(old, new)).any())
     if broken:
         raise CannotAct(
-            f"This prompt came in pieces (prefill_chunk_size?), and where an image of {site.family.title} ends is not "
+            f"This prompt came in pieces (prefill_chunk_size?), and where an image of {target.family.title} ends is not "
             f"told by a piece of it. Feed the prompt in one piece, or all its images in one."
         )
     if marks.guessed and generation is None:
         warnings.warn("In a prompt fed in pieces, images that touch count as one.", AnchorsWarning, stacklevel=2)
 
 
-def _refuse_pieces(generation: Generation, facts: Facts, q: int) -> None:
+def _refuse_pieces(generation: GenerationState, call_context: CallContext, q: int) -> None:
     """A second piece of the prompt's text looks like a candidate chunk, except that only its last logits are wanted."""
-    if generation.chunk_end and facts.logits_to_keep == 1 and q > 1:
+    if generation.chunk_end and call_context.logits_to_keep == 1 and q > 1:
         raise CannotAct(
             "The prompt's text arrived in several pieces (prefill_chunk_size?), but its rows share the anchors of the "
             "last one. Feed it in one piece, or end the first piece at or before the first word after the image."
@@ -207,22 +209,22 @@ def _refuse_pieces(generation: Generation, facts: Facts, q: int) -> None:
     generation.chunk_end = 0
 
 
-def _prompt_end(facts: Facts, text: Tensor, q: int, cache: Any) -> Tensor | None:
+def _prompt_end(call_context: CallContext, text: Tensor, q: int, cache: Any) -> Tensor | None:
     """First row after the prompt, (b,): the first given answer token, or the first speculative candidate."""
-    if facts.labels is not None and facts.labels.shape[1] == q:
-        answer = facts.labels != -100
+    if call_context.labels is not None and call_context.labels.shape[1] == q:
+        answer = call_context.labels != -100
         return torch.where(answer.any(1), answer.int().argmax(1), q).to(text.device)
-    keep = facts.logits_to_keep
+    keep = call_context.logits_to_keep
     if cache is not None and isinstance(keep, int) and keep > 1:
         return torch.full((len(text),), q - keep + 1, device=text.device)
     return None
 
 
-def _offsets(site: Site, cache: Any, q: int) -> dict[int, int]:
+def _offsets(target: AttentionTarget, cache: Any, q: int) -> dict[int, int]:
     """First key still held by each sliding layer of the cache, before this pass writes to it."""
     if cache is None or not any(cache.is_sliding):
         return {}
-    sizes = ((layer, cache.get_mask_sizes(q, layer - 1)[1]) for layer in site.layers.values())
+    sizes = ((layer, cache.get_mask_sizes(q, layer - 1)[1]) for layer in target.layers.values())
     return {layer: offset for layer, offset in sizes if offset}
 
 

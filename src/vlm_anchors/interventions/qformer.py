@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CannotAct
-from ..models.decoder import Site, decoder_layers
+from ..models.decoder import AttentionTarget, decoder_layers
 from ..models.families import Family
-from .forward_pass import Generation, Pass
+from .forward_pass import ForwardState, GenerationState
 from .text_rows import TextRows, Visual
 
 if TYPE_CHECKING:
     from .attachment import Handle
 
 
-def qformer_site(base: nn.Module, family: Family) -> Site:
+def qformer_target(base: nn.Module, family: Family) -> AttentionTarget:
     """The Q-Former's cross-attention layers, counted 1..Lc in order (every second block in the released models)."""
     blocks = [block for block in base.qformer.encoder.layer if block.has_cross_attention]
-    return Site(
+    return AttentionTarget(
         kind="qformer",
         depth=len(blocks),
         heads=base.qformer.config.num_attention_heads,
@@ -33,16 +33,16 @@ def qformer_site(base: nn.Module, family: Family) -> Site:
     )
 
 
-def language_model_site(base: nn.Module, family: Family) -> Site:
-    """`site="decoder"`: the language model's attention to the query tokens (the paper's appendix B.1)."""
+def language_model_target(base: nn.Module, family: Family) -> AttentionTarget:
+    """`target="decoder"`: the language model's attention to the query tokens (the paper's appendix B.1)."""
     if base.language_model.config.is_encoder_decoder:
         raise CannotAct(
             f"Methods inside the language model need a decoder-only one; this {family.title} uses an encoder-decoder. Use "
-            f"a checkpoint with a decoder-only language model, or clva with site='auto', which edits the Q-Former."
+            f"a checkpoint with a decoder-only language model, or clva with target='auto', which edits the Q-Former."
         )
     stack = base.language_model.get_decoder()
     layers = decoder_layers(stack)
-    return Site(
+    return AttentionTarget(
         kind="decoder",
         depth=max(layers.values()),
         heads=stack.config.num_attention_heads,
@@ -54,24 +54,26 @@ def language_model_site(base: nn.Module, family: Family) -> Site:
     )
 
 
-def latent_pass(handle: "Handle", site: Site, kwargs: dict[str, Any]) -> Pass:
+def latent_pass(handle: "Handle", target: AttentionTarget, kwargs: dict[str, Any]) -> ForwardState:
     """The pass of one Q-Former forward: all latent queries are rows, all patches visual keys."""
     features = kwargs["encoder_hidden_states"]
     latents = kwargs["query_embeds"].shape[1]
-    patches = _patches(site, features, kwargs)
-    generation = Generation(
-        handle.method, site.depth, handle.watched, handle.watcher, patches, handle.life, handle.literal
+    patches = _patches(target, features, kwargs)
+    generation = GenerationState(
+        handle.method, target.depth, handle.attention_layers, handle.recorder, patches, handle.lifetime, handle.literal
     )
     generation.prompt = TextRows(None, torch.ones(len(features), latents, dtype=torch.bool), None, None)
     handle.began(generation, None)
-    if generation.watched:
+    if generation.attention_layers:
         generation.method.check_prompt(generation.visual)
-    return Pass(generation, TextRows(None, None, None, None), generation.kept, latents=True, layers=site.layers)
+    return ForwardState(
+        generation, TextRows(None, None, None, None), generation.kept, latents=True, layers=target.layers
+    )
 
 
-def _patches(site: Site, features: Tensor, kwargs: dict[str, Any]) -> Visual:
+def _patches(target: AttentionTarget, features: Tensor, kwargs: dict[str, Any]) -> Visual:
     batch, keys = features.shape[:2]
-    first = int(site.family.class_token)
+    first = int(target.family.class_token)
     index = torch.arange(first, keys, device=features.device).expand(batch, -1)
     mask = kwargs.get("encoder_attention_mask")
     valid = torch.ones_like(index, dtype=torch.bool) if mask is None else mask[:, first:].bool().expand_as(index)

@@ -97,12 +97,12 @@ def goes_on(old: Visual, new: Visual) -> Bool[Tensor, " b"]:
 def text_mask(
     visual: Bool[Tensor, "b q"],
     real: Bool[Tensor, "b q"],
-    frame: Bool[Tensor, "b q"],
+    delimiters: Bool[Tensor, "b q"],
     image_before: Bool[Tensor, " b"],
 ) -> Bool[Tensor, "b q"]:
     """Real rows after the first visual token that are neither visual nor an image's tags (methods.md, notation)."""
     after = visual.cumsum(1).bool() | image_before[:, None]
-    return after & real & ~visual & ~frame
+    return after & real & ~visual & ~delimiters
 
 
 def prompt_rows(text: Bool[Tensor, "b q"], prompt_end: Int[Tensor, " b"] | None) -> TextRows:

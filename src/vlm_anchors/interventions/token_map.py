@@ -16,9 +16,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..errors import CannotAct
-from ..models.decoder import Site
+from ..models.decoder import AttentionTarget
 from ..models.vision import PIXELS
-from .call_context import Facts
+from .call_context import CallContext
 
 
 @dataclass
@@ -28,23 +28,23 @@ class Marks:
     visual: Bool[Tensor, "b q"]
     image: Int[Tensor, "b q"]
     """Number of the image a visual token belongs to, counted from 0 in its sample; 0 elsewhere."""
-    frame: Bool[Tensor, "b q"]
+    delimiters: Bool[Tensor, "b q"]
     guessed: bool = False
     """Whether the encoder should have told images apart, but its output was cut for a piece of the prompt."""
 
 
-def mark_ids(site: Site, ids: Int[Tensor, "b q"], facts: Facts) -> Marks:
+def mark_ids(target: AttentionTarget, ids: Int[Tensor, "b q"], call_context: CallContext) -> Marks:
     """Marks of a pass whose token ids are known."""
-    visual = is_one_of(ids, site.visual_ids)
-    frame = is_one_of(ids, site.frame_ids)
-    if site.video_ids is not None:
-        number, inside = _by_video_tags(ids, visual, site.video_ids)
-        frame = frame | (inside & ~visual)
-    elif site.closing_id is not None:
-        number = _by_closing_tile(ids, visual, site.closing_id)
+    visual = is_one_of(ids, target.visual_ids)
+    delimiters = is_one_of(ids, target.delimiter_ids)
+    if target.video_ids is not None:
+        number, inside = _by_video_tags(ids, visual, target.video_ids)
+        delimiters = delimiters | (inside & ~visual)
+    elif target.closing_id is not None:
+        number = _by_closing_tile(ids, visual, target.closing_id)
     else:
-        number = _count(_starts(ids, visual, _encoded_lengths(site, facts)))
-    return Marks(visual, number.where(visual, 0), frame | _between(visual, number), _is_cut(site, facts))
+        number = _count(_starts(ids, visual, _encoded_lengths(target, call_context)))
+    return Marks(visual, number.where(visual, 0), delimiters | _between(visual, number), _is_cut(target, call_context))
 
 
 def mark_found(visual: Bool[Tensor, "b q"]) -> Marks:
@@ -53,13 +53,13 @@ def mark_found(visual: Bool[Tensor, "b q"]) -> Marks:
     return Marks(visual, number.where(visual, 0), torch.zeros_like(visual))
 
 
-def must_encode(site: Site, ids: Int[Tensor, "b q"] | None, kwargs: Mapping[str, Any]) -> bool:
+def must_encode(target: AttentionTarget, ids: Int[Tensor, "b q"] | None, kwargs: Mapping[str, Any]) -> bool:
     """Whether the vision tower must run first: the runs of placeholders are not as many as the images given."""
-    if site.family.images != "encoder" or ids is None:
-        return site.family.images == "encoder"
-    given = [kwargs.get(f"{one}_grid_thw", kwargs.get(pixels)) for one, pixels in PIXELS.items()]
-    visual = is_one_of(ids, site.visual_ids)
-    return int((visual & (ids != _before(ids, -1))).sum()) != sum(len(one) for one in given if one is not None)
+    if target.family.images != "encoder" or ids is None:
+        return target.family.images == "encoder"
+    grids = [kwargs.get(f"{one}_grid_thw", kwargs.get(pixels)) for one, pixels in PIXELS.items()]
+    visual = is_one_of(ids, target.visual_ids)
+    return int((visual & (ids != _before(ids, -1))).sum()) != sum(len(one) for one in grids if one is not None)
 
 
 def is_one_of(ids: Int[Tensor, "b q"], chosen: tuple[int, ...]) -> Bool[Tensor, "b q"]:
@@ -69,20 +69,20 @@ def is_one_of(ids: Int[Tensor, "b q"], chosen: tuple[int, ...]) -> Bool[Tensor, 
     return mask
 
 
-def _is_cut(site: Site, facts: Facts) -> bool:
+def _is_cut(target: AttentionTarget, call_context: CallContext) -> bool:
     """Chunked prefill joins all images of a piece into one entry, and drops what the tower itself returned."""
-    encoded = (facts.mm_encoder_outputs or {}).values()
-    return site.family.images == "encoder" and any(getattr(one, "last_hidden_state", 0) is None for one in encoded)
+    encoded = (call_context.mm_encoder_outputs or {}).values()
+    return target.family.images == "encoder" and any(getattr(one, "last_hidden_state", 0) is None for one in encoded)
 
 
-def _encoded_lengths(site: Site, facts: Facts) -> dict[int, list[int]]:
+def _encoded_lengths(target: AttentionTarget, call_context: CallContext) -> dict[int, list[int]]:
     """Placeholder id -> visual tokens of each image in reading order, as the vision tower returned them."""
-    encoded = facts.mm_encoder_outputs or {}
-    if site.family.images != "encoder" or _is_cut(site, facts):
+    encoded = call_context.mm_encoder_outputs or {}
+    if target.family.images != "encoder" or _is_cut(target, call_context):
         return {}
     return {
         one: [len(features) for features in encoded[modality].pooler_output]
-        for one, modality in zip(site.visual_ids, site.modalities, strict=True)
+        for one, modality in zip(target.visual_ids, target.modalities, strict=True)
         if encoded.get(modality) is not None
     }
 
@@ -110,10 +110,10 @@ def _by_video_tags(
     ids: Int[Tensor, "b q"], visual: Bool[Tensor, "b q"], tags: tuple[int, int]
 ) -> tuple[Int[Tensor, "b q"], Bool[Tensor, "b q"]]:
     """Numbers where a video's frames share the images' placeholder, and which tokens stand inside a video's tags."""
-    opened, closed = (ids == tags[0]).cumsum(1), (ids == tags[1]).cumsum(1)
-    if bool(((opened[:, -1] != closed[:, -1]) & visual.any(1)).any()):
+    active_hooks, closed = (ids == tags[0]).cumsum(1), (ids == tags[1]).cumsum(1)
+    if bool(((active_hooks[:, -1] != closed[:, -1]) & visual.any(1)).any()):
         raise CannotAct("A video is cut: its start and end tags are not as many. Feed the prompt in one piece.")
-    inside = opened > closed
+    inside = active_hooks > closed
     one_image = visual | inside
     return _count(one_image & ~_before(one_image, False)), inside
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import CannotAct
-from ..models.decoder import Site
-from .call_context import Facts, current
+from ..models.decoder import AttentionTarget
+from .call_context import CallContext, current
 
 TOWERS = ("vision_tower", "visual", "vision_model")
-_given: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_inputs_of_output: WeakIdKeyDictionary = WeakIdKeyDictionary()
 """The tower's `last_hidden_state` -> its arguments, under the names that `get_image_features` has for them."""
 
 
@@ -33,21 +33,21 @@ def tower_of(modules: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module] | None
     return None
 
 
-def given_for(encoded: Any) -> Mapping[str, Any] | None:
+def pixels_given_to(encoded: Any) -> Mapping[str, Any] | None:
     """What the tower was given to make an entry of `mm_encoder_outputs`; None where nobody saw it."""
     output = getattr(encoded, "last_hidden_state", None)
-    return _given.get(output) if isinstance(output, Tensor) else None
+    return _inputs_of_output.get(output) if isinstance(output, Tensor) else None
 
 
 def carry(output: Any, rows: Any, owner: Tensor) -> None:
     """`rows` is a tower's output with the row `owner` names for each sample: its pixels are known like the output's."""
-    given, facts = given_for(output), current.get()
-    if given is None:
+    pixels_in, call_context = pixels_given_to(output), current.get()
+    if pixels_in is None:
         return
-    pixels = given["pixel_values"]
-    _given[rows.last_hidden_state] = {**given, "pixel_values": pixels[owner.to(pixels.device)]}
-    if facts is not None and facts.pixels is given:
-        current.set(replace(facts, pixels=_given[rows.last_hidden_state]))
+    pixels = pixels_in["pixel_values"]
+    _inputs_of_output[rows.last_hidden_state] = {**pixels_in, "pixel_values": pixels[owner.to(pixels.device)]}
+    if call_context is not None and call_context.pixels is pixels_in:
+        current.set(replace(call_context, pixels=_inputs_of_output[rows.last_hidden_state]))
 
 
 class Tower:
@@ -70,36 +70,36 @@ class Tower:
     def _ran(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         if self._inert:
             return
-        given = {"pixel_values": args[0] if args else kwargs.get("pixel_values", kwargs.get("hidden_states"))}
+        pixels_in = {"pixel_values": args[0] if args else kwargs.get("pixel_values", kwargs.get("hidden_states"))}
         for name, argument in (("grid_thw", "image_grid_thw"), ("image_sizes", "image_sizes")):
             if kwargs.get(name) is not None:
-                given[argument] = kwargs[name]
+                pixels_in[argument] = kwargs[name]
         if isinstance(getattr(output, "last_hidden_state", None), Tensor):
-            _given[output.last_hidden_state] = given
+            _inputs_of_output[output.last_hidden_state] = pixels_in
         # Outside of a call, only `generate` of a Q-Former model hands nothing on but embeddings.
         if self._reads_questions or current.get() is not None:
-            current.set(replace(current.get() or Facts(), pixels=given))
+            current.set(replace(current.get() or CallContext(), pixels=pixels_in))
 
     def _note_question(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        facts = current.get()
-        if self._inert or facts is None or facts.pixels is None or kwargs.get("input_ids") is None:
+        call_context = current.get()
+        if self._inert or call_context is None or call_context.pixels is None or kwargs.get("input_ids") is None:
             return
         latents = kwargs["query_embeds"].shape[1]
         question = {
             "qformer_input_ids": kwargs["input_ids"],
             "qformer_attention_mask": kwargs["attention_mask"][:, latents:],
         }
-        current.set(replace(facts, pixels={**facts.pixels, **question}))
+        current.set(replace(call_context, pixels={**call_context.pixels, **question}))
 
-    def encode(self, given: Mapping[str, Any]) -> Any:
-        """Projected visual tokens, one tensor an image; run it with all doors shut, which undoes what the hooks note."""
+    def encode(self, pixels_in: Mapping[str, Any]) -> Any:
+        """Projected visual tokens, one tensor an image; run it with all hooks shut, which undoes what the hooks note."""
         wanted = inspect.signature(self.model.get_image_features).parameters
-        known = {name: value for name, value in given.items() if name in wanted}
+        known = {name: value for name, value in pixels_in.items() if name in wanted}
         return self.model.get_image_features(**known, return_dict=True).pooler_output
 
 
-def find_tower(site: Site, name: str) -> Tower:
-    found = tower_of(site.outer)
+def find_tower(target: AttentionTarget, name: str) -> Tower:
+    found = tower_of(target.outer)
     if found is None:
         raise CannotAct(
             f"{name} changes the image, and the vision tower of this model cannot be reached. Choose another model."

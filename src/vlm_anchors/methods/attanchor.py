@@ -10,7 +10,7 @@ a copy of a word right behind the patch that resembles it most, as a signpost; t
 T_n are embeddings of prompt tokens, I_m the projected patches. A copy of a word is its token id, so all that changes is
 the sequence of ids: the model encodes nothing twice and runs as it always does (docs/decisions/0020-attanchor.md).
 tests/reference_attanchor.py holds the algorithm as plain loops; this file is tested equal to it. Where the paper is silent
-the choice is a dial whose default is ours (docs/methods.md).
+the choice is a parameter whose default is ours (docs/methods.md).
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class AttAnchor(Method):
     own, which moves what follows on by one.
     """
 
-    doors: ClassVar[frozenset[str]] = frozenset({"prepare"})
+    hooks: ClassVar[frozenset[str]] = frozenset({"prepare"})
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("tinyllava-1b", "any", "paper", {"tau": 0.12}),
         Preset("llava-1.5-7b", "any", "paper", {"tau": 0.12}),
@@ -64,7 +64,7 @@ class AttAnchor(Method):
         choice(self, "images", "best", "each")
         choice(self, "mrope", "patch", "text")
 
-    def neutral(self) -> "AttAnchor":
+    def disabled(self) -> "AttAnchor":
         return replace(self, tau=1.0)
 
     @property
@@ -79,9 +79,9 @@ class AttAnchor(Method):
         *,
         anchorable: Tensor | None = None,
         labels: Tensor | None = None,
-        **given: Any,
+        **options: Any,
     ) -> Anchored:
-        """Inputs with anchors, for `model.generate(**anchored)` or `model(**anchored)`; `.acted` lists the anchors.
+        """Inputs with anchors, for `model.generate(**anchored)` or `model(**anchored)`; `.effects` lists the anchors.
 
         vlm: what `va.load` returns, a (model, processor) pair, or a model. inputs: what its processor returned. labels:
         (b, t), also as `inputs["labels"]`; -100 up to the answer. They grow along, and answers are never copied.
@@ -90,14 +90,14 @@ class AttAnchor(Method):
         """
         if self.off:
             return unprepared("attanchor", inputs, labels)
-        prompts = read_prompts("attanchor", vlm, inputs, self.tokens, anchorable, labels, **given)
+        prompts = read_prompts("attanchor", vlm, inputs, self.tokens, anchorable, labels, **options)
         return unprepared("attanchor", inputs, labels) if prompts is None else self.anchored(prompts)
 
     def anchored(self, prompts: Prompts) -> Anchored:
         """Algorithm 1 on a batch."""
         with torch.no_grad():
             copies = self.chosen(prompts)
-        return prompts.woven(copies, of_patch=False)
+        return prompts.inserted(copies, of_patch=False)
 
     def chosen(self, prompts: Prompts) -> Copies:
         """Every word beside its best patch, and which of them become copies."""

@@ -39,7 +39,7 @@ class AttAnchorI2T(Method):
     mrope: where positions have three parts, a copy counts as "text" at its place in the prompt, or keeps its "patch"'s.
     """
 
-    doors: ClassVar[frozenset[str]] = frozenset({"prepare"})
+    hooks: ClassVar[frozenset[str]] = frozenset({"prepare"})
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("tinyllava-1b", "any", "paper", {"tau": 0.12}),
         Preset("llava-1.5-7b", "any", "paper", {"tau": 0.12}),
@@ -60,7 +60,7 @@ class AttAnchorI2T(Method):
         choice(self, "tokens", "user", "all")
         choice(self, "mrope", "text", "patch")
 
-    def neutral(self) -> "AttAnchorI2T":
+    def disabled(self) -> "AttAnchorI2T":
         return replace(self, tau=1.0, pause_tokens=0)
 
     @property
@@ -75,9 +75,9 @@ class AttAnchorI2T(Method):
         *,
         anchorable: Tensor | None = None,
         labels: Tensor | None = None,
-        **given: Any,
+        **options: Any,
     ) -> Anchored:
-        """Inputs with anchors, for `model.generate(**anchored)` or `model(**anchored)`; `.acted` lists the anchors.
+        """Inputs with anchors, for `model.generate(**anchored)` or `model(**anchored)`; `.effects` lists the anchors.
 
         vlm: what `va.load` returns, a (model, processor) pair, or a model. inputs: what its processor returned. labels:
         (b, t), also as `inputs["labels"]`; -100 up to the answer. They grow along, and nothing goes into an answer.
@@ -86,7 +86,7 @@ class AttAnchorI2T(Method):
         """
         if self.off:
             return unprepared("attanchor-i2t", inputs, labels)
-        prompts = read_prompts("attanchor-i2t", vlm, inputs, self.tokens, anchorable, labels, **given)
+        prompts = read_prompts("attanchor-i2t", vlm, inputs, self.tokens, anchorable, labels, **options)
         return unprepared("attanchor-i2t", inputs, labels) if prompts is None else self.anchored(prompts)
 
     def anchored(self, prompts: Prompts) -> Anchored:
@@ -95,7 +95,7 @@ class AttAnchorI2T(Method):
             best = prompts.cosine().max(1)
             host = prompts.words.place.gather(1, best.indices)
             copies = self.copies(prompts.patches.place, host, best.values, prompts.end())
-        return prompts.woven(copies, of_patch=True)
+        return prompts.inserted(copies, of_patch=True)
 
     def copies(
         self,

@@ -27,15 +27,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..errors import AnchorsWarning, BadDial, CannotAct
+from ..errors import AnchorsWarning, BadParameter, CannotAct
 from ..interventions.attention_view import AttentionView, Edit
 from ..interventions.method import DEFAULTS, Method, Preset, choice, number
 from .shared import TESTED, check_range, layer_range, warn_untested
 
 if TYPE_CHECKING:
-    from ..interventions.forward_pass import Generation
+    from ..interventions.forward_pass import GenerationState
     from ..interventions.text_rows import Visual
-    from ..models.decoder import Site
+    from ..models.decoder import AttentionTarget
 
 LAYERS = (10, 15)
 
@@ -50,8 +50,8 @@ class ClearSight(Method):
     "lowered" by a factor above 1, as in the code, or "raised".
     """
 
-    doors: ClassVar[frozenset[str]] = frozenset({"attention"})
-    site: ClassVar[str] = "decoder"
+    hooks: ClassVar[frozenset[str]] = frozenset({"attention"})
+    target: ClassVar[str] = "decoder"
     families: ClassVar[tuple[str, ...]] = TESTED
     elsewhere: ClassVar[str] = "warns"
     presets: ClassVar[tuple[Preset, ...]] = (
@@ -74,7 +74,7 @@ class ClearSight(Method):
         number(self, "spare", 0, 0.49)
         choice(self, "negative", "lowered", "raised")
         if self.heads == "all" and self.spare != ClearSight.spare:
-            raise BadDial(
+            raise BadParameter(
                 f"ClearSight.spare leaves heads alone, and heads='all' edits every one; found {self.spare!r}. "
                 "Set heads='selected' as well."
             )
@@ -83,23 +83,23 @@ class ClearSight(Method):
     def off(self) -> bool:
         return self.enhance == 1 and self.suppress == 1
 
-    def opened(self) -> frozenset[str]:
-        return frozenset() if self.off else self.doors
+    def active_hooks(self) -> frozenset[str]:
+        return frozenset() if self.off else self.hooks
 
     @property
     def leaves_prefix_alone(self) -> bool:
         return True
 
-    def neutral(self) -> "ClearSight":
+    def disabled(self) -> "ClearSight":
         return replace(self, enhance=1.0, suppress=1.0)
 
-    def check(self, site: "Site") -> None:
-        warn_untested(self, site)
-        layer_range(self.layers, LAYERS, site)
-        if self.heads == "selected" and not self.off and not self._spared(site.heads):
+    def check(self, target: "AttentionTarget") -> None:
+        warn_untested(self, target)
+        layer_range(self.layers, LAYERS, target)
+        if self.heads == "selected" and not self.off and not self._spared(target.heads):
             raise CannotAct(
-                f"clearsight's heads='selected' leaves out no head of this model: spare = {self.spare:g} of {site.heads} heads "
-                f"is less than one. Set spare to 1/{site.heads} or more, or heads='all'."
+                f"clearsight's heads='selected' leaves out no head of this model: spare = {self.spare:g} of {target.heads} heads "
+                f"is less than one. Set spare to 1/{target.heads} or more, or heads='all'."
             )
 
     def check_prompt(self, visual: "Visual") -> None:
@@ -114,8 +114,8 @@ class ClearSight(Method):
                 stacklevel=2,
             )
 
-    def watched(self, site: "Site") -> frozenset[int]:
-        return frozenset() if self.off else frozenset(layer_range(self.layers, LAYERS, site))
+    def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
+        return frozenset() if self.off else frozenset(layer_range(self.layers, LAYERS, target))
 
     def attention(self, view: AttentionView) -> Edit | None:
         view.memory.setdefault("layers", set()).add(view.layer)
@@ -149,7 +149,7 @@ class ClearSight(Method):
         """How many of so many heads are left alone at each end."""
         return int(self.spare * heads + 1e-9)
 
-    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
         layers = sorted(generation.memory.get("layers", ()))
-        told = {"layers": layers, "visual_tokens": 0}
-        return [{**told, "visual_tokens": sum(counts)} for counts in generation.visual.per_image()]
+        effects = {"layers": layers, "visual_tokens": 0}
+        return [{**effects, "visual_tokens": sum(counts)} for counts in generation.visual.per_image()]

@@ -14,7 +14,7 @@ the same happens in the Q-Former's cross-attention, rows being the latent querie
 
 Multiplying a weight and normalising its row again is adding a logarithm before the softmax, so the edit is one bias per
 visual key, shared by all deep layers. tests/reference_clva.py holds the equations with full matrices; this file is
-tested equal to it. Where the paper is silent the choice is a dial whose default is ours (docs/methods.md).
+tested equal to it. Where the paper is silent the choice is a parameter whose default is ours (docs/methods.md).
 """
 
 import warnings
@@ -25,13 +25,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..errors import AnchorsWarning, BadDial, CannotAct
+from ..errors import AnchorsWarning, BadParameter, CannotAct
 from ..interventions.method import Method, Preset, choice, number
 
 if TYPE_CHECKING:
-    from ..interventions.forward_pass import Generation
+    from ..interventions.forward_pass import GenerationState
     from ..interventions.text_rows import Visual
-    from ..models.decoder import Site
+    from ..models.decoder import AttentionTarget
 
 from ..interventions.attention_view import AttentionView, Edit
 
@@ -60,7 +60,7 @@ class CLVA(Method):
     latents: of a Q-Former's rows take the "mean", or the "last" one.
     """
 
-    doors: ClassVar[frozenset[str]] = frozenset({"attention"})
+    hooks: ClassVar[frozenset[str]] = frozenset({"attention"})
     presets: ClassVar[tuple[Preset, ...]] = (Preset("any", "any", "paper", {"alpha": 14.0, "beta": 0.9}),)
 
     alpha: float = 14.0
@@ -78,7 +78,7 @@ class CLVA(Method):
     places: str = "found"
     images: str = "each"
     rows: str = "after"
-    site: str = "auto"
+    target: str = "auto"
     latents: str = "mean"
     seed: int = 0
 
@@ -99,7 +99,7 @@ class CLVA(Method):
         choice(self, "places", "found", "random")
         choice(self, "images", "each", "all")
         choice(self, "rows", "after", "all")
-        choice(self, "site", "auto", "decoder")
+        choice(self, "target", "auto", "decoder")
         choice(self, "latents", "mean", "last")
         number(self, "seed", 0, 2**63 - 1, whole=True)
 
@@ -108,7 +108,7 @@ class CLVA(Method):
             return
         whole = isinstance(self.layers, tuple) and len(self.layers) == 2 and all(type(n) is int for n in self.layers)
         if not whole or not 1 <= self.layers[0] <= self.layers[1]:
-            raise BadDial(f"CLVA.layers must be (first, last) with 1 <= first <= last; found {self.layers!r}.")
+            raise BadParameter(f"CLVA.layers must be (first, last) with 1 <= first <= last; found {self.layers!r}.")
 
     @property
     def all_rows(self) -> bool:
@@ -118,7 +118,7 @@ class CLVA(Method):
     def leaves_prefix_alone(self) -> bool:
         return self.rows == "after"
 
-    def neutral(self) -> "CLVA":
+    def disabled(self) -> "CLVA":
         return replace(self, alpha=0.0, beta=0.0)
 
     def positive(self, depth: int) -> int:
@@ -130,28 +130,28 @@ class CLVA(Method):
         first, last = self.layers or (self.positive(depth) + 1, depth)
         return range(first, last + 1)
 
-    def check(self, site: "Site") -> None:
-        if site.depth < 3 and self.positive_layer is None:
+    def check(self, target: "AttentionTarget") -> None:
+        if target.depth < 3 and self.positive_layer is None:
             raise CannotAct(
-                f"CLVA needs a middle layer and deeper ones; this model has {site.depth}. Use a deeper model, "
+                f"CLVA needs a middle layer and deeper ones; this model has {target.depth}. Use a deeper model, "
                 f"or set positive_layer and layers."
             )
-        site.require_layer(self.positive(site.depth), "positive_layer")
-        site.require_layer(self.negative_layer, "negative_layer")
+        target.require_layer(self.positive(target.depth), "positive_layer")
+        target.require_layer(self.negative_layer, "negative_layer")
         if self.layers is not None:
-            site.require_layer(self.layers[1], "layers")
-        if not self.edited(site.depth):
+            target.require_layer(self.layers[1], "layers")
+        if not self.edited(target.depth):
             raise CannotAct(
-                f"positive_layer = {self.positive(site.depth)} is the last layer, so none is left to edit. Choose an "
+                f"positive_layer = {self.positive(target.depth)} is the last layer, so none is left to edit. Choose an "
                 f"earlier one, or the edited ones with layers=(first, last)."
             )
-        first = self.edited(site.depth).start
+        first = self.edited(target.depth).start
         used = [
-            (self.alpha or self.gain == "average", "positive_layer", self.positive(site.depth)),
+            (self.alpha or self.gain == "average", "positive_layer", self.positive(target.depth)),
             (self.beta and self.gain == "anchors", "negative_layer", self.negative_layer),
         ]
-        for dial, name, layer in used:
-            if dial and layer >= first:
+        for parameter, name, layer in used:
+            if parameter and layer >= first:
                 raise CannotAct(
                     f"{name} = {layer} is not before the first edited layer {first}, so its anchors would come too "
                     f"late. Choose an earlier layer, or edit later ones with layers=(first, last)."
@@ -170,13 +170,13 @@ class CLVA(Method):
                 stacklevel=2,
             )
 
-    def watched(self, site: "Site") -> frozenset[int]:
+    def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
         if not self.alpha and not self.beta:
             return frozenset()
-        anchors = {self.positive(site.depth)} if self.alpha or self.gain == "average" else set()
+        anchors = {self.positive(target.depth)} if self.alpha or self.gain == "average" else set()
         if self.beta and self.gain == "anchors":
             anchors.add(self.negative_layer)
-        return frozenset(anchors | set(self.edited(site.depth)))
+        return frozenset(anchors | set(self.edited(target.depth)))
 
     def attention(self, view: AttentionView) -> Edit | None:
         middle = self.positive(view.depth)
@@ -276,24 +276,24 @@ class CLVA(Method):
         kept = (weights.sum(-1, keepdim=True) / grown.clamp(min=1e-30)).clamp(min=1e-30).log()
         return Edit(bias=edit.bias + kept)
 
-    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
         kept, visual = generation.kept, generation.visual
         edited = self.edited(generation.depth)
-        told: list[dict[str, Any]] = [{} for _ in visual.valid]
+        effects: list[dict[str, Any]] = [{} for _ in visual.valid]
         for sign in ("positive", "negative"):
             if sign in kept:
                 found = (kept[sign] > 0).any(1)
                 for sample, counts in enumerate(visual.per_image(found)):
-                    told[sample].setdefault("anchors", {})[sign] = counts
+                    effects[sample].setdefault("anchors", {})[sign] = counts
         layers = {"sensitive heads": self.positive(generation.depth), "insensitive heads": self.negative_layer}
         for name, layer in layers.items():
             if name in kept:
                 for sample, heads in enumerate(kept[name][..., 0]):
                     chosen = (heads.nonzero()[:, 0] + 1).tolist()
-                    told[sample][name.replace(" ", "_")] = {"layer": layer, "heads": chosen}
-        for one in told:
+                    effects[sample][name.replace(" ", "_")] = {"layer": layer, "heads": chosen}
+        for one in effects:
             one["layers"] = [edited.start, edited.stop - 1]
-        return told
+        return effects
 
 
 def z_mask(

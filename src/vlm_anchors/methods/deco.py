@@ -25,9 +25,9 @@ from ..interventions.method import DEFAULTS, Method, Preset, choice, number
 from .shared import TESTED, check_range, count, layer_range, warn_untested
 
 if TYPE_CHECKING:
-    from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import PassView
-    from ..models.decoder import Site
+    from ..interventions.forward_pass import GenerationState
+    from ..interventions.hooks import ForwardPass
+    from ..models.decoder import AttentionTarget
 
 LAYERS = (20, 28)
 
@@ -41,8 +41,8 @@ class DeCo(Method):
     candidates are "cut" or "kept".
     """
 
-    doors: ClassVar[frozenset[str]] = frozenset({"hidden", "logits"})
-    site: ClassVar[str] = "decoder"
+    hooks: ClassVar[frozenset[str]] = frozenset({"hidden", "logits"})
+    target: ClassVar[str] = "decoder"
     families: ClassVar[tuple[str, ...]] = TESTED
     elsewhere: ClassVar[str] = "warns"
     presets: ClassVar[tuple[Preset, ...]] = (
@@ -68,31 +68,31 @@ class DeCo(Method):
     def off(self) -> bool:
         return self.alpha == 0 and self.outside == "kept"
 
-    def opened(self) -> frozenset[str]:
-        return frozenset() if self.off else self.doors
+    def active_hooks(self) -> frozenset[str]:
+        return frozenset() if self.off else self.hooks
 
     @property
     def leaves_prefix_alone(self) -> bool:
         return True
 
-    def neutral(self) -> "DeCo":
+    def disabled(self) -> "DeCo":
         return replace(self, alpha=0.0, outside="kept")
 
-    def check(self, site: "Site") -> None:
-        warn_untested(self, site)
-        layer_range(self.layers, LAYERS, site)
+    def check(self, target: "AttentionTarget") -> None:
+        warn_untested(self, target)
+        layer_range(self.layers, LAYERS, target)
 
-    def read_layers(self, site: "Site") -> frozenset[int]:
-        return frozenset() if self.off else frozenset(layer_range(self.layers, LAYERS, site))
+    def hidden_layers(self, target: "AttentionTarget") -> frozenset[int]:
+        return frozenset() if self.off else frozenset(layer_range(self.layers, LAYERS, target))
 
-    def hidden(self, view: "PassView", layer: int, output: Tensor) -> None:
+    def hidden(self, view: "ForwardPass", layer: int, output: Tensor) -> None:
         view.kept.setdefault("early", {})[layer] = output[:, -1]
 
-    def head(self, view: "PassView", last: Tensor) -> Tensor | None:
+    def head(self, view: "ForwardPass", last: Tensor) -> Tensor | None:
         """The layers' states ride along with the last one: the output embedding is read once for all."""
         return torch.cat([last[:, None], view.normed(torch.stack(list(view.kept["early"].values()), 1))], 1)
 
-    def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
+    def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
         assert view.early is not None
         count(view.memory, "steps")
         tokens, member = candidates(first, self.top_p, self.top_k)
@@ -105,7 +105,7 @@ class DeCo(Method):
         start = first if self.outside == "kept" else torch.full_like(first, -torch.inf)
         return start.scatter(1, tokens, new)
 
-    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
         steps, layer = generation.memory.get("steps", 0), generation.memory.get("layer")
         rows = [None] * len(generation.visual.valid) if layer is None else layer.tolist()
         return [{"corrected": steps, "first_layer_chosen": row} for row in rows]

@@ -7,7 +7,7 @@ An instruction that confuses the model makes it say more of what is not in the i
 d is a disturbing role, such as "You are a confused objects detector ...". In Q-Former models it goes to the Q-Former, alone
 (where="role") or before the question ("question"), and the language model's prompt stays. Elsewhere it takes the place of
 the system prompt: of `system` if that text stands before the image, else of a default one we know, else it is put first.
-`acted` says which of them was done.
+`effects` says which of them was done.
 
 Where code and paper differ. The official program runs through five roles and marks no default; ours is the first. Its script
 for LLaVA on POPE cannot start as shipped (a misspelt import), so its setting there is read from its sampler. Other papers'
@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from ..errors import BadDial, CannotAct
+from ..errors import BadParameter, CannotAct
 from ..interventions.method import DEFAULTS, Method, Preset, choice, number
 from ..models.families import read_again
 from .shared import contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
-    from ..interventions.contrastive import Branch
-    from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import PassView
-    from ..models.decoder import Site
+    from ..interventions.contrastive import BranchInputs
+    from ..interventions.forward_pass import GenerationState
+    from ..interventions.hooks import ForwardPass
+    from ..models.decoder import AttentionTarget
 
 ROLE = "You are a confused objects detector to provide a fuzzy overview or impression of the image."
 SYSTEMS = (
@@ -47,14 +47,14 @@ SYSTEMS = (
 class ICD(Method):
     """Instruction contrastive decoding (arXiv 2403.18715). Attach it to what `va.load` returns, or to (model, processor).
 
-    alpha: how much of the disturbed reading's logits is taken off; 0 = no second branch. beta: tokens less probable than
+    alpha: how much of the disturbed reading's logits is taken off; 0 = no contrastive branch. beta: tokens less probable than
     this share of the most probable one are left out; 0 = none. role: the disturbing instruction. where: in Q-Former models
     the "role" replaces the question or stands before it ("question"). system: the system prompt to be replaced, where it
     is none of those we know.
     """
 
-    doors: ClassVar[frozenset[str]] = frozenset({"logits"})
-    site: ClassVar[str] = "decoder"
+    hooks: ClassVar[frozenset[str]] = frozenset({"logits"})
+    target: ClassVar[str] = "decoder"
     families: ClassVar[tuple[str, ...]] = read_again("words")
     elsewhere: ClassVar[str] = "refused"
     presets: ClassVar[tuple[Preset, ...]] = (
@@ -75,42 +75,42 @@ class ICD(Method):
         number(self, "beta", 0, 1)
         choice(self, "where", "role", "question")
         if not isinstance(self.role, str) or not self.role.strip():
-            raise BadDial(f"ICD.role must be an instruction in words; found {self.role!r}.")
+            raise BadParameter(f"ICD.role must be an instruction in words; found {self.role!r}.")
         if not isinstance(self.system, str):
-            raise BadDial(f"ICD.system must be text; found {self.system!r}.")
+            raise BadParameter(f"ICD.system must be text; found {self.system!r}.")
 
     @property
     def leaves_prefix_alone(self) -> bool:
         return True
 
-    def opened(self) -> frozenset[str]:
-        return self.doors if self.alpha or self.beta else frozenset()
+    def active_hooks(self) -> frozenset[str]:
+        return self.hooks if self.alpha or self.beta else frozenset()
 
-    def neutral(self) -> "ICD":
+    def disabled(self) -> "ICD":
         return replace(self, alpha=0.0, beta=0.0)
 
-    def check(self, site: "Site") -> None:
-        refuse_untested(self, site)
-        if site.visual_features is None and self.where == "question":
+    def check(self, target: "AttentionTarget") -> None:
+        refuse_untested(self, target)
+        if target.visual_features is None and self.where == "question":
             raise CannotAct(
-                f"icd's where='question' puts the role before the question of a Q-Former, and {site.family.title} has none. "
+                f"icd's where='question' puts the role before the question of a Q-Former, and {target.family.title} has none. "
                 "Leave where='role'."
             )
-        if site.visual_features is not None and self.system:
+        if target.visual_features is not None and self.system:
             raise CannotAct(
-                f"icd's system names a system prompt that the role replaces, and in {site.family.title} the role goes to the "
+                f"icd's system names a system prompt that the role replaces, and in {target.family.title} the role goes to the "
                 "Q-Former. Leave system empty."
             )
 
-    def needs_pixels(self, site: "Site") -> bool:
-        return self.alpha != 0 and site.visual_features is not None
+    def needs_pixels(self, target: "AttentionTarget") -> bool:
+        return self.alpha != 0 and target.visual_features is not None
 
-    def second(self, prompt: "Prompt") -> "Branch | None":
+    def second(self, prompt: "Prompt") -> "BranchInputs | None":
         if not self.alpha:
             return None
         if prompt.processor is None:
             raise CannotAct("icd writes another instruction and needs the tokenizer: attach to (model, processor).")
-        if prompt.site.visual_features is not None:
+        if prompt.target.visual_features is not None:
             return self._disturbed_question(prompt)
         tokenizer = prompt.processor.tokenizer
         found = [self._disturbed(tokenizer, front) for front in prompt.fronts()]
@@ -131,23 +131,23 @@ class ICD(Method):
         begins = front[:1] if front and front[0] == tokenizer.bos_token_id else []
         return [*begins, *tokenizer.encode(self.role, add_special_tokens=False), *front[len(begins) :]], "put first"
 
-    def _disturbed_question(self, prompt: "Prompt") -> "Branch":
+    def _disturbed_question(self, prompt: "Prompt") -> "BranchInputs":
         """The Q-Former reads the role; the language model's own prompt stays."""
-        given = prompt.pixels()
+        pixels = prompt.pixels()
         tokenizer = getattr(prompt.processor, "qformer_tokenizer", None)
-        if tokenizer is None or "qformer_input_ids" not in given:
+        if tokenizer is None or "qformer_input_ids" not in pixels:
             raise CannotAct("icd disturbs the Q-Former's instruction, and this model's Q-Former reads none. Use vcd.")
-        asked = tokenizer.batch_decode(given["qformer_input_ids"], skip_special_tokens=True)
+        asked = tokenizer.batch_decode(pixels["qformer_input_ids"], skip_special_tokens=True)
         texts = [self.role if self.where == "role" else f"{self.role} {question}" for question in asked]
-        read = tokenizer(texts, padding=True, return_tensors="pt").to(given["pixel_values"].device)
+        read = tokenizer(texts, padding=True, return_tensors="pt").to(pixels["pixel_values"].device)
         changed = {"qformer_input_ids": read["input_ids"], "qformer_attention_mask": read["attention_mask"]}
         done = "replaced the question" if self.where == "role" else "put before the question"
         prompt.memory["role"] = [done] * len(prompt.view.embeds)
-        return prompt.with_images(prompt.encode({**given, **changed}))
+        return prompt.with_images(prompt.encode({**pixels, **changed}))
 
-    def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
+    def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
         return counted_contrast(view.memory, first, second, self.alpha, self.beta)
 
-    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
-        told, roles = contrasts(generation), generation.memory.get("role")
-        return told if roles is None else [{**one, "role": done} for one, done in zip(told, roles, strict=True)]
+    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
+        effects, roles = contrasts(generation), generation.memory.get("role")
+        return effects if roles is None else [{**one, "role": done} for one, done in zip(effects, roles, strict=True)]

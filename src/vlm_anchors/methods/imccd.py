@@ -1,4 +1,4 @@
-"""IMCCD (later CMAC): image positions closed up, and a second branch whose looks at the image are blurred.
+"""IMCCD (later CMAC): image positions closed up, and a contrastive branch whose looks at the image are blurred.
 
                                                                                                    arXiv 2501.01926
 Positions, in both branches: for text rows, an image of N tokens from position s is as long as r N tokens. Text keeps its
@@ -17,9 +17,9 @@ the branch's output is the unchanged one minus sum_j A_j M_j (V_j - v_h), which 
 Where code and paper differ. The paper's first version calls the second module attention refinement; the official code
 closes up positions, which is the later version's CMPC, and so do we. Its gamma is read by nothing and is left out here.
 m is one number for a batch of one there; ours is one a sample, over its real rows. InstructBLIP's decoding steps lose the
-closed-up positions in the code's first branch, and its second branch keeps no cache, so that every step takes m over all
+closed-up positions in the code's first branch, and its contrastive branch keeps no cache, so that every step takes m over all
 text rows; ours keep them, and a step has an m of its own, as in the code for LLaVA. Qwen-VL's two constants disagree, and
-for M-RoPE models there is no definition at all: there `rate` must be 1, which leaves the second branch only.
+for M-RoPE models there is no definition at all: there `rate` must be 1, which leaves the contrastive branch only.
 
 The code's captioning adds a gate: with g_t the sum over image keys of the last row's A, mean over heads and layers, a step
 whose g_t is below the mean of a window of earlier steps takes alpha = 0 (the cut stays). For LLaVA it sums z in place of A:
@@ -35,18 +35,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..errors import BadDial, CannotAct
+from ..errors import BadParameter, CannotAct
 from ..interventions.attention_view import AttentionView, Edit
 from ..interventions.method import DEFAULTS, Method, Preset, choice, number
 from .shared import TESTED, contrast, contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
-    from ..interventions.contrastive import Branch
-    from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import PassView
+    from ..interventions.contrastive import BranchInputs
+    from ..interventions.forward_pass import GenerationState
+    from ..interventions.hooks import ForwardPass
     from ..interventions.text_rows import Visual
-    from ..models.decoder import Site
+    from ..models.decoder import AttentionTarget
 
 RATES = {"llava": 1 / 3, "instructblip": 2 / 3}
 WINDOW = 30
@@ -58,15 +58,15 @@ _INSTRUCTBLIP_CAPTIONS = {"alpha": 1.0, "beta": 0.3, "rate": 2 / 3, "gate": "wei
 class IMCCD(Method):
     """IMCCD, later CMAC (arXiv 2501.01926).
 
-    alpha: how much of the blurred branch's logits is taken off; 0 = no second branch. beta: tokens less probable than
+    alpha: how much of the blurred branch's logits is taken off; 0 = no contrastive branch. beta: tokens less probable than
     this share of the most probable one are left out; 0 = none. rate: how far an image token advances the position, text
     being 1; None = the official one of the family, 1 = as the model has it. gate: no contrast at steps that look at the
     image less than a window of earlier ones, by "scores" or "weights"; "off" = contrast at every step. window: the "first"
     or the "last" 30 steps.
     """
 
-    doors: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})
-    site: ClassVar[str] = "decoder"
+    hooks: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})
+    target: ClassVar[str] = "decoder"
     families: ClassVar[tuple[str, ...]] = TESTED
     elsewhere: ClassVar[str] = "refused"
     presets: ClassVar[tuple[Preset, ...]] = (
@@ -93,11 +93,11 @@ class IMCCD(Method):
         choice(self, "gate", "off", "scores", "weights")
         choice(self, "window", "first", "last")
         if self.gate != "off" and not self.alpha:
-            raise BadDial(
+            raise BadParameter(
                 f"IMCCD.gate chooses the steps that are contrasted, and alpha=0 contrasts none; found {self.gate!r}."
             )
         if self.gate == "off" and self.window != IMCCD.window:
-            raise BadDial(
+            raise BadParameter(
                 f"IMCCD.window chooses the steps that a gate compares with, and gate='off' has none; found {self.window!r}. "
                 "Set gate='scores' or gate='weights' as well."
             )
@@ -106,42 +106,42 @@ class IMCCD(Method):
         if self.rate is not None:
             number(self, "rate", 0, 1)
             if self.rate == 0:
-                raise BadDial("IMCCD.rate must be above 0: at 0 all image tokens would stand in one place.")
+                raise BadParameter("IMCCD.rate must be above 0: at 0 all image tokens would stand in one place.")
 
     @property
     def off(self) -> bool:
         return not self.alpha and not self.beta and self.rate == 1
 
-    def opened(self) -> frozenset[str]:
-        return frozenset() if self.off else self.doors
+    def active_hooks(self) -> frozenset[str]:
+        return frozenset() if self.off else self.hooks
 
-    def neutral(self) -> "IMCCD":
+    def disabled(self) -> "IMCCD":
         return replace(self, alpha=0.0, beta=0.0, rate=1.0, gate="off", window="first")
 
-    def rate_on(self, site: "Site") -> float:
+    def rate_on(self, target: "AttentionTarget") -> float:
         if self.rate is not None:
             return self.rate
-        if site.family.name not in RATES:
+        if target.family.name not in RATES:
             raise CannotAct(
-                f"imccd has no official position rate for {site.family.title}. Set rate=1 for its second branch alone"
-                f"{'.' if site.family.mrope else ', or a number below 1 to try.'}"
+                f"imccd has no official position rate for {target.family.title}. Set rate=1 for its contrastive branch alone"
+                f"{'.' if target.family.mrope else ', or a number below 1 to try.'}"
             )
-        return RATES[site.family.name]
+        return RATES[target.family.name]
 
-    def check(self, site: "Site") -> None:
-        refuse_untested(self, site)
-        if self.rate_on(site) != 1 and (site.family.mrope or inverse_frequencies(site) is None):
+    def check(self, target: "AttentionTarget") -> None:
+        refuse_untested(self, target)
+        if self.rate_on(target) != 1 and (target.family.mrope or inverse_frequencies(target) is None):
             raise CannotAct(
                 "imccd's closed-up positions are defined for plain rotary positions only, and this model has others. "
-                "Set rate=1 for its second branch alone."
+                "Set rate=1 for its contrastive branch alone."
             )
 
-    def watched(self, site: "Site") -> frozenset[int]:
-        idle = self.off or (self.rate_on(site) == 1 and self.gate == "off")
-        return frozenset() if idle else frozenset(range(1, site.depth + 1))
+    def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
+        idle = self.off or (self.rate_on(target) == 1 and self.gate == "off")
+        return frozenset() if idle else frozenset(range(1, target.depth + 1))
 
     def begin(self, prompt: "Prompt") -> None:
-        rate, frequencies = self.rate_on(prompt.site), inverse_frequencies(prompt.site)
+        rate, frequencies = self.rate_on(prompt.target), inverse_frequencies(prompt.target)
         if rate != 1 and frequencies is not None:
             visual = prompt.view.visual
             prompt.memory["turn"] = turning(visual, rate, frequencies)
@@ -151,56 +151,58 @@ class IMCCD(Method):
         key = closed_up(view) if "turn" in view.memory else view.key
         if self.gate != "off":
             scores = view.anchor_row(view.scores_of(key))
-            looks = scores if self.gate == "scores" else scores.softmax(-1)
+            image_mass = scores if self.gate == "scores" else scores.softmax(-1)
             image = view.visual_keys()[:, None, None]
-            view.kept.setdefault("looks at image", []).append((looks * image).sum((2, 3)).mean(1))
+            view.kept.setdefault("looks at image", []).append((image_mass * image).sum((2, 3)).mean(1))
         return Edit(key=key) if "turn" in view.memory else None
 
-    def second(self, prompt: "Prompt") -> "Branch | None":
+    def second(self, prompt: "Prompt") -> "BranchInputs | None":
         return prompt.edited(Blurred()) if self.alpha else None
 
-    def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
+    def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
         mixed = counted_contrast(view.memory, first, second, self.alpha, self.beta)
         if self.gate == "off":
             return mixed
-        shut = self._shut(view)
-        view.memory["gated"] = view.memory.get("gated", 0) + shut.long()
-        return torch.where(shut[:, None], contrast(first, None, 0, self.beta), mixed)
+        methods_off = self._gated(view)
+        view.memory["gated"] = view.memory.get("gated", 0) + methods_off.long()
+        return torch.where(methods_off[:, None], contrast(first, None, 0, self.beta), mixed)
 
-    def _shut(self, view: "PassView") -> Bool[Tensor, " b"]:
+    def _gated(self, view: "ForwardPass") -> Bool[Tensor, " b"]:
         """Samples that look at the image less in this step than in the window."""
-        looks = torch.stack(view.kept["looks at image"]).mean(0)
-        earlier = view.carried.get("looks at image", looks[:, None][:, :0])
-        view.carried["looks at image"] = torch.cat([earlier, looks[:, None]], 1)
+        image_mass = torch.stack(view.kept["looks at image"]).mean(0)
+        earlier = view.carried.get("looks at image", image_mass[:, None][:, :0])
+        view.carried["looks at image"] = torch.cat([earlier, image_mass[:, None]], 1)
         held = earlier[:, :WINDOW] if self.window == "first" else earlier[:, -WINDOW:]
-        return looks < held.mean(1)
+        return image_mass < held.mean(1)
 
-    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
         visual = [sum(counts) for counts in generation.visual.per_image()]
-        told = [{**one, "visual_tokens": own} for one, own in zip(contrasts(generation), visual, strict=True)]
+        effects = [{**one, "visual_tokens": own} for one, own in zip(contrasts(generation), visual, strict=True)]
         if "turn" not in generation.memory:  # the gate, if there is one, only looks at the first branch
-            told = [{"rows_edited": 0, **one} for one in told]
+            effects = [{"rows_edited": 0, **one} for one in effects]
         gated = generation.memory.get("gated")
-        return told if gated is None else [{**one, "gated": n} for one, n in zip(told, gated.tolist(), strict=True)]
+        return (
+            effects if gated is None else [{**one, "gated": n} for one, n in zip(effects, gated.tolist(), strict=True)]
+        )
 
 
 @dataclass(frozen=True)
 class Blurred(Method):
-    """The edit of IMCCD's second branch; never attached by itself."""
+    """The edit of IMCCD's contrastive branch; never attached by itself."""
 
-    doors: ClassVar[frozenset[str]] = frozenset({"attention"})
+    hooks: ClassVar[frozenset[str]] = frozenset({"attention"})
 
-    def neutral(self) -> "Blurred":
+    def disabled(self) -> "Blurred":
         return self
 
-    def watched(self, site: "Site") -> frozenset[int]:
-        return frozenset(range(1, site.depth + 1))
+    def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
+        return frozenset(range(1, target.depth + 1))
 
     def attention(self, view: AttentionView) -> Edit | None:
         key = closed_up(view) if "turn" in view.memory else view.key
         scores = view.scores_of(key)
-        looks, share = looked_at(view, scores.shape[1])
-        strong = looks & (scores > (scores * share).sum((1, 2, 3), keepdim=True))
+        image_mass, share = looked_at(view, scores.shape[1])
+        strong = image_mass & (scores > (scores * share).sum((1, 2, 3), keepdim=True))
         weak = scores.softmax(-1).masked_fill(strong, 0)
         blur = view.memory.get(("blur", view.layer))
         if blur is None:
@@ -212,12 +214,12 @@ def looked_at(view: AttentionView, heads: int) -> tuple[Bool[Tensor, "b 1 r k"],
     """Image keys that a real text row may see, and their weight in the mean over heads, rows and keys; once a pass."""
 
     def make() -> tuple[Tensor, Tensor]:
-        looks = image[:, None, None]
+        image_mass = image[:, None, None]
         if mask is not None:
-            looks = looks & (mask > torch.finfo(mask.dtype).min / 2)
+            image_mass = image_mass & (mask > torch.finfo(mask.dtype).min / 2)
         if view.rows.valid is not None:
-            looks = looks & view.rows.valid[:, None, :, None]
-        return looks, looks / (heads * looks.sum((1, 2, 3), keepdim=True)).clamp(min=1)
+            image_mass = image_mass & view.rows.valid[:, None, :, None]
+        return image_mass, image_mass / (heads * image_mass.sum((1, 2, 3), keepdim=True)).clamp(min=1)
 
     image, mask = view.visual_keys(), view.row_mask
     return view.keep(("looks", id(image), id(mask)), make)
@@ -231,9 +233,9 @@ def mean_value(view: AttentionView, heads: int) -> Float[Tensor, "b h 1 1"]:
     return mean.repeat_interleave(heads // mean.shape[1], 1)[..., None, None]
 
 
-def inverse_frequencies(site: "Site") -> Tensor | None:
+def inverse_frequencies(target: "AttentionTarget") -> Tensor | None:
     """Angles a position of the decoder's rotary embedding; None where it has another kind of positions."""
-    return getattr(getattr(site.stack, "rotary_emb", None), "inv_freq", None)
+    return getattr(getattr(target.stack, "rotary_emb", None), "inv_freq", None)
 
 
 def turning(visual: "Visual", rate: float, frequencies: Float[Tensor, " f"]) -> tuple[Tensor, Tensor]:

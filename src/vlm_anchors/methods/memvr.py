@@ -35,9 +35,9 @@ from .shared import TESTED, check_range, check_switch, layer_range, warn_unteste
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
-    from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import PassView
-    from ..models.decoder import Site
+    from ..interventions.forward_pass import GenerationState
+    from ..interventions.hooks import ForwardPass
+    from ..models.decoder import AttentionTarget
 
 LAYERS = (7, 16)
 TOP = 10
@@ -53,8 +53,8 @@ class MemVR(Method):
     whether a tested layer's state passes the final norm before the output embedding.
     """
 
-    doors: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp"})
-    site: ClassVar[str] = "decoder"
+    hooks: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp"})
+    target: ClassVar[str] = "decoder"
     families: ClassVar[tuple[str, ...]] = TESTED
     elsewhere: ClassVar[str] = "warns"
     presets: ClassVar[tuple[Preset, ...]] = (
@@ -86,27 +86,27 @@ class MemVR(Method):
     def off(self) -> bool:
         return self.alpha == 0 or self.gamma >= 1
 
-    def opened(self) -> frozenset[str]:
-        return frozenset() if self.off else self.doors
+    def active_hooks(self) -> frozenset[str]:
+        return frozenset() if self.off else self.hooks
 
-    def neutral(self) -> "MemVR":
+    def disabled(self) -> "MemVR":
         return replace(self, alpha=0.0)
 
-    def check(self, site: "Site") -> None:
-        warn_untested(self, site)
-        if not self.off and site.depth in layer_range(self.layers, LAYERS, site):
+    def check(self, target: "AttentionTarget") -> None:
+        warn_untested(self, target)
+        if not self.off and target.depth in layer_range(self.layers, LAYERS, target):
             raise CannotAct(
-                f"memvr changes the MLP after a tested layer, and layer {site.depth} is the last. Let layers end before it."
+                f"memvr changes the MLP after a tested layer, and layer {target.depth} is the last. Let layers end before it."
             )
         if self.activation == "silu" and not self.off:
-            for layer in self.fed_layers(site):
-                widening_of(layers_of(site)[layer - 1], self)
+            for layer in self.mlp_layers(target):
+                widening_of(layers_of(target)[layer - 1], self)
 
-    def read_layers(self, site: "Site") -> frozenset[int]:
-        return frozenset(layer_range(self.layers, LAYERS, site))
+    def hidden_layers(self, target: "AttentionTarget") -> frozenset[int]:
+        return frozenset(layer_range(self.layers, LAYERS, target))
 
-    def fed_layers(self, site: "Site") -> frozenset[int]:
-        return frozenset(layer + 1 for layer in self.read_layers(site))
+    def mlp_layers(self, target: "AttentionTarget") -> frozenset[int]:
+        return frozenset(layer + 1 for layer in self.hidden_layers(target))
 
     def begin(self, prompt: "Prompt") -> None:
         prompt.need_one_piece()
@@ -116,22 +116,22 @@ class MemVR(Method):
         view.memory["image"] = image.float()
         view.memory["triggers"] = [0] * len(image)
 
-    def hidden(self, view: "PassView", layer: int, output: Tensor) -> None:
+    def hidden(self, view: "ForwardPass", layer: int, output: Tensor) -> None:
         """Reads the answer back from the device: a layer that need not be tested saves a product with the whole vocabulary."""
-        blind = [False] * len(output) if view.blind is None else view.blind.tolist()
-        done: list[bool] = view.kept.setdefault("done", blind)
+        without_image = [False] * len(output) if view.without_image is None else view.without_image.tolist()
+        done: list[bool] = view.kept.setdefault("done", without_image)
         if all(done):
             return
         unsure = (uncertainty(view.early_logits(output[:, -1], self.norm)) > self.gamma).tolist()
         view.kept["fired", layer + 1] = [now and not before for now, before in zip(unsure, done, strict=True)]
         view.kept["done"] = [now or before for now, before in zip(unsure, done, strict=True)]
 
-    def mlp(self, view: "PassView", layer: int, given: Tensor, output: Tensor) -> Tensor | None:
+    def mlp(self, view: "ForwardPass", layer: int, inputs: Tensor, output: Tensor) -> Tensor | None:
         fired: list[bool] = view.kept.get(("fired", layer), [])
         if not any(fired):
             return None
         view.memory["triggers"] = [old + new for old, new in zip(view.memory["triggers"], fired, strict=True)]
-        recalled = self._recalled(view, layer, given.float())
+        recalled = self._recalled(view, layer, inputs.float())
         size, own = mean_size(output, view.real), mean_size(recalled, view.real)
         mixed = (1 - self.alpha) * output + self.alpha * recalled * (size / own.clamp(min=1e-30))
         mixed = mixed.to(output.dtype)
@@ -141,16 +141,16 @@ class MemVR(Method):
             else torch.where(torch.tensor(fired, device=output.device)[:, None, None], mixed, output)
         )
 
-    def _recalled(self, view: "PassView", layer: int, given: Float[Tensor, "b q d"]) -> Float[Tensor, "b q d"]:
+    def _recalled(self, view: "ForwardPass", layer: int, inputs: Float[Tensor, "b q d"]) -> Float[Tensor, "b q d"]:
         image = view.memory["image"]
-        products = given @ image.transpose(1, 2)
+        products = inputs @ image.transpose(1, 2)
         if self.activation == "silu":
             entries = view.visual.valid.sum(1).clamp(min=1) * image.shape[-1]
             size = image.abs().sum((1, 2)) / entries
             products = torch.nn.functional.silu(products * (view.widening(layer) / size)[:, None, None])
         return products @ image
 
-    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
         counts = generation.memory.get("triggers", [0] * len(generation.visual.valid))
         return [{"triggers": one, "passes": generation.steps + 1} for one in counts]
 

@@ -7,11 +7,11 @@ from ..interventions.method import Method
 
 @dataclass(frozen=True)
 class Plain(Method):
-    """No method: opens no door, so the model runs untouched."""
+    """No method: opens no hook, so the model runs untouched."""
 
     @property
     def leaves_prefix_alone(self) -> bool:
         return True
 
-    def neutral(self) -> "Plain":
+    def disabled(self) -> "Plain":
         return self

@@ -27,10 +27,10 @@ from .shared import check_range, check_switch, contrast, count, layer_range, ref
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
-    from ..interventions.contrastive import Branch
-    from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import PassView
-    from ..models.decoder import Site
+    from ..interventions.contrastive import BranchInputs
+    from ..interventions.forward_pass import GenerationState
+    from ..interventions.hooks import ForwardPass
+    from ..models.decoder import AttentionTarget
 
 LAYERS = (3, 32)
 
@@ -40,13 +40,13 @@ class PAI(Method):
     """Pay attention to image (arXiv 2407.21771).
 
     alpha: share of its own size that is added to a score of the newest row on the image; 0 = off. gamma: weight of the
-    image against a reading without it; 1 = no second branch. cut: with a branch, tokens less probable than this share of
+    image against a reading without it; 1 = no contrastive branch. cut: with a branch, tokens less probable than this share of
     the most probable one are left out; 0 = none. layers: (first, last), from 1; None = 3-32 of 32, scaled to the model's
     depth. boost_prompt: whether the prompt's last row is boosted as well, or only the rows after it.
     """
 
-    doors: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})
-    site: ClassVar[str] = "decoder"
+    hooks: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})
+    target: ClassVar[str] = "decoder"
     families: ClassVar[tuple[str, ...]] = read_again("alone")
     elsewhere: ClassVar[str] = "refused"
     presets: ClassVar[tuple[Preset, ...]] = (
@@ -74,21 +74,21 @@ class PAI(Method):
     def leaves_prefix_alone(self) -> bool:
         return True
 
-    def opened(self) -> frozenset[str]:
-        opened = {"attention"} if self.alpha else set()
-        return frozenset(opened | ({"logits"} if self.gamma != 1 else set()))
+    def active_hooks(self) -> frozenset[str]:
+        active_hooks = {"attention"} if self.alpha else set()
+        return frozenset(active_hooks | ({"logits"} if self.gamma != 1 else set()))
 
-    def neutral(self) -> "PAI":
+    def disabled(self) -> "PAI":
         return replace(self, alpha=0.0, gamma=1.0)
 
-    def check(self, site: "Site") -> None:
+    def check(self, target: "AttentionTarget") -> None:
         if self.gamma != 1:
-            refuse_untested(self, site, "Set gamma=1 to run without the image-free branch.")
-        warn_untested(self, site)
-        layer_range(self.layers, LAYERS, site)
+            refuse_untested(self, target, "Set gamma=1 to run without the image-free branch.")
+        warn_untested(self, target)
+        layer_range(self.layers, LAYERS, target)
 
-    def watched(self, site: "Site") -> frozenset[int]:
-        return frozenset(layer_range(self.layers, LAYERS, site)) if self.alpha else frozenset()
+    def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
+        return frozenset(layer_range(self.layers, LAYERS, target)) if self.alpha else frozenset()
 
     def attention(self, view: AttentionView) -> Edit | None:
         rows = view.last_rows()
@@ -104,18 +104,18 @@ class PAI(Method):
         visual = view.visual_keys()
         return view.keep(("boost", id(visual)), lambda: self.alpha * visual[:, None, None].to(view.dtype))
 
-    def second(self, prompt: "Prompt") -> "Branch | None":
+    def second(self, prompt: "Prompt") -> "BranchInputs | None":
         return prompt.without_image() if self.gamma != 1 else None
 
-    def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
+    def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
         if second is None:
             return first
         count(view.memory, "branch_passes")
         return contrast(first.log_softmax(-1), second.log_softmax(-1), self.gamma - 1, self.cut)
 
-    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
         rows = generation.steps + int(self.boost_prompt) if self.alpha else 0
-        told: dict[str, Any] = {"rows_edited": rows, "visual_tokens": 0}
+        effects: dict[str, Any] = {"rows_edited": rows, "visual_tokens": 0}
         if self.gamma != 1:
-            told["branch_passes"] = generation.memory.get("branch_passes", 0)
-        return [{**told, "visual_tokens": sum(counts)} for counts in generation.visual.per_image()]
+            effects["branch_passes"] = generation.memory.get("branch_passes", 0)
+        return [{**effects, "visual_tokens": sum(counts)} for counts in generation.visual.per_image()]

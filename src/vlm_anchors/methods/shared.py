@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..errors import AnchorsWarning, BadDial, CannotAct
+from ..errors import AnchorsWarning, BadParameter, CannotAct
 from ..interventions.method import name_of
 
 if TYPE_CHECKING:
-    from ..interventions.forward_pass import Generation
-    from ..models.decoder import Site
+    from ..interventions.forward_pass import GenerationState
+    from ..models.decoder import AttentionTarget
 
 PUBLISHED_DEPTH = 32
 """The papers' layer numbers are those of LLaVA-1.5-7B's decoder."""
@@ -26,52 +26,54 @@ def scaled(layer: int, depth: int) -> int:
     return min(max(math.floor(layer * depth / PUBLISHED_DEPTH + 0.5), 1), depth)
 
 
-def layer_range(given: tuple[int, int] | None, published: tuple[int, int], site: "Site") -> range:
-    """Layers of a dial, or the published ones scaled to this decoder's depth; `CannotAct` if there is none such."""
-    if given is not None:
-        site.require_layer(given[0], "layers")
-        site.require_layer(given[1], "layers")
-    first, last = given or (scaled(published[0], site.depth), scaled(published[1], site.depth))
+def layer_range(layers: tuple[int, int] | None, published: tuple[int, int], target: "AttentionTarget") -> range:
+    """Layers of a parameter, or the published ones scaled to this decoder's depth; `CannotAct` if there is none such."""
+    if layers is not None:
+        target.require_layer(layers[0], "layers")
+        target.require_layer(layers[1], "layers")
+    first, last = layers or (scaled(published[0], target.depth), scaled(published[1], target.depth))
     return range(first, last + 1)
 
 
-def check_range(method: Any, dial: str) -> None:
-    """Raise `BadDial` unless the dial is None or (first, last), whole numbers counted from 1."""
-    value = getattr(method, dial)
+def check_range(method: Any, parameter: str) -> None:
+    """Raise `BadParameter` unless the parameter is None or (first, last), whole numbers counted from 1."""
+    value = getattr(method, parameter)
     if value is None:
         return
     whole = isinstance(value, tuple) and len(value) == 2 and all(type(n) is int for n in value)
     if not whole or not 1 <= value[0] <= value[1]:
         kind = type(method).__name__
-        raise BadDial(f"{kind}.{dial} must be (first, last) with 1 <= first <= last, or None; found {value!r}.")
+        raise BadParameter(
+            f"{kind}.{parameter} must be (first, last) with 1 <= first <= last, or None; found {value!r}."
+        )
 
 
-def check_switch(method: Any, dial: str) -> None:
-    """Raise `BadDial` unless the dial is True or False; 1 and 0, which are equal to them, are not."""
-    value = getattr(method, dial)
+def check_switch(method: Any, parameter: str) -> None:
+    """Raise `BadParameter` unless the parameter is True or False; 1 and 0, which are equal to them, are not."""
+    value = getattr(method, parameter)
     if not isinstance(value, bool):
-        raise BadDial(f"{type(method).__name__}.{dial} must be True or False; found {value!r}.")
+        raise BadParameter(f"{type(method).__name__}.{parameter} must be True or False; found {value!r}.")
 
 
-def warn_untested(method: Any, site: "Site") -> None:
+def warn_untested(method: Any, target: "AttentionTarget") -> None:
     """A family this method has no test on: it runs, and the user is told."""
-    if site.family.name not in TESTED:
+    if target.family.name not in TESTED:
         warnings.warn(
-            f"{name_of(method)} is tested on {', '.join(TESTED)}; on {site.family.title} it is not. Check what "
-            "answer.acted says it did before you trust a number.",
+            f"{name_of(method)} is tested on {', '.join(TESTED)}; on {target.family.title} it is not. Check what "
+            "answer.effects says it did before you trust a number.",
             AnchorsWarning,
             stacklevel=4,
         )
 
 
 def refuse_untested(
-    method: Any, site: "Site", instead: str = "Use a model of one of these, or another method."
+    method: Any, target: "AttentionTarget", instead: str = "Use a model of one of these, or another method."
 ) -> None:
-    """A family on which a second reading of the prompt could be wrong unnoticed."""
-    if site.family.name not in method.families:
+    """A family on which a contrastive branch of the prompt could be wrong unnoticed."""
+    if target.family.name not in method.families:
         raise CannotAct(
             f"{name_of(method)} reads the prompt twice, which is tested on {', '.join(method.families)}; on "
-            f"{site.family.title} it is not. {instead}"
+            f"{target.family.title} it is not. {instead}"
         )
 
 
@@ -98,10 +100,10 @@ def counted_contrast(
     return contrast(first, second, alpha, beta)
 
 
-def contrasts(generation: "Generation") -> list[dict[str, Any]]:
-    """What a contrastive method tells of each sample: steps, and how many of them had a second branch."""
-    told = {name: generation.memory.get(name, 0) for name in ("steps", "branch_passes")}
-    return [dict(told) for _ in generation.visual.valid]
+def contrasts(generation: "GenerationState") -> list[dict[str, Any]]:
+    """What a contrastive method tells of each sample: steps, and how many of them had a contrastive branch."""
+    effects = {name: generation.memory.get(name, 0) for name in ("steps", "branch_passes")}
+    return [dict(effects) for _ in generation.visual.valid]
 
 
 def count(memory: dict[Any, Any], what: str) -> None:

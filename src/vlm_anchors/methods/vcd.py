@@ -27,10 +27,10 @@ from .shared import contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
-    from ..interventions.contrastive import Branch
-    from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import PassView
-    from ..models.decoder import Site
+    from ..interventions.contrastive import BranchInputs
+    from ..interventions.forward_pass import GenerationState
+    from ..interventions.hooks import ForwardPass
+    from ..models.decoder import AttentionTarget
 
 DIFFUSION_STEPS = 1000
 
@@ -39,12 +39,12 @@ DIFFUSION_STEPS = 1000
 class VCD(Method):
     """Visual contrastive decoding (arXiv 2311.16922).
 
-    alpha: how much of the noised image's logits is taken off; 0 = no second branch. beta: tokens less probable than this
+    alpha: how much of the noised image's logits is taken off; 0 = no contrastive branch. beta: tokens less probable than this
     share of the most probable one are left out; 0 = none. step: diffusion steps of noise, 0 to 999. seed: of the noise.
     """
 
-    doors: ClassVar[frozenset[str]] = frozenset({"logits"})
-    site: ClassVar[str] = "decoder"
+    hooks: ClassVar[frozenset[str]] = frozenset({"logits"})
+    target: ClassVar[str] = "decoder"
     families: ClassVar[tuple[str, ...]] = read_again("pixels")
     elsewhere: ClassVar[str] = "refused"
     presets: ClassVar[tuple[Preset, ...]] = (
@@ -70,30 +70,30 @@ class VCD(Method):
     def leaves_prefix_alone(self) -> bool:
         return True
 
-    def opened(self) -> frozenset[str]:
-        return self.doors if self.alpha or self.beta else frozenset()
+    def active_hooks(self) -> frozenset[str]:
+        return self.hooks if self.alpha or self.beta else frozenset()
 
-    def neutral(self) -> "VCD":
+    def disabled(self) -> "VCD":
         return replace(self, alpha=0.0, beta=0.0)
 
-    def check(self, site: "Site") -> None:
-        refuse_untested(self, site)
+    def check(self, target: "AttentionTarget") -> None:
+        refuse_untested(self, target)
 
-    def needs_pixels(self, site: "Site") -> bool:
+    def needs_pixels(self, target: "AttentionTarget") -> bool:
         return self.alpha != 0
 
-    def second(self, prompt: "Prompt") -> "Branch | None":
+    def second(self, prompt: "Prompt") -> "BranchInputs | None":
         if not self.alpha:
             return None
-        given = prompt.pixels()
-        vision = getattr(prompt.site.outer[-1].config, "vision_config", None)
-        noise = noised(given["pixel_values"], self.step, self.seed, given.get("image_grid_thw"), vision)
-        return prompt.with_images(prompt.encode({**given, "pixel_values": noise}))
+        pixels = prompt.pixels()
+        vision = getattr(prompt.target.outer[-1].config, "vision_config", None)
+        noise = noised(pixels["pixel_values"], self.step, self.seed, pixels.get("image_grid_thw"), vision)
+        return prompt.with_images(prompt.encode({**pixels, "pixel_values": noise}))
 
-    def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
+    def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
         return counted_contrast(view.memory, first, second, self.alpha, self.beta)
 
-    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
         return contrasts(generation)
 
 

@@ -26,9 +26,9 @@ from .shared import check_range, check_switch, count, layer_range, refuse_untest
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
-    from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import PassView
-    from ..models.decoder import Site
+    from ..interventions.forward_pass import GenerationState
+    from ..interventions.hooks import ForwardPass
+    from ..models.decoder import AttentionTarget
 
 LAYERS = (26, 31)
 
@@ -41,8 +41,8 @@ class VISTA(Method):
     logits are mixed in, from 1; None = 26-31 of 32, scaled to the model's depth. norm: whether those pass the final norm.
     """
 
-    doors: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp", "logits"})
-    site: ClassVar[str] = "decoder"
+    hooks: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp", "logits"})
+    target: ClassVar[str] = "decoder"
     families: ClassVar[tuple[str, ...]] = read_again("words")
     elsewhere: ClassVar[str] = "refused"
     presets: ClassVar[tuple[Preset, ...]] = (
@@ -63,41 +63,41 @@ class VISTA(Method):
         check_range(self, "layers")
         check_switch(self, "norm")
 
-    def opened(self) -> frozenset[str]:
-        return self.doors if self.lam or self.mix else frozenset()
+    def active_hooks(self) -> frozenset[str]:
+        return self.hooks if self.lam or self.mix else frozenset()
 
-    def neutral(self) -> "VISTA":
+    def disabled(self) -> "VISTA":
         return replace(self, lam=0.0, mix=0.0)
 
-    def check(self, site: "Site") -> None:
-        refuse_untested(self, site)
-        warn_untested(self, site)
-        layer_range(self.layers, LAYERS, site)
+    def check(self, target: "AttentionTarget") -> None:
+        refuse_untested(self, target)
+        warn_untested(self, target)
+        layer_range(self.layers, LAYERS, target)
 
-    def read_layers(self, site: "Site") -> frozenset[int]:
-        return frozenset(layer_range(self.layers, LAYERS, site)) if self.mix else frozenset()
+    def hidden_layers(self, target: "AttentionTarget") -> frozenset[int]:
+        return frozenset(layer_range(self.layers, LAYERS, target)) if self.mix else frozenset()
 
-    def fed_layers(self, site: "Site") -> frozenset[int]:
-        return frozenset(range(1, site.depth + 1)) if self.lam else frozenset()
+    def mlp_layers(self, target: "AttentionTarget") -> frozenset[int]:
+        return frozenset(range(1, target.depth + 1)) if self.lam else frozenset()
 
     def begin(self, prompt: "Prompt") -> None:
         if not self.lam:
             return
         prompt.need_one_piece()
-        seen = prompt.last_outputs(prompt.as_given())
-        blind = prompt.last_outputs(prompt.without_image())
-        change = (seen - blind).float()
+        seen = prompt.last_outputs(prompt.as_prompted())
+        without_image = prompt.last_outputs(prompt.without_image())
+        change = (seen - without_image).float()
         length = change.norm(dim=-1)
         prompt.memory["directions"] = torch.nn.functional.normalize(change, dim=-1)
         prompt.memory["length"] = length.mean(-1)
 
-    def mlp(self, view: "PassView", layer: int, given: Tensor, output: Tensor) -> Tensor | None:
+    def mlp(self, view: "ForwardPass", layer: int, inputs: Tensor, output: Tensor) -> Tensor | None:
         return steered(output, view.memory["directions"][:, layer - 1], self.lam)
 
-    def hidden(self, view: "PassView", layer: int, output: Tensor) -> None:
+    def hidden(self, view: "ForwardPass", layer: int, output: Tensor) -> None:
         view.kept.setdefault("late", []).append(output[:, -1])
 
-    def head(self, view: "PassView", last: Tensor) -> Tensor | None:
+    def head(self, view: "ForwardPass", last: Tensor) -> Tensor | None:
         """The output embedding is linear: means and mixtures of logits are made before it, and it is read once."""
         if not self.mix:
             return None
@@ -105,17 +105,17 @@ class VISTA(Method):
         late = view.normed(late) if self.norm else late
         return last.float().lerp(late.float().mean(1), self.mix).to(last.dtype)[:, None]
 
-    def logits(self, view: "PassView", first: Tensor, second: Tensor | None) -> Tensor:
+    def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
         count(view.memory, "steps")
         return first
 
-    def acted(self, generation: "Generation") -> list[dict[str, Any]]:
+    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
         steps, length = generation.memory.get("steps", 0), generation.memory.get("length")
-        told: list[dict[str, Any]] = [{"mixed": steps} if self.mix else {} for _ in generation.visual.valid]
+        effects: list[dict[str, Any]] = [{"mixed": steps} if self.mix else {} for _ in generation.visual.valid]
         if length is not None:
-            for one, row in zip(told, length.tolist(), strict=True):
+            for one, row in zip(effects, length.tolist(), strict=True):
                 one |= {"steered": steps, "steering_vector": round(row, 4)}
-        return told
+        return effects
 
 
 def steered(x: Float[Tensor, "b q d"], direction: Float[Tensor, "b d"], lam: float) -> Float[Tensor, "b q d"]:

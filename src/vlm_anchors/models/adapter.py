@@ -26,11 +26,11 @@ def is_adapter(folder: Path) -> bool:
 
 def base_of(folder: Path) -> tuple[str, str | None]:
     """Name and revision of the model that an adapter belongs to."""
-    told, config = _read(folder / ANCHORS) if (folder / ANCHORS).exists() else {}, _read(folder / CONFIG)
+    content, config = _read(folder / ANCHORS) if (folder / ANCHORS).exists() else {}, _read(folder / CONFIG)
     if not list(folder.glob("adapter_model*.safetensors")):
         raise BadModel(f"{folder} has no adapter_model.safetensors. Expected an adapter saved in safetensors.")
-    if told.get("model"):
-        return told["model"], told.get("revision")
+    if content.get("model"):
+        return content["model"], content.get("revision")
     if not config.get("base_model_name_or_path"):
         raise BadModel(f"{folder / CONFIG} names no base model. Write base_model_name_or_path into it.")
     return config["base_model_name_or_path"], config.get("revision")
@@ -58,11 +58,11 @@ def write_anchors(folder: Path, method: str, model: str | None = None, revision:
 
     A base that is a folder is named by its whole path, to mean the same wherever the adapter is loaded from.
     """
-    told: dict[str, Any] = {"method": method}
+    content: dict[str, Any] = {"method": method}
     if model is not None:
         base = Path(model).expanduser()
-        told |= {"model": str(base.resolve()) if base.is_dir() else model, "revision": revision}
-    (folder / ANCHORS).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+        content |= {"model": str(base.resolve()) if base.is_dir() else model, "revision": revision}
+    (folder / ANCHORS).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 def trained_method(folder: Path) -> str:

@@ -13,7 +13,7 @@ from .families import FAMILIES, UNKNOWN, Family, family_of
 
 
 @dataclass(frozen=True)
-class Site:
+class AttentionTarget:
     """One stack of attention layers.
 
     kind: "decoder" (text rows attend to a sequence that holds visual tokens) or "qformer" (latent queries attend to
@@ -32,7 +32,7 @@ class Site:
     layers: dict[int, int] = field(repr=False)
     outer: tuple[nn.Module, ...] = field(repr=False)
     visual_ids: tuple[int, ...] = ()
-    frame_ids: tuple[int, ...] = ()
+    delimiter_ids: tuple[int, ...] = ()
     modalities: tuple[str, ...] = ()
     video_ids: tuple[int, int] | None = None
     closing_id: int | None = None
@@ -47,13 +47,15 @@ class Site:
     def known_ids(self) -> tuple[int, ...]:
         """Every token id that means something to the site."""
         closing = () if self.closing_id is None else (self.closing_id,)
-        return (*self.visual_ids, *self.frame_ids, *(self.video_ids or ()), *closing)
+        return (*self.visual_ids, *self.delimiter_ids, *(self.video_ids or ()), *closing)
 
-    def require_layer(self, layer: int, dial: str) -> None:
+    def require_layer(self, layer: int, parameter: str) -> None:
         """Raise `CannotAct` unless the site has this layer."""
         if not 1 <= layer <= self.depth:
             where = "decoder" if self.kind == "decoder" else "Q-Former's cross-attention"
-            raise CannotAct(f"{dial} = {layer}: this model's {where} has layers 1 to {self.depth}; choose one of them.")
+            raise CannotAct(
+                f"{parameter} = {layer}: this model's {where} has layers 1 to {self.depth}; choose one of them."
+            )
 
 
 def plain_model(model: nn.Module) -> nn.Module:
@@ -63,7 +65,7 @@ def plain_model(model: nn.Module) -> nn.Module:
     return model
 
 
-def find_site(model: nn.Module, tokenizer: Any = None, kind: str = "auto") -> Site:
+def find_target(model: nn.Module, tokenizer: Any = None, kind: str = "auto") -> AttentionTarget:
     """The site of a transformers vision-language model; `BadModel` with the list of families if there is none."""
     base = plain_model(model)
     if not hasattr(base, "config") or not hasattr(base.config, "model_type"):
@@ -71,14 +73,16 @@ def find_site(model: nn.Module, tokenizer: Any = None, kind: str = "auto") -> Si
     family = family_of(base.config)
     if family.refused:
         raise CannotAct(f"{family.title} cannot be steered: {family.refused}")
-    if family.site == "qformer":
+    if family.target == "qformer":
         from ..interventions import qformer
 
-        return qformer.language_model_site(base, family) if kind == "decoder" else qformer.qformer_site(base, family)
-    return _decoder_site(model, base, family, tokenizer)
+        return (
+            qformer.language_model_target(base, family) if kind == "decoder" else qformer.qformer_target(base, family)
+        )
+    return _decoder_target(model, base, family, tokenizer)
 
 
-def _decoder_site(model: nn.Module, base: nn.Module, family: Family, tokenizer: Any) -> Site:
+def _decoder_target(model: nn.Module, base: nn.Module, family: Family, tokenizer: Any) -> AttentionTarget:
     stack = base.get_decoder() if hasattr(base, "get_decoder") else None
     layers = {} if stack is None else decoder_layers(stack)
     visual = {name: one for name in family.visual if (one := config_id(base.config, name)) is not None}
@@ -94,7 +98,7 @@ def _decoder_site(model: nn.Module, base: nn.Module, family: Family, tokenizer: 
             f"counted as the methods do. Families that work: {_names()} (vlm-anchors families)."
         )
     _say_what_is_assumed(base, family, stack, depth, visual, tokenizer)
-    return Site(
+    return AttentionTarget(
         kind="decoder",
         depth=depth,
         heads=stack.config.num_attention_heads,
@@ -103,7 +107,7 @@ def _decoder_site(model: nn.Module, base: nn.Module, family: Family, tokenizer: 
         layers=layers,
         outer=_outer(model, base, stack),
         visual_ids=tuple(visual.values()),
-        frame_ids=_frame_ids(base.config, family, tokenizer),
+        delimiter_ids=_delimiter_ids(base.config, family, tokenizer),
         modalities=tuple(name.split("_")[0] for name in visual),
         video_ids=_video_ids(base.config, family),
         closing_id=_token_id(tokenizer, family.closing_tile) if family.closing_tile else None,
@@ -139,7 +143,7 @@ def _say_what_is_assumed(
             AnchorsWarning,
             stacklevel=5,
         )
-    elif family.frame_tokens and tokenizer is None:
+    elif family.delimiter_tokens and tokenizer is None:
         assumed = ", each tile as an image of its own" if family.closing_tile else ""
         warnings.warn(
             f"{family.title} names the tags around its images in the tokenizer only, so they count as text here"
@@ -173,9 +177,9 @@ def config_id(config: Any, name: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _frame_ids(config: Any, family: Family, tokenizer: Any) -> tuple[int, ...]:
-    ids = {config_id(config, name) for name in family.frame}
-    ids |= {_token_id(tokenizer, token) for token in family.frame_tokens}
+def _delimiter_ids(config: Any, family: Family, tokenizer: Any) -> tuple[int, ...]:
+    ids = {config_id(config, name) for name in family.delimiters}
+    ids |= {_token_id(tokenizer, token) for token in family.delimiter_tokens}
     return tuple(sorted(id for id in ids if id is not None))
 
 
@@ -191,4 +195,4 @@ def _token_id(tokenizer: Any, token: str) -> int | None:
     return None if found is None or found == tokenizer.unk_token_id else found
 
 
-__all__ = ["UNKNOWN", "Site", "find_site", "plain_model"]
+__all__ = ["UNKNOWN", "AttentionTarget", "find_target", "plain_model"]

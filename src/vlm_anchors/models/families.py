@@ -34,10 +34,10 @@ class Family:
     name: str
     model_types: tuple[str, ...]
     title: str
-    site: str = "decoder"
+    target: str = "decoder"
     visual: tuple[str, ...] = ("image_token_id",)
-    frame: tuple[str, ...] = ()
-    frame_tokens: tuple[str, ...] = ()
+    delimiters: tuple[str, ...] = ()
+    delimiter_tokens: tuple[str, ...] = ()
     images: str = "runs"
     closing_tile: str | None = None
     video_tags: tuple[str, str] | None = None
@@ -57,12 +57,12 @@ reads embeddings and is told nothing else of it. "pixels": another image, whose 
 
 _QWEN: dict[str, Any] = {
     "visual": ("image_token_id", "video_token_id"),
-    "frame": ("vision_start_token_id", "vision_end_token_id"),
+    "delimiters": ("vision_start_token_id", "vision_end_token_id"),
     "mrope": True,
     "projector": "merger",
 }
 _TILE_TAGS: dict[str, Any] = {
-    "frame_tokens": (
+    "delimiter_tokens": (
         "<fake_token_around_image>",
         "<global-img>",
         *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
@@ -106,7 +106,7 @@ FAMILIES = (
         ("glm4v",),
         "GLM-4.1V",
         again="pixels",
-        frame=("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id"),
+        delimiters=("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id"),
         video_tags=("video_start_token_id", "video_end_token_id"),
         mrope=True,
         projector="merger",
@@ -117,7 +117,7 @@ FAMILIES = (
         ("internvl",),
         "InternVL 2.5, 3, 3.5 (-HF)",
         again="pixels",
-        frame_tokens=("<img>", "</img>"),
+        delimiter_tokens=("<img>", "</img>"),
         note="all tiles of an image are one image; each frame of a video is one of its own",
     ),
     Family(
@@ -141,7 +141,7 @@ FAMILIES = (
         ("gemma3",),
         "Gemma 3 (4B and larger)",
         again="alone",
-        frame=("boi_token_id", "eoi_token_id"),
+        delimiters=("boi_token_id", "eoi_token_id"),
         note="with pan-and-scan, each crop is an image of its own",
     ),
     Family(
@@ -158,7 +158,7 @@ FAMILIES = (
         ("mistral3",),
         "Mistral Small 3.1, 3.2",
         again="words",
-        frame_tokens=("[IMG_BREAK]", "[IMG_END]"),
+        delimiter_tokens=("[IMG_BREAK]", "[IMG_END]"),
         images="encoder",
     ),
     Family(
@@ -166,21 +166,21 @@ FAMILIES = (
         ("instructblip",),
         "InstructBLIP",
         again="pixels",
-        site="qformer",
+        target="qformer",
         class_token=True,
         projector="language_projection",
         prompt=("", "{question}"),
-        note="edited in the Q-Former's cross-attention; site='decoder' for the LLM",
+        note="edited in the Q-Former's cross-attention; target='decoder' for the LLM",
     ),
     Family(
         "blip-2",
         ("blip-2",),
         "BLIP-2",
-        site="qformer",
+        target="qformer",
         class_token=True,
         projector="language_projection",
         prompt=("", "Question: {question} Answer:"),
-        note="edited in the Q-Former's cross-attention; site='decoder' for the LLM",
+        note="edited in the Q-Former's cross-attention; target='decoder' for the LLM",
     ),
     Family(
         "mllama",

@@ -49,14 +49,14 @@ def load(
         settings = {"device": device, "dtype": dtype, "attn_implementation": attn_implementation}
         return _adapted(name, Path(where), quantization=quantization, trust_remote_code=trust_remote_code, **settings)
     target = device_of(device)
-    given = {
+    settings_for_all = {
         "revision": revision,
         "trust_remote_code": trust_remote_code,
         "local_files_only": Path(where).is_dir(),
     }
-    config = _config(name, where, given)
+    config = _config(name, where, settings_for_all)
     _require_vlm(name, config)
-    processor = _processor(name, where, given)
+    processor = _processor(name, where, settings_for_all)
     settings = {
         "dtype": _dtype(dtype, target, name),
         "attn_implementation": attn_implementation,
@@ -64,7 +64,9 @@ def load(
     }
     if settings["quantization_config"] is not None:
         settings["device_map"] = {"": target}
-    model = _model(name, where, {**given, **{key: value for key, value in settings.items() if value is not None}})
+    model = _model(
+        name, where, {**settings_for_all, **{key: value for key, value in settings.items() if value is not None}}
+    )
     if settings["quantization_config"] is None:
         model = model.to(target)
     revision = getattr(config, "_commit_hash", None)
@@ -159,11 +161,11 @@ def _require_model_folder(path: Path) -> None:
         raise BadModel(f"{path} has a config.json but no weights. Expected .safetensors files beside it.")
 
 
-def _config(name: str, where: str, given: dict[str, Any]) -> Any:
+def _config(name: str, where: str, settings_for_all: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(where, **given)
+        return AutoConfig.from_pretrained(where, **settings_for_all)
     except Exception as error:  # the Hub client, the config classes and remote code raise very different things
         raise BadModel(_why_not(name, error)) from error
 
@@ -181,11 +183,11 @@ def _require_vlm(name: str, config: Any) -> None:
     )
 
 
-def _processor(name: str, where: str, given: dict[str, Any]) -> Any:
+def _processor(name: str, where: str, settings_for_all: dict[str, Any]) -> Any:
     from transformers import AutoProcessor, ProcessorMixin
 
     try:
-        processor = AutoProcessor.from_pretrained(where, **given)
+        processor = AutoProcessor.from_pretrained(where, **settings_for_all)
     except Exception as error:
         raise BadModel(
             f"{name} has no processor that can be loaded ({_first_line(error)}). Expected the processor and tokenizer "

@@ -22,8 +22,8 @@ def encode_images(inner: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]
             continue
         encode = getattr(inner, f"get_{modality}_features")
         wanted = inspect.signature(encode).parameters
-        given = {name: value for name, value in left.items() if name in wanted and name != "kwargs"}
-        encoded[modality] = encode(**given, return_dict=True)
+        arguments = {name: value for name, value in left.items() if name in wanted and name != "kwargs"}
+        encoded[modality] = encode(**arguments, return_dict=True)
     if encoded:
         left["mm_encoder_outputs"] = encoded
         for pixels in PIXELS.values():

@@ -96,8 +96,8 @@ def measure(
                 "same answers": f"{same} of {len(samples)}",
             }
         )
-    told = {"method": method, "images": images, "questions an image": questions, "new tokens": new_tokens}
-    return {**told, "seconds of": clock_of(vlm.device)[0], "rows": rows}
+    summary = {"method": method, "images": images, "questions an image": questions, "new tokens": new_tokens}
+    return {**summary, "seconds of": clock_of(vlm.device)[0], "rows": rows}
 
 
 def _ask_all(run: Run, samples: Sequence[Sample], size: int, reuse: bool) -> tuple[float, list[str]]:

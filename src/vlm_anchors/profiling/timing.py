@@ -32,7 +32,7 @@ class Row:
     name: str
     seconds: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
     peak_bytes: int = 0
-    acted: bool = False
+    effects: bool = False
 
 
 class Stopwatch:
@@ -72,17 +72,17 @@ def measure(
     """
     check(specs)
     rows = [Row(name) for name in ["greedy", *specs]]
-    given = dict.fromkeys(specs, inputs) | {"greedy": inputs if plain is None else plain}
+    prepared = dict.fromkeys(specs, inputs) | {"greedy": inputs if plain is None else plain}
     for done in range(-warm, rounds):
         turn = done % len(rows)
         for row in rows[turn:] + rows[:turn]:
-            parts = _once(model, processor, given[row.name], row, new_tokens)
+            parts = _once(model, processor, prepared[row.name], row, new_tokens)
             if done >= 0:
                 for part in PARTS:
                     row.seconds[part].append(parts[part])
         progress(done)
     for row in rows:
-        row.peak_bytes = _peak(model, processor, given[row.name], row, new_tokens)
+        row.peak_bytes = _peak(model, processor, prepared[row.name], row, new_tokens)
     return rows
 
 
@@ -123,14 +123,14 @@ def _once(model: Any, processor: Any, inputs: dict[str, Any], row: Row, new_toke
     watch = Stopwatch(model.device)
     began = now(model.device)
     with _attached(model, processor, row) as handle:
-        given = inputs
+        prepared = inputs
         for method in _methods(row.name):
-            if "prepare" in method.doors:
-                given = method.prepare(model, given)
+            if "prepare" in method.hooks:
+                prepared = method.prepare(model, prepared)
         model.generate(
-            **given, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, logits_processor=[watch]
+            **prepared, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, logits_processor=[watch]
         )
-        row.acted = handle is not None and bool(handle.acted)
+        row.effects = handle is not None and bool(handle.effects)
     ended = now(model.device)
     assert watch.first is not None, "generate calls its logits processors"
     return {"first token": watch.first - began, "decoding": ended - watch.first, "total": ended - began}
@@ -162,17 +162,17 @@ def summary(rows: Sequence[Row], weights: int) -> Iterator[dict[str, Any]]:
     """
     plain = rows[0]
     for row in rows:
-        told: dict[str, Any] = {"method": row.name}
+        summary: dict[str, Any] = {"method": row.name}
         for part in PARTS:
             ratios = [a / b for a, b in zip(row.seconds[part], plain.seconds[part], strict=True)]
-            told[part] = {
+            summary[part] = {
                 "seconds": statistics.median(row.seconds[part]),
                 "ratio": statistics.median(ratios),
                 "interval": median_interval(ratios),
             }
-        told["peak bytes"] = row.peak_bytes
-        told["memory ratio"] = (weights + row.peak_bytes) / (weights + plain.peak_bytes)
-        yield told
+        summary["peak bytes"] = row.peak_bytes
+        summary["memory ratio"] = (weights + row.peak_bytes) / (weights + plain.peak_bytes)
+        yield summary
 
 
 def median_interval(values: Sequence[float], draws: int = 2000) -> list[float]:

@@ -99,12 +99,12 @@ def save(scene: Scene, path) -> None:
 def number_in(path) -> int | None:
     """The number of the scene that an image file shows; None for any other image."""
     with Image.open(path) as image:
-        told = image.info.get(KEY)
-    return None if told is None else int(told)
+        stored = image.info.get(KEY)
+    return None if stored is None else int(stored)
 
 
 def objects_in(path) -> list[tuple[str, tuple[int, int, int, int], float]] | None:
     """Name, box in pixels and visibility of what a scene's PNG file says is in it; None for any other image."""
     with Image.open(path) as image:
-        told = image.info.get(OBJECTS)
-    return None if told is None else [(name, tuple(box), seen) for name, box, seen in json.loads(told)]
+        stored = image.info.get(OBJECTS)
+    return None if stored is None else [(name, tuple(box), seen) for name, box, seen in json.loads(stored)]

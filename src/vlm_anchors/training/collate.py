@@ -50,8 +50,8 @@ class Collator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """input_ids, attention_mask and labels of (rows, tokens), and what the processor makes of the images."""
-        told = [self.pieces(row) for row in rows]
-        texts = ["".join(piece.text for piece in pieces) for pieces in told]
+        split = [self.pieces(row) for row in rows]
+        texts = ["".join(piece.text for piece in pieces) for pieces in split]
         batch = self.processor(
             text=texts,
             images=[[read_image(path) for path in row["images"]] for row in rows],
@@ -61,7 +61,7 @@ class Collator:
         )
         labels = torch.full_like(batch["input_ids"], IGNORED)
         lengths = batch["attention_mask"].sum(1).tolist()
-        for row, (pieces, text, length) in enumerate(zip(told, texts, lengths, strict=True)):
+        for row, (pieces, text, length) in enumerate(zip(split, texts, lengths, strict=True)):
             for start, end in self._answers(pieces, text, length):
                 labels[row, start:end] = batch["input_ids"][row, start:end]
         tensors = {**batch, "labels": labels}

@@ -183,10 +183,10 @@ def _conversation(where: str, row: Any, find: Any) -> Conversation:
     return Conversation(where, tuple(find(name) for name in names), tuple(turns))
 
 
-def _turns(given: Any) -> tuple[list[Turn], list[Any]]:
+def _turns(turns: Any) -> tuple[list[Turn], list[Any]]:
     """The turns of either format, and the images that a message holds itself."""
     turns, inside = list[Turn](), list[Any]()
-    for each in given if isinstance(given, list) else []:
+    for each in turns if isinstance(turns, list) else []:
         role = ROLES.get(str(each.get("role", each.get("from")))) if isinstance(each, dict) else None
         content = each.get("content", each.get("value")) if isinstance(each, dict) else None
         if role is None or not isinstance(content, (str, list)):
@@ -248,9 +248,10 @@ def _settle(data: Path, good: int, bad: list[Bad], skip_bad: bool) -> None:
     if not bad:
         return
     first, kinds = bad[0], ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in bad).items())
-    told = f"{len(bad)} of {total} conversations in {data} cannot be used ({kinds}); the first is {first.where}: {first.fault}."
+    sentence = f"{len(bad)} of {total} conversations in {data} cannot be used ({kinds}); "
+    sentence += f"the first is {first.where}: {first.fault}."
     if not good or not skip_bad:
         raise BadData(
-            f"{told} {'Mend the data.' if not good else 'Mend them, or train on the others with --skip-bad.'}"
+            f"{sentence} {'Mend the data.' if not good else 'Mend them, or train on the others with --skip-bad.'}"
         )
-    warnings.warn(f"{told} They are left out, as --skip-bad asks.", AnchorsWarning, stacklevel=3)
+    warnings.warn(f"{sentence} They are left out, as --skip-bad asks.", AnchorsWarning, stacklevel=3)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..errors import BadSetting, CannotAct, MissingPackage
-from ..interventions.insertion.checks import anchor_site, parts_of
-from ..models.decoder import Site, plain_model
+from ..interventions.insertion.checks import insertion_target, parts_of
+from ..models.decoder import AttentionTarget, plain_model
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -44,10 +44,10 @@ def lora_config(
     if projector not in ("lora", "full", "frozen"):
         raise BadSetting(f"projector must be one of lora, full, frozen; found {projector!r}.")
     network, _ = parts_of(model)
-    site = anchor_site("lora_config", model)
-    targets, kept = [_decoder_pattern(plain_model(network), site, projections)], None
+    target = insertion_target("lora_config", model)
+    targets, kept = [_decoder_pattern(plain_model(network), target, projections)], None
     if projector != "frozen":
-        name, module = _projector(plain_model(network), site)
+        name, module = _projector(plain_model(network), target)
         inside = _linears(module)
         if projector == "full":
             kept = [name]
@@ -55,7 +55,7 @@ def lora_config(
             targets += [re.escape(f"{name}.{each}".rstrip(".")) for each in inside]
         else:
             raise CannotAct(
-                f"The projector of {site.family.title} ({name}) has no linear layer to put an adapter on. Use projector='full'."
+                f"The projector of {target.family.title} ({name}) has no linear layer to put an adapter on. Use projector='full'."
             )
     return LoraConfig(
         r=rank,
@@ -67,31 +67,31 @@ def lora_config(
     )
 
 
-def _decoder_pattern(base: nn.Module, site: Site, projections: "tuple[str, ...] | None") -> str:
+def _decoder_pattern(base: nn.Module, target: AttentionTarget, projections: "tuple[str, ...] | None") -> str:
     """A pattern of the decoder's linear layers; refused unless every layer has each of them."""
-    within = [name.partition(".")[2] for name in _linears(site.stack.get_submodule("layers"))]  # "0.mlp.up_proj", ...
+    within = [name.partition(".")[2] for name in _linears(target.stack.get_submodule("layers"))]  # "0.mlp.up_proj", ...
     kinds = sorted(set(within))
     if projections is not None:
         known = {kind.rpartition(".")[2] for kind in kinds}
         lacking = [one for one in projections if one not in known]
         if lacking:
             raise CannotAct(
-                f"No linear layer {lacking[0]!r} in the decoder of {site.family.title}; it has {', '.join(sorted(known))}."
+                f"No linear layer {lacking[0]!r} in the decoder of {target.family.title}; it has {', '.join(sorted(known))}."
             )
         kinds = [kind for kind in kinds if kind.rpartition(".")[2] in projections]
     placed = sum(name in kinds for name in within)
-    if placed != site.depth * len(kinds) or not kinds:
+    if placed != target.depth * len(kinds) or not kinds:
         raise CannotAct(
-            f"Expected {site.depth} layers x {len(kinds)} projections = {site.depth * len(kinds)} adapters, but this decoder "
+            f"Expected {target.depth} layers x {len(kinds)} projections = {target.depth * len(kinds)} adapters, but this decoder "
             f"has {placed} such modules ({', '.join(kinds)}): its layers differ. Name those that every layer has, "
             "projections=('q_proj', 'v_proj')."
         )
-    at = next(name for name, module in base.named_modules() if module is site.stack)
+    at = next(name for name, module in base.named_modules() if module is target.stack)
     return rf"{re.escape(at)}\.layers\.\d+\.(?:{'|'.join(map(re.escape, kinds))})"
 
 
-def _projector(base: nn.Module, site: Site) -> tuple[str, nn.Module]:
-    wanted = site.family.projector
+def _projector(base: nn.Module, target: AttentionTarget) -> tuple[str, nn.Module]:
+    wanted = target.family.projector
     for name, module in base.named_modules():
         if name.rpartition(".")[2] == wanted:
             return name, module

@@ -13,7 +13,7 @@ FIXED = ("model", "revision", "method", "data_sha256", "validation", "settings")
 FILE = "training.json"
 
 
-def settle(out: Path, told: Mapping[str, Any], first: bool) -> None:
+def settle(out: Path, settings_now: Mapping[str, Any], first: bool) -> None:
     """Writes OUT/training.json, or checks that what it says still holds; raises `BadSetting` with the difference.
 
     first: of several processes the one that writes.
@@ -26,20 +26,20 @@ def settle(out: Path, told: Mapping[str, Any], first: bool) -> None:
             before = json.loads(file.read_text("utf-8"))
         except ValueError as error:
             raise BadSetting(f"{file} is not JSON ({error}). Restore it, or choose another --out.") from error
-        _compare(out, before, told)
+        _compare(out, before, settings_now)
     elif first:
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(told, indent=1) + "\n")
+        write_whole(file, json.dumps(settings_now, indent=1) + "\n")
     if first:
         for torn in _checkpoints(out, whole=False):
             shutil.rmtree(torn, ignore_errors=True)
 
 
-def _compare(out: Path, before: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+def _compare(out: Path, before: Mapping[str, Any], settings_now: Mapping[str, Any]) -> None:
     if "result" in before:
         raise BadSetting(f"{out} holds a finished run. Load it with va.load({str(out)!r}), or choose another --out.")
     for name in FIXED:
-        old, new = before.get(name), told[name]
+        old, new = before.get(name), settings_now[name]
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):

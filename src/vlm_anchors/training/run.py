@@ -74,29 +74,29 @@ def train(
     vlm = load(model, device="cpu", dtype=dtype or _dtype(chosen, device), **loading)
     _refuse_marks(vlm, [*trained, *checked])
     collator = Collator(_scaled(vlm, chosen))
-    told = {
+    settings_now = {
         "model": str(model), "revision": vlm.revision, "method": anchors.spec(), "data": str(data),
         "data_sha256": fingerprint(Path(data)), "validation": str(validation), "conversations": len(trained),
         "validation_conversations": len(checked), "settings": dataclasses.asdict(chosen),
     }  # fmt: skip
-    settle(out, told | {"versions": provenance("cpu")["versions"]}, first=_rank() == 0)
+    settle(out, settings_now | {"versions": provenance("cpu")["versions"]}, first=_rank() == 0)
     if bad and _rank() == 0:
         (out / "skipped.txt").write_text("".join(f"{one.where}: {one.fault}\n" for one in bad), "utf-8")
     trainer = _trainer(vlm, collator, trained, checked, out, anchors, chosen, device)
     with attach((trainer.model, vlm.processor), anchors):
         trainer.train(resume_from_checkpoint=last_checkpoint(out))
-    return _finish(trainer, vlm, out, anchors, told)
+    return _finish(trainer, vlm, out, anchors, settings_now)
 
 
 def _method(spec: str, settings: Settings) -> Method:
     """The method, with the settings' tau where the SPEC names none."""
-    name, dials = parse_spec(spec)
+    name, parameters = parse_spec(spec)
     if not name.startswith("attanchor") or len(split_composition(spec)) > 1:
         raise CannotAct(
             f"{spec} has no training form: it acts while a model answers. Train attanchor or attanchor-i2t."
         )
-    if "tau" not in dials:
-        spec += f"{',' if dials else ':'}tau={settings.tau}"
+    if "tau" not in parameters:
+        spec += f"{',' if parameters else ':'}tau={settings.tau}"
     (method,), _ = choose(spec)
     return method
 
@@ -130,16 +130,16 @@ def _fitting(settings: Settings, device: str | None) -> Settings:
 
     card = _on_card(device)
     if settings.precision == "fp16" and not card:
-        _tell("fp16 needs a CUDA device; this run is in fp32.")
+        _report("fp16 needs a CUDA device; this run is in fp32.")
         settings = dataclasses.replace(settings, precision="fp32")
     if "8bit" in settings.optimizer and (not card or importlib.util.find_spec("bitsandbytes") is None):
         lacking = "a CUDA device" if not card else "bitsandbytes (pip install bitsandbytes)"
-        _tell(f"{settings.optimizer} needs {lacking}; this run uses AdamW.")
+        _report(f"{settings.optimizer} needs {lacking}; this run uses AdamW.")
         settings = dataclasses.replace(settings, optimizer="adamw_torch")
     return settings
 
 
-def _tell(sentence: str) -> None:
+def _report(sentence: str) -> None:
     if _rank() == 0:
         warnings.warn(sentence, AnchorsWarning, stacklevel=4)
 
@@ -290,7 +290,7 @@ def _arguments(out: Path, settings: Settings, every: int, on_cpu: bool, begun: s
     )
 
 
-def _finish(trainer: Any, vlm: Vlm, out: Path, anchors: Method, told: dict[str, Any]) -> Trained:
+def _finish(trainer: Any, vlm: Vlm, out: Path, anchors: Method, settings_now: dict[str, Any]) -> Trained:
     """Writes the best weights and what is known of them."""
     state = trainer.state
     done = Trained(out, int(state.best_global_step), float(state.best_metric), int(state.global_step))
@@ -299,6 +299,6 @@ def _finish(trainer: Any, vlm: Vlm, out: Path, anchors: Method, told: dict[str, 
         vlm.processor.save_pretrained(str(out))
         write_anchors(out, anchors.spec(), vlm.name, vlm.revision)
         result = {key: value for key, value in dataclasses.asdict(done).items() if key != "folder"}
-        whole = told | {"result": result, **provenance(trainer.args.device)}
+        whole = settings_now | {"result": result, **provenance(trainer.args.device)}
         write_whole(out / FILE, json.dumps(whole, indent=1) + "\n")
     return done

@@ -14,12 +14,12 @@ from ...errors import AnchorsWarning, UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = list(sys.argv[1:] if arguments is None else arguments)
     from .commands import app
 
     _show_our_warnings_as_sentences()
     try:
-        app(args=given, prog_name="vlm-anchors")
+        app(args=options, prog_name="vlm-anchors")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BrokenPipeError:  # the reader of a pipe (`| head`) has seen enough
@@ -29,12 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Stopped.", file=sys.stderr)
         return 130
     except UserError as error:
-        if "--debug" in given:
+        if "--debug" in options:
             raise
         print(error, file=sys.stderr)
         return 2
     except Exception as error:
-        if "--debug" in given:
+        if "--debug" in options:
             raise
         if isinstance(error, OSError) and isinstance(error.filename, str | os.PathLike) and error.strerror:
             print(_of_a_file(error), file=sys.stderr)

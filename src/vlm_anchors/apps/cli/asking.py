@@ -5,32 +5,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options as given
+from . import options as options
 
 if TYPE_CHECKING:
     from ...specs import Decoding
     from ...types import Answer, Vlm
 
 
-@given.takes_model
+@options.takes_model
 def ask(
-    words: given.Words,
-    model: given.Chosen,
+    words: options.Words,
+    model: options.Chosen,
     method: Annotated[
         list[str] | None,
         typer.Option(
             "--method",
             metavar="SPEC",
-            help="A method with its dials: clva, clva:alpha=5,beta=0. Default: what the model was trained with, else none.",
+            help="A method with its parameters: clva, clva:alpha=5,beta=0. Default: what the model was trained with, else none.",
         ),
     ] = None,
-    decoding: given.Decoding = None,
-    max_new_tokens: given.MaxNewTokens = 128,
-    seed: given.Seed = None,
-    json: given.Json = False,
+    decoding: options.Decoding = None,
+    max_new_tokens: options.MaxNewTokens = 128,
+    seed: options.Seed = None,
+    json: options.Json = False,
 ) -> None:
     """Ask a model one question about one or more images."""
-    images, question = given.split_words(words)
+    images, question = options.split_words(words)
     chosen, tokens = _seeded(_only(method) if method else "none", decoding, seed)
     pictures = _read(images, question)
     vlm = model.load()
@@ -45,11 +45,11 @@ def ask(
         max_new_tokens=max_new_tokens,
     )
     if json:
-        given.print_json({**_asked(vlm, images, question), **as_dict(answer)})
+        options.print_json({**_asked(vlm, images, question), **as_dict(answer)})
         return
     typer.echo(answer.text)
-    if answer.acted:
-        typer.echo(f"{answer.method}: {in_words(answer.acted)}", err=True)
+    if answer.effects:
+        typer.echo(f"{answer.method}: {in_words(answer.effects)}", err=True)
 
 
 def _only(methods: list[str]) -> str:
@@ -63,18 +63,18 @@ def _only(methods: list[str]) -> str:
     return methods[0]
 
 
-@given.takes_model
+@options.takes_model
 def compare(
-    words: given.Words,
-    model: given.Chosen,
-    method: given.Methods = None,
-    decoding: given.Decoding = None,
-    max_new_tokens: given.MaxNewTokens = 128,
-    seed: given.Seed = None,
-    json: given.Json = False,
+    words: options.Words,
+    model: options.Chosen,
+    method: options.Methods = None,
+    decoding: options.Decoding = None,
+    max_new_tokens: options.MaxNewTokens = 128,
+    seed: options.Seed = None,
+    json: options.Json = False,
 ) -> None:
     """Ask the same question with several methods: one row a method."""
-    images, question = given.split_words(words)
+    images, question = options.split_words(words)
     runs = [_seeded(each, decoding, seed) for each in method or ["none", "clva"]]
     pictures = _read(images, question)
     vlm = model.load()
@@ -87,7 +87,7 @@ def compare(
         for chosen, tokens in runs
     ]
     if json:
-        given.print_json({**_asked(vlm, images, question), "answers": [as_dict(answer) for answer in answers]})
+        options.print_json({**_asked(vlm, images, question), "answers": [as_dict(answer) for answer in answers]})
     else:
         _print_table(answers)
 
@@ -100,31 +100,31 @@ def as_dict(answer: "Answer") -> dict[str, Any]:
     yes_no = None
     if answer.yes_no is not None:
         yes, no = answer.yes_no
-        told = {"yes": yes, "no": no, "margin": yes - no}
-        yes_no = {name: value if math.isfinite(value) else None for name, value in told.items()}
+        summary = {"yes": yes, "no": no, "margin": yes - no}
+        yes_no = {name: value if math.isfinite(value) else None for name, value in summary.items()}
     return {
         "method": answer.method,
         "decoding": answer.decoding,
         "answer": answer.text,
         "tokens": list(answer.tokens),
         "seconds": answer.seconds,
-        "acted": dict(answer.acted),
+        "effects": dict(answer.effects),
         "yes_no": yes_no,
         "prompt": answer.prompt,
     }
 
 
-def in_words(acted: Any) -> str:
+def in_words(effects: Any) -> str:
     """What a method did, on one line: `rows edited 12, anchors: positive 3, negative 2, layers 5-12`."""
-    if isinstance(acted, dict) and len(acted) == 1 and isinstance(next(iter(acted.values())), dict):
-        return in_words(next(iter(acted.values())))
-    if isinstance(acted, dict):
-        return ", ".join(_item(key, value) for key, value in acted.items())
-    if isinstance(acted, list) and acted and all(isinstance(each, dict) and "word" in each for each in acted):
-        return " ".join(each["word"] for each in acted)  # where each word went is in the JSON
-    if isinstance(acted, list):
-        return " ".join(in_words(each) for each in acted) or "none"
-    return f"{acted:.3g}" if isinstance(acted, float) else str(acted)
+    if isinstance(effects, dict) and len(effects) == 1 and isinstance(next(iter(effects.values())), dict):
+        return in_words(next(iter(effects.values())))
+    if isinstance(effects, dict):
+        return ", ".join(_item(key, value) for key, value in effects.items())
+    if isinstance(effects, list) and effects and all(isinstance(each, dict) and "word" in each for each in effects):
+        return " ".join(each["word"] for each in effects)  # where each word went is in the JSON
+    if isinstance(effects, list):
+        return " ".join(in_words(each) for each in effects) or "none"
+    return f"{effects:.3g}" if isinstance(effects, float) else str(effects)
 
 
 def _item(key: str, value: Any) -> str:
@@ -176,7 +176,11 @@ def _print_table(answers: list["Answer"]) -> None:
         margin = "" if answer.yes_no is None else margins(*answer.yes_no)
         name = answer.method if answer.decoding == "greedy" else f"{answer.method}, {answer.decoding}"
         table.add_row(
-            name, answer.text, margin, f"{answer.seconds:.2f}", in_words(dict(answer.acted)) if answer.acted else "-"
+            name,
+            answer.text,
+            margin,
+            f"{answer.seconds:.2f}",
+            in_words(dict(answer.effects)) if answer.effects else "-",
         )
     Console().print(table)
     if any(answer.yes_no is not None for answer in answers):

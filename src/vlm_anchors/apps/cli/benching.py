@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options as given
+from . import options as options
 from . import outputs
 
 
@@ -31,11 +31,11 @@ def bench(
         typer.Option("--padded", help="Give the plain model a prompt as long as the method, an attanchor, makes it."),
     ] = False,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")] = None,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
     out: Annotated[Path | None, outputs.file(help="Write the result as JSON.")] = None,
-    json: given.Json = False,
-    debug: given.Debug = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
 ) -> None:
     """Time and memory of methods, as ratios to the plain model.
 
@@ -52,8 +52,8 @@ def bench(
     if threads:
         torch.set_num_threads(threads)
     if questions:
-        told = _questions(model, shape, device, dtype, method, questions, batch_size, rounds)
-        _finish(told, out, json, _show_questions)
+        summary = _questions(model, shape, device, dtype, method, questions, batch_size, rounds)
+        _finish(summary, out, json, _show_questions)
         return
     network, processor, inputs, tokens, name, published = _subject(model, shape, device, dtype, batch_size)
     tokens = new_tokens or tokens
@@ -63,14 +63,14 @@ def bench(
         progress=lambda done: print(f"round {done + 1} of {rounds}", file=sys.stderr) if done >= 0 else None,
     )  # fmt: skip
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
-    told = {
+    summary = {
         **provenance(network.device),
         "subject": name, "dtype": str(network.dtype).removeprefix("torch."), "batch size": batch_size,
         "prompt tokens": int(inputs["input_ids"].shape[1]),
         "plain prompt tokens": int(plain["input_ids"].shape[1]), "new tokens": tokens, "rounds": rounds,
         "seconds of": run.clock_of(network.device)[0], "published": published, "rows": list(run.summary(rows, weights)),
     }  # fmt: skip
-    _finish(told, out, json, _show)
+    _finish(summary, out, json, _show)
 
 
 def _only(methods: list[str]) -> str:
@@ -83,14 +83,14 @@ def _only(methods: list[str]) -> str:
     return methods[0]
 
 
-def _finish(told: dict[str, Any], out: Path | None, json: bool, show: Any) -> None:
+def _finish(summary: dict[str, Any], out: Path | None, json: bool, show: Any) -> None:
     if json:
-        given.print_json(told)
+        options.print_json(summary)
     else:
-        show(told)
+        show(summary)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(_dump(told))
+        out.write_text(_dump(summary))
 
 
 def _questions(
@@ -108,7 +108,7 @@ def _questions(
     from ...profiling import questions
     from ...provenance import provenance
 
-    vlm = given.load_model(model, device=device, dtype=dtype) if model else None
+    vlm = options.load_model(model, device=device, dtype=dtype) if model else None
     if vlm is None:
         vlm = questions.shape_vlm(shape or "mid", device or "cpu", dtype)
 
@@ -120,11 +120,11 @@ def _questions(
     return {**provenance(vlm.device), "subject": vlm.name, "dtype": str(vlm.dtype), "rounds": rounds, "tables": tables}
 
 
-def _show_questions(told: dict[str, Any]) -> None:
+def _show_questions(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    for each in told["tables"]:
+    for each in summary["tables"]:
         table = Table(
             "way", "questions a second", "speed-up", "95 % interval", "same answers", box=None, pad_edge=False
         )
@@ -132,7 +132,7 @@ def _show_questions(told: dict[str, Any]) -> None:
             low, high = row["interval"]
             speed = f"{row['questions a second']:.2f}"
             table.add_row(row["way"], speed, f"x{row['speed-up']:.2f}", f"{low:.2f} to {high:.2f}", row["same answers"])
-        head = f"{told['subject']}, {each['method']}, {each['questions an image']} questions an image"
+        head = f"{summary['subject']}, {each['method']}, {each['questions an image']} questions an image"
         Console().print(f"{head}, seconds of {each['seconds of']} time")
         Console().print(table)
 
@@ -160,34 +160,36 @@ def _subject(model: str | None, shape: str | None, device: str | None, dtype: st
     from ...inputs.prompt_builder import prepare
     from ...scenes import render, sample
 
-    vlm = given.load_model(model, device=device, dtype=dtype)
+    vlm = options.load_model(model, device=device, dtype=dtype)
     question = "Please describe this image in detail."
     samples = [read_sample(render(scene), question) for scene in sample(batch, seed=0)]
     return vlm.model, vlm.processor, prepare(vlm, samples).tensors, 32, f"model {model}", ""
 
 
-def _dump(told: dict[str, Any]) -> str:
+def _dump(summary: dict[str, Any]) -> str:
     import json
 
-    return json.dumps(told, indent=1) + "\n"
+    return json.dumps(summary, indent=1) + "\n"
 
 
-def _show(told: dict[str, Any]) -> None:
+def _show(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     table = Table("method", "part", "seconds", "ratio", "95 % interval", "memory", box=None, pad_edge=False)
-    for row in told["rows"]:
+    for row in summary["rows"]:
         memory = f"x{row['memory ratio']:.4f}, {row['peak bytes'] / 2**20:.1f} MiB beside the weights"
         for part in ("first token", "decoding", "total"):
             low, high = row[part]["interval"]
             cells = f"{row[part]['seconds']:.3f}", f"x{row[part]['ratio']:.3f}", f"{low:.3f} to {high:.3f}"
             first = part == "first token"
             table.add_row(row["method"] if first else "", part, *cells, memory if first else "")
-    console.print(f"{told['subject']}, {told['dtype']}, batch {told['batch size']}, {told['device']}")
+    console.print(f"{summary['subject']}, {summary['dtype']}, batch {summary['batch size']}, {summary['device']}")
     console.print(table)
-    seconds = f"seconds of {told['seconds of']} time"
-    console.print(f"Median of {told['rounds']} interleaved rounds, {seconds}, ratio to greedy with its 95 % interval.")
-    if told["published"]:
-        console.print(f"Published, theirs: {told['published']}")
+    seconds = f"seconds of {summary['seconds of']} time"
+    console.print(
+        f"Median of {summary['rounds']} interleaved rounds, {seconds}, ratio to greedy with its 95 % interval."
+    )
+    if summary["published"]:
+        console.print(f"Published, theirs: {summary['published']}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options as given
+from . import options as options
 from . import outputs
 
 if TYPE_CHECKING:
@@ -15,25 +15,25 @@ QUESTIONS = ("Describe this image in detail.", "What objects are in the image, a
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
-@given.takes_model
+@options.takes_model
 def calibrate(
     images: Annotated[Path, typer.Option("--images", metavar="DIR", help="A folder of sample images.")],
-    model: given.Chosen,
-    questions: given.Questions = None,
+    model: options.Chosen,
+    questions: options.Questions = None,
     fraction: Annotated[float, typer.Option("--fraction", help="Share of the prompts' words to anchor.")] = 0.10,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many images.")] = 64,
     out: Annotated[Path | None, outputs.file(help="Write the figure, .png, .svg or .pdf.")] = None,
-    json: given.Json = False,
+    json: options.Json = False,
 ) -> None:
     """Find the tau at which AttAnchor anchors a share of the words."""
-    given.can_draw_into(out)
+    options.can_draw_into(out)
     paths, asked = sample_images(images)[:limit], read_questions(questions)
     vlm = model.load()
     from ...analysis import calibration
 
     found = calibration.calibrate(vlm, ((path, question) for path in paths for question in asked), fraction)
     if json:
-        given.print_json({"model": vlm.name, "revision": vlm.revision, "images": len(paths), **found.as_dict()})
+        options.print_json({"model": vlm.name, "revision": vlm.revision, "images": len(paths), **found.as_dict()})
     else:
         _show(found, len(paths))
     if out is not None:

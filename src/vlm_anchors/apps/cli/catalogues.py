@@ -5,16 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options as given
+from . import options as options
 
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="One method: its dials and what they do.")
+        str | None, typer.Argument(metavar="[NAME]", help="One method: its parameters and what they do.")
     ] = None,
-    json: given.Json = False,
+    json: options.Json = False,
 ) -> None:
-    """The methods there are; with a NAME, that method's dials."""
+    """The methods there are; with a NAME, that method's parameters."""
     from ...interventions.method import spelled
     from ...methods import METHODS
 
@@ -22,32 +22,32 @@ def methods(
         _show("methods", [_entry(entry) for entry in METHODS], json)
         return
     entry = METHODS.get(name)
-    dials = METHODS.dials(name)
-    presets = [{**one._asdict(), "dials": dict(one.dials)} for one in getattr(entry.load(), "presets", ())]
+    parameters = METHODS.parameters(name)
+    presets = [{**one._asdict(), "parameters": dict(one.parameters)} for one in getattr(entry.load(), "presets", ())]
     if json:
-        given.print_json({**_entry(entry), "dials": dials, "presets": presets})
+        options.print_json({**_entry(entry), "parameters": parameters, "presets": presets})
         return
     typer.echo(f"{entry.name}: {entry.summary} ({entry.source})")
     typer.echo(f"\n{inspect.getdoc(inspect.getmodule(entry.load()))}\n")
     typer.echo(inspect.getdoc(entry.load()))
-    typer.echo(f"\nDefaults: {entry.name}:{spelled(dials)}" if dials else "\nIt has no dials.")
+    typer.echo(f"\nDefaults: {entry.name}:{spelled(parameters)}" if parameters else "\nIt has no parameters.")
     if presets:
-        typer.echo(f"\nPresets, as {entry.name}:preset=MODEL/TASK, other dials after it:")
-        _show("presets", [{**one, "dials": spelled(one["dials"]) or "its defaults"} for one in presets], json)
+        typer.echo(f"\nPresets, as {entry.name}:preset=MODEL/TASK, other parameters after it:")
+        _show("presets", [{**one, "parameters": spelled(one["parameters"]) or "its defaults"} for one in presets], json)
 
 
-def families(json: given.Json = False) -> None:
+def families(json: options.Json = False) -> None:
     """The model families methods are tested on."""
     from ...models.families import FAMILIES
 
     rows = [
-        {"name": family.name, "models": family.title, "acts on": family.site, "note": family.refused or family.note}
+        {"name": family.name, "models": family.title, "acts on": family.target, "note": family.refused or family.note}
         for family in FAMILIES
     ]
     _show("families", rows, json)
 
 
-def benchmarks(json: given.Json = False) -> None:
+def benchmarks(json: options.Json = False) -> None:
     """The benchmarks there are."""
     from ...evaluation.benchmarks import BENCHMARKS
 
@@ -60,7 +60,7 @@ def _entry(entry: Any) -> dict[str, str]:
 
 def _show(kind: str, rows: list[dict[str, str]], json: bool) -> None:
     if json:
-        given.print_json({kind: rows})
+        options.print_json({kind: rows})
         return
     if not rows:
         typer.echo(f"There are no {kind} in this version.")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options as given
+from . import options as options
 from . import outputs
 
 LEGEND = """
@@ -14,25 +14,25 @@ to negative, to positive: correlation of the layer's map with the anchors' maps 
 heads' map, nats. anchors on asked: share of a layer's anchors that lie on the object asked about."""
 
 
-@given.takes_model
+@options.takes_model
 def diagnose(
-    model: given.Chosen,
+    model: options.Chosen,
     images: Annotated[
         Path | None,
         typer.Option("--images", metavar="DIR", help="A folder of images. Without it: drawn scenes, objects known."),
     ] = None,
-    questions: given.Questions = None,
+    questions: options.Questions = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=2, help="At most so many images.")] = 100,
     out: Annotated[Path | None, outputs.file(help="Write the drift curves, .png, .svg or .pdf.")] = None,
-    json: given.Json = False,
+    json: options.Json = False,
 ) -> None:
     """Does this model meet the methods' premises?
 
-    A verdict for each with its number, and the dials that follow.
+    A verdict for each with its number, and the parameters that follow.
     """
     from .calibrating import read_questions, sample_images
 
-    given.can_draw_into(out)
+    options.can_draw_into(out)
     paths = None if images is None else sample_images(images)[:limit]
     asked = read_questions(questions) if questions is not None else []
     vlm = model.load()
@@ -41,12 +41,12 @@ def diagnose(
     probes = samples.from_scenes(limit, asked) if paths is None else samples.from_folder(paths, asked)
     seen = premises.observe(vlm, probes, _progress(len(probes)))
     tau, concern = premises.suggested_tau(vlm, probes)
-    told = {"model": vlm.name, "revision": vlm.revision, "images": str(images) if images else "drawn scenes"}
-    told |= verdicts.as_dict(seen, tau, concern)
+    summary = {"model": vlm.name, "revision": vlm.revision, "images": str(images) if images else "drawn scenes"}
+    summary |= verdicts.as_dict(seen, tau, concern)
     if json:
-        given.print_json(told)
+        options.print_json(summary)
     else:
-        _show(told)
+        _show(summary)
     if out is not None:
         _draw(seen, out)
 
@@ -70,35 +70,35 @@ def _draw(seen: Any, out: Path) -> None:
     plots.drift_curves(measures.average(seen.drift), seen.middle).savefig(out, dpi=150)
 
 
-def _show(told: dict[str, Any]) -> None:
+def _show(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{told['model']}, {told['questions']} questions about {told['images']}. Does each premise hold here?\n"
+        f"{summary['model']}, {summary['questions']} questions about {summary['images']}. Does each premise hold here?\n"
     )
     words = {True: "yes", False: "no ", None: "?  "}
-    for one in told["verdicts"]:
+    for one in summary["verdicts"]:
         rests = "all methods rest" if one["method"] == "all" else f"{one['method']} rests"
         console.print(f'{words[one["holds"]]}  "{one["premise"]}" ({rests} on it)', style="bold")
         console.print(f"     {one['meaning']}: {one['number']}")
     console.print()
-    known = "on_asked" in told["layers"][-1]
+    known = "on_asked" in summary["layers"][-1]
     names = ["layer", "on image", "counting", "first token", "to negative", "to positive", "entropy"]
     layers = Table(*names, *(["anchors on asked"] if known else []), box=None, pad_edge=False)
-    for row in told["layers"]:
+    for row in summary["layers"]:
         shares = [f"{row[name]:.2f}" for name in ("visual", "counting", "first")]
         curves = [f"{row[name]:+.2f}" for name in ("to_negative", "to_positive")]
         last = [f"{row['on_asked']:.2f}" if "on_asked" in row else "-"] if known else []
         layers.add_row(str(row["layer"]), *shares, *curves, f"{row['entropy_normalised']:.2f}", *last)
     console.print(layers)
     console.print(LEGEND)
-    absent = "The drift that CLVA repairs is " + ("present" if told["drift"] else "absent") + " in this model."
+    absent = "The drift that CLVA repairs is " + ("present" if summary["drift"] else "absent") + " in this model."
     console.print(f"\n{absent}")
-    dials = told["suggestion"]
-    console.print(f"Dials to try: {dials['clva']}\n  {dials['clva_why']}")
-    if dials["attanchor"]:
+    parameters = summary["suggestion"]
+    console.print(f"Parameters to try: {parameters['clva']}\n  {parameters['clva_why']}")
+    if parameters["attanchor"]:
         console.print(
-            f"  {dials['attanchor']} anchors a tenth of the words of these yes/no questions; for other questions: calibrate."
+            f"  {parameters['attanchor']} anchors a tenth of the words of these yes/no questions; for other questions: calibrate."
         )

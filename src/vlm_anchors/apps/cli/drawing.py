@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from . import options as given
+from . import options as options
 from . import outputs
 
 scenes = typer.Typer(help="Draw images with known content; export the bundled benchmarks.", no_args_is_help=True)
@@ -21,7 +21,7 @@ def render(
     ],
     out: Out,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Another seed, other places and sizes.")] = 0,
-    debug: given.Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Draw given lists of objects, one image a list."""
     from ...scenes import render_files
@@ -38,7 +38,7 @@ def export(
     ] = None,
     images: Annotated[int, typer.Option("--images", metavar="N", min=1, help="How many scenes are asked about.")] = 500,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Another seed, other scenes and questions.")] = 0,
-    debug: given.Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Write the bundled benchmarks in the official file formats, for other tools: questions, annotations and images."""
     from ...evaluation.runner.bundled import BUNDLED

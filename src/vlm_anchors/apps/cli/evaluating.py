@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options as given
+from . import options as options
 from . import outputs
 
 Name = Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name or SPEC: pope, chair:lemma=fixed, ...")]
@@ -19,9 +19,9 @@ Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="The fir
 How = Annotated[str | None, typer.Option("--protocol", metavar="P", help="How questions are put.")]
 
 
-@given.takes_model
+@options.takes_model
 def evaluate(
-    model: given.Chosen,
+    model: options.Chosen,
     benchmark: Name,
     out: Annotated[Path, outputs.folder(metavar="RUN", help="Folder of the answers; run again to go on.")],
     method: Annotated[
@@ -37,8 +37,8 @@ def evaluate(
     split: Split = None,
     limit: Limit = None,
     protocol: How = None,
-    decoding: given.Decoding = None,
-    seed: given.Seed = None,
+    decoding: options.Decoding = None,
+    seed: options.Seed = None,
     max_new_tokens: Annotated[
         int | None,
         typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens. Default: the protocol's."),
@@ -63,7 +63,7 @@ def evaluate(
     added = run(
         vlm, benchmark, out, data=data, images=images, methods=method or None, split=split, limit=limit,
         protocol_name=protocol, decoding=decoding, seed=seed, max_new_tokens=max_new_tokens, batch_size=batch_size,
-        reuse=not no_reuse, ray_workers=ray, progress=given.progress(),
+        reuse=not no_reuse, ray_workers=ray, progress=options.progress(),
     )  # fmt: skip
     print(f"{added} answers added to {out}. Next: vlm-anchors report {out}", file=sys.stderr)
 
@@ -76,7 +76,7 @@ def lmms_task(
     split: Split = None,
     limit: Limit = None,
     protocol: How = None,
-    debug: given.Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Write a benchmark as a task of lmms-eval, scored by our scorers. Without --data: bundled scenes."""
     from ...evaluation.runner.run import plan
@@ -122,7 +122,7 @@ def report(
         Path | None,
         outputs.folder("--answers", help="Write official answer files too, a folder a benchmark and method."),
     ] = None,
-    debug: given.Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Tables of what was answered, published figures beside them.
 
@@ -136,8 +136,8 @@ def report(
 
     def with_runs(made: Any) -> str:
         """The tables and the birth certificates of the runs they come from."""
-        runs_told = [dict(tables.read_run(run).info) for run in runs]
-        return json.dumps({"runs": runs_told, "tables": json.loads(tables.as_json(made))}, indent=1) + "\n"
+        reported_runs = [dict(tables.read_run(run).info) for run in runs]
+        return json.dumps({"runs": reported_runs, "tables": json.loads(tables.as_json(made))}, indent=1) + "\n"
 
     forms: dict[str, Any] = {
         "table": report_text.terminal, "md": report_text.markdown, "json": with_runs, "html": report_page.page,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import options as given
+from . import options as options
 
 
 def judge(
@@ -29,7 +29,7 @@ def judge(
     send: Annotated[
         bool, typer.Option("--send", help="Send questions, answers and captions there. May cost money.")
     ] = False,
-    debug: given.Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Let a judge model review the answers of LLaVA-Bench; report then shows scores.
 
@@ -46,5 +46,5 @@ def judge(
         typer.echo(f"{count} questions with their answers would be sent to {asked.address}, model {judge_model}.")
         print("Nothing was sent. Add --send to send them.", file=sys.stderr)
     else:
-        added = judge_run(run, rules, asked, data, given.progress())
+        added = judge_run(run, rules, asked, data, options.progress())
         print(f"{added} reviews added to {run}. Next: vlm-anchors report {run}", file=sys.stderr)

@@ -5,21 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options as given
+from . import options as options
 from . import outputs
 
 if TYPE_CHECKING:
     from ...analysis.study import Study
 
 
-@given.takes_model
+@options.takes_model
 def look(
     words: Annotated[list[str], typer.Argument(metavar="IMAGE QUESTION", help="An image file, then the question.")],
     out: Annotated[Path, outputs.folder(help="Folder to write into; made if it is not there.")],
-    model: given.Chosen,
-    method: given.Methods = None,
-    max_new_tokens: given.MaxNewTokens = 64,
-    json: given.Json = False,
+    model: options.Chosen,
+    method: options.Methods = None,
+    max_new_tokens: options.MaxNewTokens = 64,
+    json: options.Json = False,
 ) -> None:
     """Show where a model looks while it answers.
 
@@ -31,14 +31,14 @@ def look(
     vlm = model.load()
     from ...analysis.study import study
 
-    told = study(vlm, picture, question, chosen, max_new_tokens=max_new_tokens, norms=True)
+    summary = study(vlm, picture, question, chosen, max_new_tokens=max_new_tokens, norms=True)
     start = f"vlm-anchors compare {image} {_quoted(question)} --model {model.name}"
     commands = [start + "".join(f" --method {spec}" for spec in specs), f"vlm-anchors diagnose --model {model.name}"]
-    files = _write(told, out, commands)
+    files = _write(summary, out, commands)
     if json:
-        given.print_json({"page": str(files[0]), "files": [str(file) for file in files], **_answers(told)})
+        options.print_json({"page": str(files[0]), "files": [str(file) for file in files], **_answers(summary)})
         return
-    for one in told.seen:
+    for one in summary.seen:
         typer.echo(f"{one.name}: {one.answer.text}")
     typer.echo(f"page: {files[0]}")
     typer.echo(f"{len(files) - 1} figures and tables beside it", err=True)
@@ -62,7 +62,7 @@ def _checked(image: str, question: str, specs: list[str]) -> tuple[list[Any], An
     from ...inputs.prompt_builder import check_question
     from ...specs import choose
 
-    given.can_draw()
+    options.can_draw()
     for spec in specs:
         choose(spec)
     if len(set(specs)) < len(specs):
@@ -71,7 +71,7 @@ def _checked(image: str, question: str, specs: list[str]) -> tuple[list[Any], An
     return list(specs), read_image(image)
 
 
-def _write(told: "Study", out: Path, commands: list[str]) -> list[Path]:
+def _write(summary: "Study", out: Path, commands: list[str]) -> list[Path]:
     """The page first, then figures and tables."""
     import json
 
@@ -79,24 +79,28 @@ def _write(told: "Study", out: Path, commands: list[str]) -> list[Path]:
     from ...analysis.look_page import write_page
     from .asking import in_words
 
-    drawn = figures_of(told)
-    did = [in_words(dict(one.answer.acted)) if one.answer.acted else "–" for one in told.seen]
+    drawn = figures_of(summary)
+    did = [in_words(dict(one.answer.effects)) if one.answer.effects else "–" for one in summary.seen]
     out.mkdir(parents=True, exist_ok=True)
     page = out / "index.html"
-    page.write_text(write_page(told, {each.caption: each.figure for each in drawn}, commands, did), encoding="utf-8")
+    page.write_text(write_page(summary, {each.caption: each.figure for each in drawn}, commands, did), encoding="utf-8")
     files = [page]
     for each in drawn:
         files.append(out / f"{each.name}.png")
         each.figure.savefig(files[-1], dpi=150)
     files.append(out / "tables.json")
-    files[-1].write_text(json.dumps(tables_of(told), indent=1), encoding="utf-8")
+    files[-1].write_text(json.dumps(tables_of(summary), indent=1), encoding="utf-8")
     return files
 
 
-def _answers(told: "Study") -> dict[str, Any]:
+def _answers(summary: "Study") -> dict[str, Any]:
     from .asking import as_dict
 
-    return {"model": told.model, "question": told.question, "answers": [as_dict(one.answer) for one in told.seen]}
+    return {
+        "model": summary.model,
+        "question": summary.question,
+        "answers": [as_dict(one.answer) for one in summary.seen],
+    }
 
 
 def _quoted(text: str) -> str:

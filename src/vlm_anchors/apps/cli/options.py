@@ -37,7 +37,9 @@ Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloa
 Attention = Annotated[
     str | None, typer.Option("--attn", help="Attention backend, as in transformers: sdpa, eager, ...")
 ]
-Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hugging Face model.")]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="BranchInputs, tag or commit of a Hugging Face model.")
+]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run code that the model brings along. Only if you trust its authors."),
@@ -70,9 +72,9 @@ def takes_model(command: Callable[..., None]) -> Callable[..., None]:
     """The command with the options that choose a model, after its own; they reach it as `model`, a `Chosen`."""
 
     @functools.wraps(command)
-    def run(*, model: str, debug: bool, **given: Any) -> None:
-        settings = {name: given.pop(name) for name in SETTINGS}
-        command(model=Chosen(model, settings), **given)
+    def run(*, model: str, debug: bool, **options: Any) -> None:
+        settings = {name: options.pop(name) for name in SETTINGS}
+        command(model=Chosen(model, settings), **options)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     own = [one.replace(kind=keyword) for one in inspect.signature(command).parameters.values() if one.name != "model"]

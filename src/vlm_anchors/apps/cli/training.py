@@ -6,23 +6,23 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options as given
+from . import options as options
 from . import outputs
 
 
-@given.takes_model
+@options.takes_model
 def train(
     method: Annotated[
         str,
         typer.Argument(
-            metavar="METHOD", help="attanchor or attanchor-i2t, with dials if you like; :tau=1 trains without."
+            metavar="METHOD", help="attanchor or attanchor-i2t, with parameters if you like; :tau=1 trains without."
         ),
     ],
     data: Annotated[
         Path, typer.Option("--data", metavar="FILE_OR_DIR", help="Conversations: LLaVA-Instruct's JSON, or messages.")
     ],
     out: Annotated[Path, outputs.folder(help="The adapter's folder; run again to go on.")],
-    model: given.Chosen,
+    model: options.Chosen,
     images: Annotated[
         Path | None,
         typer.Option("--images", metavar="DIR", help="Where image names count from. Default: beside the data."),
@@ -48,7 +48,7 @@ def train(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="Seed of split, order and adapters.")] = None,
-    json: given.Json = False,
+    json: options.Json = False,
 ) -> None:
     """Train LoRA adapters on anchored sequences.
 
@@ -69,7 +69,7 @@ def train(
     if int(os.environ.get("RANK", 0)):
         return
     if json:
-        given.print_json({**vars(done), "folder": str(done.folder)})
+        options.print_json({**vars(done), "folder": str(done.folder)})
         return
     typer.echo(
         f"validation loss {done.best_loss:.4f} at step {done.best_step} of {done.steps}; the adapter is in {done.folder}"
@@ -91,17 +91,17 @@ def _values(changed: list[str], **more: Any) -> dict[str, Any]:
     return values
 
 
-def _share_or_file(given: str) -> Any:
+def _share_or_file(options: str) -> Any:
     try:
-        return float(given)
+        return float(options)
     except ValueError:
-        return given
+        return options
 
 
 def merge(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that train made.")],
     out: Annotated[Path, outputs.folder(help="Folder for the whole model.")],
-    debug: given.Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Merge an adapter into its base model: one ordinary folder.
 

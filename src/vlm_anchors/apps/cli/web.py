@@ -4,18 +4,18 @@ from typing import Annotated
 
 import typer
 
-from . import options as given
+from . import options as options
 
 
-@given.takes_model
+@options.takes_model
 def serve(
-    model: given.Chosen,
+    model: options.Chosen,
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Other than 127.0.0.1: whoever reaches it can ask.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="Where to listen.")] = 7860,
 ) -> None:
-    """Ask in a browser: methods and their dials side by side, and where the model looked.
+    """Ask in a browser: methods and their parameters side by side, and where the model looked.
 
     The page is served to this machine only, needs no network, and keeps nothing on disk.
     """

@@ -28,10 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vlm_anchors.apps.demo", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write into")
     parser.add_argument("--model", default=BUNDLED, help="'scenes' (bundled), a Hugging Face id, or a folder")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     try:
-        run(given.model, given.out, console)
+        run(options.model, options.out, console)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -63,11 +63,11 @@ def run(model: str, out: Path, console: Console) -> None:
         '[dim]yes - no: logit of "yes" less logit of "no" before the first word; above 0 it leans to yes.\n'
         f"on the image: share of the question's attention that lands on the image, {EDITED}.[/dim]\n"
     )
-    told = verdict(cases)
-    for sentence in told:
+    sentences = verdict(cases)
+    for sentence in sentences:
         console.print(escape(sentence))
     commands = next_commands(cases, out, model)
-    files = write(cases, out, told, commands, model)
+    files = write(cases, out, sentences, commands, model)
     console.print(f"\n[bold]Look at the page:[/bold] {files[0]}  (opens in any browser, needs no network)")
     console.print("and the images:   " + ", ".join(str(file) for file in files[1:]))
     console.print("\n[bold]Type next:[/bold]")
@@ -102,7 +102,7 @@ def table(cases: list[Case]) -> Table:
 
 def edited_share(asked: Asked, method: str) -> float:
     """Mean share on visual tokens over the layers CLVA edited; over all layers where it says nothing."""
-    first, last = asked.replies["clva"].answer.acted.get("clva", {}).get("layers") or (1, None)
+    first, last = asked.replies["clva"].answer.effects.get("clva", {}).get("layers") or (1, None)
     shares = asked.replies[method].shares[first - 1 : last]
     return sum(shares) / max(len(shares), 1)
 
@@ -167,10 +167,10 @@ def _command() -> str:
         return "vlm-anchors"
 
 
-def write(cases: list[Case], out: Path, told: list[str], commands: list[str], model: str) -> list[Path]:
+def write(cases: list[Case], out: Path, sentences: list[str], commands: list[str], model: str) -> list[Path]:
     """Page, scenes and figures; returns their paths, the page first."""
     page = out / "index.html"
-    page.write_text(write_page(cases, told, commands, model), encoding="utf-8")
+    page.write_text(write_page(cases, sentences, commands, model), encoding="utf-8")
     files = [page]
     for case in cases:
         draw.save(case.scene, out / f"{case.name}.png")

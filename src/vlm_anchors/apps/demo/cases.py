@@ -143,10 +143,10 @@ def visual_shares(vlm: "Vlm", image: "Image.Image", question: str, method: "str 
     from ...interventions.recorders import Shares
 
     inputs = prepare(vlm, [read_sample(image, question)])
-    watcher = Shares()
-    with attach(vlm, method, watch=watcher), torch.no_grad():
+    recorder = Shares()
+    with attach(vlm, method, recorder=recorder), torch.no_grad():
         vlm.model(**inputs.tensors)
-    return tuple(row["after"] for row in watcher.table())
+    return tuple(row["after"] for row in recorder.table())
 
 
 def ratio(cases: list[Case]) -> float:

@@ -31,7 +31,7 @@ def write_page(cases: list[Case], verdict: list[str], commands: list[str], model
     style = STYLE % COLOURS
     widest = max((abs(r.margin) for c in cases for a in c.asked for r in a.replies.values() if r.margin), default=1.0)
     cards = "\n".join(_card(case, widest) for case in cases)
-    told = "\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in verdict)
+    sentences = "\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in verdict)
     typed = html.escape("\n".join(commands))
     body = f"""<h1>Does the model look, or does it guess?</h1>
 <p class="lead">A vision-language model answers questions about an image. Sometimes it answers from habit instead: where
@@ -43,7 +43,7 @@ question goes to the <span class="none">plain</span> model and to the same model
 which its deeper layers pay to parts of the image that its middle layers found important.</p>
 {cards}
 <h2>What came out</h2>
-{told}
+{sentences}
 <h2>How to read it</h2>
 <p><b>yes − no</b> is the model's inclination before its first word: the logit of “yes” less the logit of “no”. Right of
 the middle it leans to yes, left of it to no; the further, the surer.</p>

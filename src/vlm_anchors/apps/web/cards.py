@@ -25,7 +25,7 @@ NO_MAPS = '<p class="empty">After an answer: where each layer and head looked, w
 NO_CURVES = '<p class="empty">After an answer: how much of the attention lands on the image, layer by layer.</p>'
 NO_POSTS = (
     '<p class="empty">AttAnchor copies words of the question into the image, each behind the patch that it resembles most. '
-    "Tick <b>attanchor</b> and ask: its signposts stand here.</p>"
+    "Tick <b>attanchor</b> and ask: its anchors are listed here.</p>"
 )
 
 
@@ -38,8 +38,8 @@ def answers(visit: Visit) -> str:
     """The answers side by side; once all are whole, their words can be clicked."""
     if not visit.cards:
         return WAITING
-    told = "".join(_answer(visit, number, card) for number, card in enumerate(visit.cards))
-    return f'<div class="cards" aria-live="polite">{told}</div>'
+    text = "".join(_answer(visit, number, card) for number, card in enumerate(visit.cards))
+    return f'<div class="cards" aria-live="polite">{text}</div>'
 
 
 def _answer(visit: Visit, number: int, card: Card) -> str:
@@ -48,9 +48,9 @@ def _answer(visit: Visit, number: int, card: Card) -> str:
         text = _words(card.seen, number, visit.word[1] if visit.word[0] == number else None)
     elif card.answer is None and not card.problem:
         text += '<span class="cursor"></span>'
-    told = problem(card.problem) if card.problem else ""
+    text = problem(card.problem) if card.problem else ""
     did = f'<p class="soft">{_did(card.answer)}</p>' if card.answer is not None else ""
-    return f'<section class="look"><h3>{html.escape(card.name)}</h3><p class="words">{text}</p>{told}{did}</section>'
+    return f'<section class="look"><h3>{html.escape(card.name)}</h3><p class="words">{text}</p>{text}{did}</section>'
 
 
 def _words(seen: "Seen", card: int, pressed: int | None) -> str:
@@ -61,8 +61,8 @@ def _words(seen: "Seen", card: int, pressed: int | None) -> str:
 
 
 def _button(word: str, card: int, at: int, pressed: bool) -> str:
-    told, space = html.escape(word.strip()) or "␣", " " if word[:1].isspace() else ""
-    return f'{space}<button type="button" data-card="{card}" data-at="{at}" aria-pressed="{str(pressed).lower()}">{told}</button>'
+    text, space = html.escape(word.strip()) or "␣", " " if word[:1].isspace() else ""
+    return f'{space}<button type="button" data-card="{card}" data-at="{at}" aria-pressed="{str(pressed).lower()}">{text}</button>'
 
 
 def _did(answer: "Answer") -> str:
@@ -71,8 +71,8 @@ def _did(answer: "Answer") -> str:
     parts = [f"{answer.seconds:.2f} s"]
     if answer.yes_no is not None:
         parts.append(f"yes − no {answer.yes_no[0] - answer.yes_no[1]:+.2f}")
-    if answer.acted:
-        parts.append(in_words(dict(answer.acted)))
+    if answer.effects:
+        parts.append(in_words(dict(answer.effects)))
     return html.escape(" · ".join(parts))
 
 
@@ -80,31 +80,29 @@ def maps(visit: Visit) -> str:
     """The chosen word's heat map for each method, on one scale."""
     if visit.study is None:
         return NO_MAPS
-    frame, at, layer, head = visit.study.frame, visit.word[1], visit.layer, visit.head
+    grid, at, layer, head = visit.study.grid, visit.word[1], visit.layer, visit.head
     values = [_map_of(seen, at, layer, head) for seen in visit.study.seen]
     top = max((float(each.max()) for each in values if each is not None), default=0.0)
     drawn = []
     for seen, weights in zip(visit.study.seen, values, strict=True):
         if weights is None:
-            told = f"This answer has no word {at + 1} whose map was kept."
+            text = f"This answer has no word {at + 1} whose map was kept."
             drawn.append(
-                f'<section class="look"><h3>{html.escape(seen.name)}</h3><p class="caption">{told}</p></section>'
+                f'<section class="look"><h3>{html.escape(seen.name)}</h3><p class="caption">{text}</p></section>'
             )
             continue
         word = seen.words[at].strip() if seen.words else ""
         which = f"head {head}" if head else "mean over heads"
-        told = html.escape(
+        text = html.escape(
             f"“{word}”, layer {layer}, {which}: {float(weights.sum()):.1%} of its attention on the image, "
             f"at most {float(weights.max()):.1%} on one patch."
         )
-        picture = png(heat(frame.image, frame.grid(weights), top))
+        picture = png(heat(grid.image, grid.grid(weights), top))
         drawn.append(
-            f'<section class="look"><h3>{html.escape(seen.name)}</h3><img alt="{told}" src="{picture}">'
-            f'<p class="caption">{told}</p></section>'
+            f'<section class="look"><h3>{html.escape(seen.name)}</h3><img alt="{text}" src="{picture}">'
+            f'<p class="caption">{text}</p></section>'
         )
-    part = (
-        "" if frame.whole else '<p class="soft">Of an image cut into tiles the tile that shows it whole is drawn.</p>'
-    )
+    part = "" if grid.whole else '<p class="soft">Of an image cut into tiles the tile that shows it whole is drawn.</p>'
     return f'<div class="cards">{"".join(drawn)}</div>{_scale(top)}{part}'
 
 
@@ -158,15 +156,15 @@ def curves(visit: Visit) -> str:
     )
 
 
-def signposts(visit: Visit) -> str:
+def anchor_table(visit: Visit) -> str:
     """AttAnchor's copies over the image, and as a table."""
-    tables = visit.study.signposts if visit.study is not None else {}
+    tables = visit.study.anchor_table if visit.study is not None else {}
     if visit.study is None or not tables:
         return NO_POSTS
-    frame, told = visit.study.frame, []
+    grid, text = visit.study.grid, []
     for spec, table in tables.items():
         if not table:
-            told.append(
+            text.append(
                 f"<p><b>{html.escape(spec)}</b>: no word resembles a patch enough; a lower tau copies more.</p>"
             )
             continue
@@ -176,18 +174,18 @@ def signposts(visit: Visit) -> str:
             for row in table
         )
         picture = ""
-        if frame.whole:
-            figure = plots.signposts(frame.image, table, frame.rows, frame.columns)
+        if grid.whole:
+            figure = plots.anchor_table(grid.image, table, grid.rows, grid.columns)
             picture = f'<img alt="Signposts of {html.escape(spec)}" src="{png(figure)}">'
-        told.append(
+        text.append(
             f'<section class="look"><h3>{html.escape(spec)}</h3>{picture}<div class="wide"><table><tr><th>word</th>'
             f"<th>cosine with its patch</th><th>tokens between them</th></tr>{rows}</table></div></section>"
         )
-    return f'<div class="cards">{"".join(told)}</div>'
+    return f'<div class="cards">{"".join(text)}</div>'
 
 
 def method(name: str, summary: str, source: str) -> str:
-    """What a group of dials belongs to."""
+    """What a group of parameters belongs to."""
     return f'<p class="method">{html.escape(name)}</p><p class="soft">{html.escape(f"{summary} ({source})")}</p>'
 
 
@@ -215,9 +213,9 @@ def picture(image: "Image.Image | None", note: str) -> str:
 def thumbnails(images: "Sequence[tuple[Image.Image, str]]", pressed: int | None) -> str:
     """Examples to click, each with what is in it."""
     return notice("Drawn scenes to try:") + _buttons("thumbnails", [
-        f'<button type="button" data-at="{at}" aria-pressed="{str(at == pressed).lower()}" title="{html.escape(told)}">'
-        f'<img alt="{html.escape(told)}" src="{png(image)}"></button>'
-        for at, (image, told) in enumerate(images)
+        f'<button type="button" data-at="{at}" aria-pressed="{str(at == pressed).lower()}" title="{html.escape(text)}">'
+        f'<img alt="{html.escape(text)}" src="{png(image)}"></button>'
+        for at, (image, text) in enumerate(images)
     ])  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The door: what the page needs is served, everything else of Gradio's server is refused.
+"""The hook: what the page needs is served, everything else of Gradio's server is refused.
 
 The page's images travel inside its messages, so no file is ever uploaded to disk or served from it: Gradio's routes for
 files, uploads and proxying have no use here, and what cannot be reached cannot be misused.

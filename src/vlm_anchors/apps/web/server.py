@@ -53,7 +53,7 @@ class Example(NamedTuple):
     """A drawn scene: what is in it, and what to ask about it."""
 
     image: "Image.Image"
-    told: str
+    text: str
     questions: tuple[str, ...]
 
 
@@ -62,9 +62,9 @@ def examples(n: int = 6) -> list[Example]:
     stands beside what is."""
     found = []
     for scene, there, absent in chosen_scenes(n):
-        told = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in scene.counts.items())
+        text = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in scene.counts.items())
         asked = tuple(POPE.format(a=article(name)) for name in (absent, there))
-        found.append(Example(render(scene), told, (*asked, CHAIR)))
+        found.append(Example(render(scene), text, (*asked, CHAIR)))
     return found
 
 
@@ -121,19 +121,19 @@ class Page:
             [entry.name for entry in METHODS], value=ticked, label="Methods, side by side",
             info="none is the model as it is", elem_id="methods-chosen",
         )  # fmt: skip
-        for method, dials in SLIDERS.items():
+        for method, parameters in SLIDERS.items():
             entry = METHODS.get(method)
-            with gr.Group(visible=method in ticked, elem_id=f"dials-{method}") as self.groups[method]:
+            with gr.Group(visible=method in ticked, elem_id=f"parameters-{method}") as self.groups[method]:
                 gr.HTML(cards.method(method, entry.summary, entry.source), padding=True)
-                defaults = METHODS.dials(method)
-                for dial, (low, high, step) in dials.items():
-                    self.sliders[method, dial] = gr.Slider(
-                        low, high, defaults[dial], step=step, label=dial, info=about(method, dial),
-                        elem_id=f"{method}-{dial}",
+                defaults = METHODS.parameters(method)
+                for parameter, (low, high, step) in parameters.items():
+                    self.sliders[method, parameter] = gr.Slider(
+                        low, high, defaults[parameter], step=step, label=parameter, info=about(method, parameter),
+                        elem_id=f"{method}-{parameter}",
                     )  # fmt: skip
         with gr.Accordion("More", open=self.vlm.method != "none"):
             self.specs = gr.Textbox(
-                "" if self.vlm.method == "none" else self.vlm.method, label="Other dials, combinations, decodings",
+                "" if self.vlm.method == "none" else self.vlm.method, label="Other parameters, combinations, decodings",
                 info="As on the command line, a space between two: attanchor:tau=0.3+clva nucleus:top_p=0.9",
                 elem_id="specs",
             )  # fmt: skip
@@ -189,9 +189,9 @@ class Page:
 
     def upload(self, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
         """A file was dropped or chosen: picture, thumbnails, suggestions, results."""
-        visit, told = self._visit(request), event._data
+        visit, text = self._visit(request), event._data
         try:
-            visit.shows(uploaded(str(told["name"]), int(told["size"]), str(told["data"])))
+            visit.shows(uploaded(str(text["name"]), int(text["size"]), str(text["data"])))
         except UserError as error:
             return cards.picture(visit.image, cards.problem(error)), *[gr.skip()] * 6
         strange = visit.image is not None and is_strange(self.vlm, visit.image)
@@ -203,7 +203,7 @@ class Page:
         return str(event._data["text"])
 
     def tick(self, methods: list[str]) -> list[Any]:
-        """Methods were ticked: each group of dials."""
+        """Methods were ticked: each group of parameters."""
         return [gr.Group(visible=method in methods) for method in self.groups]
 
     def ask(
@@ -228,7 +228,7 @@ class Page:
             yield *still, *still, cards.problem(error)
             return
         buttons = gr.Button(interactive=True), gr.Button(interactive=False)
-        yield cards.answers(visit), cards.maps(visit), cards.curves(visit), cards.signposts(visit), *buttons, ""
+        yield cards.answers(visit), cards.maps(visit), cards.curves(visit), cards.anchor_table(visit), *buttons, ""
 
     def halt(self, request: gr.Request) -> None:
         """Stop was clicked: the answer under way ends at its next word."""
@@ -254,7 +254,7 @@ class Page:
         return self.visits.of(str(request.session_hash))
 
     def _thumbnails(self, pressed: int | None) -> str:
-        return cards.thumbnails([(each.image, each.told) for each in self.examples], pressed)
+        return cards.thumbnails([(each.image, each.text) for each in self.examples], pressed)
 
 
 _NOTHING = (cards.WAITING, cards.NO_MAPS, cards.NO_CURVES, cards.NO_POSTS)
@@ -270,7 +270,7 @@ _READING = (
 
 def _heading(vlm: "Vlm") -> str:
     name = html.escape(vlm.name)
-    told = (
+    text = (
         f"The model <b>{name}</b> is small and knows drawn scenes only; for photographs start with <code>--model</code>."
         if is_bundled(vlm)
         else f"The model is <b>{name}</b>, on {vlm.device.type}."
@@ -278,9 +278,9 @@ def _heading(vlm: "Vlm") -> str:
     return (
         "<h1>Does the model look, or does it guess?</h1>"
         "<p>Ask about an image, plain and with published methods that keep the model looking, and see what their attention "
-        f"did. {told}</p>"
+        f"did. {text}</p>"
     )
 
 
 def _in_it(example: Example) -> str:
-    return f'<p class="soft">In it: {html.escape(example.told)}.</p>'
+    return f'<p class="soft">In it: {html.escape(example.text)}.</p>'

@@ -1,4 +1,4 @@
-"""Which dials the page offers as sliders; every other one is typed, as on the command line."""
+"""Which parameters the page offers as sliders; every other one is typed, as on the command line."""
 
 import inspect
 import re
@@ -20,13 +20,13 @@ SLIDERS: dict[str, dict[str, tuple[float, float, float]]] = {
     "vcd": {"alpha": (0, 3, 0.1), "beta": (0, 1, 0.05), "step": (0, 999, 1)},
     "vista": {"lam": (0, 1, 0.01), "mix": (0, 1, 0.05)},
 }
-"""Method -> dial -> (lowest, highest, step): what is worth trying, not all that is allowed."""
+"""Method -> parameter -> (lowest, highest, step): what is worth trying, not all that is allowed."""
 
 
-def about(method: str, dial: str) -> str:
-    """What the method's own docstring says of a dial, up to its first full stop or bracket."""
-    told = " ".join((inspect.getdoc(METHODS.get(method).load()) or "").split())
-    found = re.search(rf"\b{dial}: ((?:[^.(]|\.(?=\d))*)", told)
+def about(method: str, parameter: str) -> str:
+    """What the method's own docstring says of a parameter, up to its first full stop or bracket."""
+    text = " ".join((inspect.getdoc(METHODS.get(method).load()) or "").split())
+    found = re.search(rf"\b{parameter}: ((?:[^.(]|\.(?=\d))*)", text)
     return found[1].strip() if found else ""
 
 
@@ -34,6 +34,6 @@ def chosen(methods: list[str], values: dict[tuple[str, str], float], specs: str)
     """What to ask with: the ticked methods with their sliders' values, in the catalogue's order, then each typed SPEC."""
     ticked: list[Any] = []
     for name in (entry.name for entry in METHODS if entry.name in methods):
-        dials = {dial: value for (method, dial), value in values.items() if method == name}
-        ticked.append(METHODS.get(name).load()(**dials))
+        parameters = {parameter: value for (method, parameter), value in values.items() if method == name}
+        ticked.append(METHODS.get(name).load()(**parameters))
     return [*ticked, *specs.split()]

@@ -1,7 +1,7 @@
 """One visitor: the image in memory, the answers as they come, and what was seen meanwhile. Knows nothing of the page.
 
 Nothing is written to disk. Visitors share the model and nothing else: a method is active only in the thread that attached
-it, so two may be answered at once (docs/decisions/0002-attention-seam.md).
+it, so two may be answered at once (docs/decisions/0002-attention-attachment.md).
 """
 
 import base64
@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...analysis.capture import Capture
-from ...analysis.study import Seen, Study, check_watchable, see, study_of
+from ...analysis.study import Seen, Study, check_recordable, see, study_of
 from ...errors import BadImage, BadSetting, CannotAct, UserError
 from ...generation.generate import Run, answer_samples, read_sample, streamed
 from ...inputs.images import read_image
 from ...inputs.prompt_builder import check_question
-from ...models.decoder import find_site
+from ...models.decoder import find_target
 from ...specs import MethodLike, spec_of_all
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ class Visit:
                 continue
             for _ in _answered(run, sample, card, stop):
                 yield
-        watched = [(run, card.seen) for run, card in zip(runs, cards, strict=True) if card.seen is not None]
-        if watched and self.cards is cards:
-            self.study = study_of(sample, watched)
+        attention_layers = [(run, card.seen) for run, card in zip(runs, cards, strict=True) if card.seen is not None]
+        if attention_layers and self.cards is cards:
+            self.study = study_of(sample, attention_layers)
         yield
 
 
@@ -114,7 +114,7 @@ def _answered(run: Run, sample: "Sample", card: Card, stop: threading.Event) -> 
 
     def work(**extra: object) -> None:
         try:
-            check_watchable(run)
+            check_recordable(run)
         except CannotAct as problem:
             card.answer, card.problem = answer_samples(run, [sample], **extra)[0], str(problem)
             return
@@ -149,8 +149,8 @@ def uploaded(name: str, size: int, data: str) -> "Image.Image":
 
 def depth_and_heads(vlm: "Vlm") -> tuple[int, int]:
     """Decoder layers, and query heads a layer."""
-    site = find_site(vlm.model, vlm.processor.tokenizer)
-    return site.depth, site.heads
+    target = find_target(vlm.model, vlm.processor.tokenizer)
+    return target.depth, target.heads
 
 
 class Visits:

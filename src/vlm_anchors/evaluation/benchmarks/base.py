@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from ...errors import BadData, BadDial, UnknownName
+from ...errors import BadData, BadParameter, UnknownName
 from ...registry import did_you_mean
 
 Record: TypeAlias = Mapping[str, Any]
@@ -78,7 +78,7 @@ class Score:
 
 
 class Benchmark(ABC):
-    """One benchmark; its dials (dialect, word list) are the fields of a frozen dataclass.
+    """One benchmark; its parameters (dialect, word list) are the fields of a frozen dataclass.
 
     name, version, source, licence, note: shown in the catalogue. metrics_of: every number it reports, the first is the
     headline. protocols: names in `protocols.py`, the first is the default. yes_no: its records hold the yes and no logits.
@@ -106,14 +106,14 @@ class Benchmark(ABC):
         """The metrics, from the summed counts of each group."""
 
     def at(self, data: Path) -> "Benchmark":
-        """The benchmark with word lists that lie beside the data taken as its dials; itself where it needs none."""
+        """The benchmark with word lists that lie beside the data taken as its parameters; itself where it needs none."""
         return self
 
     def spec(self) -> str:
-        """The SPEC that builds it again, dials that differ from their defaults: for run.json, after `at`."""
+        """The SPEC that builds it again, parameters that differ from their defaults: for run.json, after `at`."""
         fields = [field for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]  # type: ignore[arg-type]
-        dials = [f"{field.name}={_written(getattr(self, field.name))}" for field in fields]
-        return self.name + (":" + ",".join(dials) if dials else "")
+        parameters = [f"{field.name}={_written(getattr(self, field.name))}" for field in fields]
+        return self.name + (":" + ",".join(parameters) if parameters else "")
 
     def cluster(self, record: Record) -> str:
         """What is resampled as one by the bootstrap: the image, or the question where there is none."""
@@ -139,25 +139,27 @@ class Benchmark(ABC):
 
 
 def _written(value: Any) -> str:
-    """A dial's value as a SPEC has it."""
+    """A parameter's value as a SPEC has it."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if "," in text:
-        raise BadDial(f"{text!r} cannot be written in a SPEC, where commas divide dials. Use a path without a comma.")
+        raise BadParameter(
+            f"{text!r} cannot be written in a SPEC, where commas divide parameters. Use a path without a comma."
+        )
     return text
 
 
-def one_of(benchmark: Benchmark, dial: str, known: Iterable[str]) -> None:
-    """Refuses a dial that is none of the words there are."""
-    value, names = getattr(benchmark, dial), list(known)
+def one_of(benchmark: Benchmark, parameter: str, known: Iterable[str]) -> None:
+    """Refuses a parameter that is none of the words there are."""
+    value, names = getattr(benchmark, parameter), list(known)
     if value not in names:
-        raise UnknownName(f"{benchmark.name} has no {dial} {value!r}.{did_you_mean(str(value), names)}")
+        raise UnknownName(f"{benchmark.name} has no {parameter} {value!r}.{did_you_mean(str(value), names)}")
 
 
-def switch(benchmark: Benchmark, dial: str) -> None:
-    """Refuses a dial that is neither true nor false."""
-    value = getattr(benchmark, dial)
+def switch(benchmark: Benchmark, parameter: str) -> None:
+    """Refuses a parameter that is neither true nor false."""
+    value = getattr(benchmark, parameter)
     if not isinstance(value, bool):
-        raise BadDial(f"{dial} of {benchmark.name} must be true or false; found {value!r}.")
+        raise BadParameter(f"{parameter} of {benchmark.name} must be true or false; found {value!r}.")
 
 
 def score(benchmark: Benchmark, records: Sequence[Record], counts: Sequence[Counts] | None = None) -> Score:

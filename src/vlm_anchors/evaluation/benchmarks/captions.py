@@ -156,8 +156,8 @@ def bleu_counts(answers: Sequence[str], references: Sequence[Sequence[str]]) -> 
     """sacrebleu's matches, totals and lengths of each caption: sums of them give the corpus score."""
     metric = _sacrebleu().BLEU(effective_order=True)
     counts = []
-    for answer, given in zip(answers, references, strict=True):
-        found = metric.sentence_score(answer, list(given))
+    for answer, wanted in zip(answers, references, strict=True):
+        found = metric.sentence_score(answer, list(wanted))
         each: Counts = {"answer_length": found.sys_len, "reference_length": found.ref_len}
         each |= {f"match{i}": value for i, value in enumerate(found.counts)}
         each |= {f"total{i}": value for i, value in enumerate(found.totals)}
@@ -196,9 +196,9 @@ def tokenize(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Tok
             "CIDEr, ROUGE-L and METEOR need Java for their tokenizer. Install a Java runtime, or metrics=bleu."
         )
     tokenizer = PTBTokenizer()
-    given = {i: [{"caption": each} for each in many] for i, many in enumerate(references)}
+    wanted = {i: [{"caption": each} for each in many] for i, many in enumerate(references)}
     made = {i: [{"caption": answer}] for i, answer in enumerate(answers)}
-    return tokenizer.tokenize(given), tokenizer.tokenize(made)
+    return tokenizer.tokenize(wanted), tokenizer.tokenize(made)
 
 
 def coco_metric(name: str, references: dict[int, list[str]], answers: dict[int, list[str]]) -> list[float]:

@@ -103,9 +103,14 @@ def _benchmark(name: str, summary: str, cls: type[Benchmark]) -> str:
         _table(("", ""), facts),
         _table(("metric", "shown in", "direction"), [_metric(metric) for metric in cls.metrics_of]),
     ]
-    dials = [field for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
-    if dials:
-        lines.append(_table(("dial", "default"), [(f"`{dial.name}`", f"`{dial.default!r}`") for dial in dials]))
+    parameters = [field for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+    if parameters:
+        lines.append(
+            _table(
+                ("parameter", "default"),
+                [(f"`{parameter.name}`", f"`{parameter.default!r}`") for parameter in parameters],
+            )
+        )
     lines.append(
         _table(("protocol", "prompt", "tokens", "decoding", "source"), [_protocol(p) for p in protocols(name)])
     )

@@ -57,7 +57,7 @@ class Judge:
         )
         try:
             with urllib.request.build_opener(_Stay).open(request, timeout=self.timeout) as reply:
-                told = reply.read()
+                body = reply.read()
         except urllib.error.HTTPError as refusal:
             raise BadSetting(
                 f"The judge at {self.address} answered {refusal.code}{self._reason(refusal)}. {self._advice(refusal.code)}; "
@@ -68,11 +68,11 @@ class Judge:
                 f"No judge can be reached at {self.address} ({_short(getattr(problem, 'reason', problem))}). Check --url "
                 f"and that the server runs; run again to go on."
             ) from None
-        review = _text(told)
+        review = _text(body)
         if not review:
             raise BadData(
                 f"The judge at {self.address} replied without text: expected choices[0].message.content, found "
-                f"{_shape(told)}. Check --url and the model {self.model!r}; run again to go on."
+                f"{_shape(body)}. Check --url and the model {self.model!r}; run again to go on."
             )
         return review
 
@@ -136,11 +136,11 @@ def _text(reply: bytes) -> str:
 def _shape(reply: bytes) -> str:
     """What a reply is, in words that repeat nothing of its content: an echo would show the key."""
     try:
-        told = json.loads(reply)
+        body = json.loads(reply)
     except ValueError:
         return "no JSON" if reply.strip() else "nothing"
     return (
-        f"an object with {_short(', '.join(map(repr, told)) or 'nothing')}" if isinstance(told, dict) else "no object"
+        f"an object with {_short(', '.join(map(repr, body)) or 'nothing')}" if isinstance(body, dict) else "no object"
     )
 
 

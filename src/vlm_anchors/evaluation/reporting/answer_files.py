@@ -17,12 +17,12 @@ def answer_files(runs: Iterable[Path], folder: Path) -> dict[Path, str]:
     for path in named_once(runs):
         run = read_run(path)
         benchmark = benchmark_of(run)
-        told = {"model": str(run.info.get("model", ""))}
+        data = {"model": str(run.info.get("model", ""))}
         for (method, decoding), seeds in by_key(run.records).items():
             for seed, records in seeds.items():
                 check_records(records, benchmark.name, (*NEEDED, "question"))
                 place = folder / safe_name(benchmark.name) / folder_name(method, decoding, seed)
-                for name, text in benchmark.answer_files([{**told, **record} for record in records]).items():
+                for name, text in benchmark.answer_files([{**data, **record} for record in records]).items():
                     file = place / name
                     if (other := owners.get(str(file).casefold())) is not None:
                         raise BadSetting(

@@ -136,8 +136,8 @@ def tables(
     for path in named_once(paths):
         run = read_run(Path(path))
         names = ("benchmark", "model", "revision", "protocol", "max_new_tokens", "data_sha256")
-        told = (run.info.get(name) for name in names)
-        same = (*("" if each is None else str(each) for each in told), run.judge)
+        data = (run.info.get(name) for name in names)
+        same = (*("" if each is None else str(each) for each in data), run.judge)
         together.setdefault(same, []).append(run)
     made = []
     for runs in together.values():
@@ -298,7 +298,7 @@ def as_json(made: Sequence[Table]) -> str:
     return json.dumps([asdict(table) for table in made], indent=1, ensure_ascii=False)
 
 
-def from_json(told: Iterable[Mapping[str, Any]]) -> list[Table]:
+def from_json(data: Iterable[Mapping[str, Any]]) -> list[Table]:
     """The tables that `as_json` wrote, from the parsed document."""
     return [
         Table(
@@ -310,15 +310,15 @@ def from_json(told: Iterable[Mapping[str, Any]]) -> list[Table]:
                 "notes": tuple(table["notes"]),
             }
         )
-        for table in told
+        for table in data
     ]
 
 
-def _row(told: Mapping[str, Any]) -> Row:
-    cells = {name: Cell(**{**cell, "difference": _gap(cell["difference"])}) for name, cell in told["cells"].items()}
-    return Row(**{**told, "seeds": tuple(told["seeds"]), "cells": cells})
+def _row(data: Mapping[str, Any]) -> Row:
+    cells = {name: Cell(**{**cell, "difference": _gap(cell["difference"])}) for name, cell in data["cells"].items()}
+    return Row(**{**data, "seeds": tuple(data["seeds"]), "cells": cells})
 
 
-def _gap(told: Mapping[str, Any] | None) -> statistics.Difference | None:
-    span = told and told["interval"] and statistics.Interval(**told["interval"])
-    return statistics.Difference(**{**told, "interval": span}) if told else None
+def _gap(data: Mapping[str, Any] | None) -> statistics.Difference | None:
+    span = data and data["interval"] and statistics.Interval(**data["interval"])
+    return statistics.Difference(**{**data, "interval": span}) if data else None

@@ -28,7 +28,7 @@ def answer_batch(run: Run, samples: Sequence[Sample], reuse: bool) -> list[Answe
     """Answers in the order of the samples. Each image is encoded once; with `reuse`, so is system and image prefilled."""
     began = time.perf_counter()
     if not any(sample.images for sample in samples):
-        run = _without_weaving(run)
+        run = _without_insertion(run)
     owner = _owner(samples)
     with attach(run.vlm, list(run.methods)) as handle, torch.no_grad():
         shared = _shared(run, samples, owner) if reuse else None
@@ -41,14 +41,14 @@ def answer_batch(run: Run, samples: Sequence[Sample], reuse: bool) -> list[Answe
         return answer_prepared(run, samples, inputs, handle, began, **continued(cache, _expanded(run, rows)))
 
 
-def _without_weaving(run: Run) -> Run:
-    """Questions without an image leave nothing to weave words into; the other methods say so themselves."""
+def _without_insertion(run: Run) -> Run:
+    """Questions without an image leave nothing to insert words into; the other methods say so themselves."""
     for method in run.methods:
-        if "prepare" in method.doors:
+        if "prepare" in method.hooks:
             warnings.warn(
                 f"A question without an image: {name_of(method)} leaves it as it is.", AnchorsWarning, stacklevel=3
             )
-    return replace(run, methods=tuple(method for method in run.methods if "prepare" not in method.doors))
+    return replace(run, methods=tuple(method for method in run.methods if "prepare" not in method.hooks))
 
 
 def _expanded(run: Run, rows: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class Answerer:
                 "method": method,
                 "decoding": decoding,
                 "seed": seed,
-                "acted": answer.acted,
+                "effects": answer.effects,
                 "tokens": len(answer.tokens),
                 "seconds": round(answer.seconds, 6),
             }

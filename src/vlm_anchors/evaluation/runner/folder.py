@@ -64,7 +64,7 @@ class RunFolder:
         for name in FIXED:
             if before.get(name) != settings.get(name):
                 raise BadRun(
-                    f"{self.path} was made with {name} = {_told(name, before)}; this is {_told(name, settings)}. "
+                    f"{self.path} was made with {name} = {_reported(name, before)}; this is {_reported(name, settings)}. "
                     f"Answers of both would not be comparable: choose another --out."
                 )
 
@@ -88,7 +88,7 @@ class RunFolder:
         self._lines.append(records)
 
 
-def _told(name: str, settings: Mapping[str, Any]) -> str:
+def _reported(name: str, settings: Mapping[str, Any]) -> str:
     value = settings.get(name)
     return "the protocol's" if value is None and name == "max_new_tokens" else repr(value)
 

@@ -38,17 +38,17 @@ def on_ray(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
-    sent, given = answerer.sent(), {**settings, "model": _absolute(settings["model"])}
+    sent, absolute = answerer.sent(), {**settings, "model": _absolute(settings["model"])}
     # One block a batch: a batch is told as soon as it is answered, and lost alone when its worker dies.
     rows: Any = ray.data.from_items([{"job": job} for job in jobs], override_num_blocks=len(jobs))
-    told = rows.map(
-        _Worker, fn_constructor_args=(sent, given), num_cpus=1, num_gpus=gpus,
+    answered = rows.map(
+        _Worker, fn_constructor_args=(sent, absolute), num_cpus=1, num_gpus=gpus,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(jobs))),
     )  # fmt: skip
-    for row in told.iter_rows():
-        if isinstance(row["told"], UserError):
-            raise row["told"]
-        yield row["told"]
+    for row in answered.iter_rows():
+        if isinstance(row["answered"], UserError):
+            raise row["answered"]
+        yield row["answered"]
 
 
 def _absolute(model: str) -> str:
@@ -66,14 +66,17 @@ class _Worker:
         """Records, or the sentence for the user: as an exception Ray would wrap it in pages of its own."""
         try:
             self._load()
-            return {"told": self.answerer(row["job"])}
+            return {"answered": self.answerer(row["job"])}
         except UserError as error:
-            return {"told": error}
+            return {"answered": error}
 
     def _load(self) -> None:
         if not self.ready:
-            given = self.settings
+            absolute = self.settings
             vlm = load(
-                given["model"], revision=given["revision"], dtype=given["dtype"], attn_implementation=given["attention"]
+                absolute["model"],
+                revision=absolute["revision"],
+                dtype=absolute["dtype"],
+                attn_implementation=absolute["attention"],
             )
             self.answerer, self.ready = self.answerer.with_model(vlm), True

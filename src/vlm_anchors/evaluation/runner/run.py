@@ -53,10 +53,10 @@ def evaluate(
     bench, official = plan(benchmark, asked_for, protocol_name, decoding)
     bench, chosen = bench.at(Path(data)), shortened(official, max_new_tokens)
     groups = batches(asked(bench, Path(data), Path(images), split, limit, chosen), batch_size)
-    given = [
+    runs_asked = [
         run_of(vlm, method, chosen, decoding, seed) for method in each_of(vlm.method if methods is None else methods)
     ]
-    runs = tuple({key_of_run(run): run for run in given}.values())  # what is named twice answers once
+    runs = tuple({key_of_run(run): run for run in runs_asked}.values())  # what is named twice answers once
     answerer = Answerer(runs, Path(images), bench.yes_no, reuse)
     settings = _settings(vlm, bench, Path(data), official, chosen)
     rank, world = shard()
@@ -90,7 +90,7 @@ def evaluate(
 def plan(
     benchmark: str | Benchmark, methods: "Sequence[MethodLike]", protocol_name: str | None, decoding: DecodingLike
 ) -> tuple[Benchmark, Protocol]:
-    """What was named. Raises a `UserError` for a wrong name or dial, before anything is loaded, drawn or written."""
+    """What was named. Raises a `UserError` for a wrong name or parameter, before anything is loaded, drawn or written."""
     bench = BENCHMARKS.build(benchmark) if isinstance(benchmark, str) else benchmark
     chosen = protocol(bench.name, protocol_name)
     for method in methods or ["none"]:

@@ -23,7 +23,7 @@ GREEDY = {"do_sample": (False, None), "temperature": (0, None), "num_beams": (1,
 class VlmAnchors(lmms):
     """The adapter; its parameters are lmms-eval's `--model_args`.
 
-    model, device, dtype, attn_implementation, revision: as in `va.load`. method: a name or SPEC; the dials of one
+    model, device, dtype, attn_implementation, revision: as in `va.load`. method: a name or SPEC; the parameters of one
     method may follow as arguments of their own (`method=clva,alpha=5`). decoding: a SPEC; greedy where neither it nor
     the task says otherwise. version: refused unless it is this package's. lmms-eval's cache tells models apart by
     their arguments, so a version among them keeps answers of another one from being taken for this one's.
@@ -43,14 +43,14 @@ class VlmAnchors(lmms):
         device: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | str | None = None,
-        **dials: Any,
+        **parameters: Any,
     ):
         super().__init__()
         if version is not None and str(version) != __version__:
             raise BadSetting(f"model_args ask for version {version}; this is vlm-anchors {__version__}. Change one.")
         self.vlm = load(model, device=device, dtype=dtype, attn_implementation=attn_implementation, revision=revision)
-        self.how = Run.of(self.vlm, with_dials(method, dials), decoding, MAX_NEW_TOKENS)
-        self.decoding_is_given = decoding is not None
+        self.how = Run.of(self.vlm, with_parameters(method, parameters), decoding, MAX_NEW_TOKENS)
+        self.decoding_is_set = decoding is not None
         self.batch_size = int(batch_size or 1)
 
     @property
@@ -71,7 +71,7 @@ class VlmAnchors(lmms):
     def _limit(self, asked: Mapping[str, Any]) -> int:
         """New tokens; refuses a task whose decoding would silently be another."""
         for name, plain in GREEDY.items():
-            if not self.decoding_is_given and name in asked and asked[name] not in plain:
+            if not self.decoding_is_set and name in asked and asked[name] not in plain:
                 raise BadSetting(
                     f"The task asks for {name}={asked[name]}, but model_args name no decoding, so it would be greedy. "
                     f"Add decoding=greedy, decoding=beam:num_beams=5 or decoding=nucleus:top_p=0.9 to model_args."
@@ -80,12 +80,12 @@ class VlmAnchors(lmms):
 
     def _samples(self, batch: Sequence[Any]) -> list[Sample]:
         """Questions with their images; what a task gives as one object stays one, so that its prefix is shared."""
-        samples, given = [], []
+        samples, alive = [], []
         read: dict[int, Any] = {}
         for request in batch:
             words, _, visual, place, task, split = request.args
             images = visual(self.task_dict[task][split][place]) or []
-            given.append(images)  # kept, so that no other object gets the same id
+            alive.append(images)  # kept, so that no other object gets the same id
             read |= {id(image): read_image(image) for image in images if id(image) not in read}
             own = tuple(read[id(image)] for image in images)
             samples.append(Sample(own, check_question(words.replace("<image>", "").strip()), f"{task}/{place}"))
@@ -98,16 +98,16 @@ class VlmAnchors(lmms):
         raise NotImplementedError("vlm_anchors answers one turn; choose tasks of output_type generate_until.")
 
 
-def with_dials(method: str, dials: Mapping[str, Any]) -> str:
+def with_parameters(method: str, parameters: Mapping[str, Any]) -> str:
     """`clva` and {"alpha": 5} as the SPEC `clva:alpha=5`; `True` and `None` as a SPEC spells them."""
-    if not dials:
+    if not parameters:
         return method
     if ":" in method or "+" in method:
         raise BadSetting(
-            f"Expected dials of one method either in its SPEC or as arguments of their own; found {method!r} and "
-            f"{', '.join(dials)} beside it. Put them in one place."
+            f"Expected parameters of one method either in its SPEC or as arguments of their own; found {method!r} and "
+            f"{', '.join(parameters)} beside it. Put them in one place."
         )
-    spelt = {name: str(value).lower() if value in (True, False, None) else value for name, value in dials.items()}
+    spelt = {name: str(value).lower() if value in (True, False, None) else value for name, value in parameters.items()}
     return f"{method}:" + ",".join(f"{name}={value}" for name, value in spelt.items())
 
 

@@ -1,4 +1,4 @@
-"""What `prepare` hands out: inputs for a model, with a list of what was woven into them."""
+"""What `prepare` hands out: inputs for a model, with a list of what was inserted into them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ ENCODED = "mm_encoder_outputs"
 
 
 @dataclass(frozen=True, eq=False)
-class Woven:
+class Insertion:
     """Rides along with the encoded images of prepared inputs: what was done, and where the images stand now."""
 
     method: str
     marks: Marks
-    """Visual tokens and images of the woven sequences; copies are neither visual nor text rows."""
+    """Visual tokens and images of the inserted sequences; copies are neither visual nor text rows."""
     originals: Int[Tensor, "b s"]
-    """Which token of the woven sequence each token is a copy of; itself where it is none."""
+    """Which token of the inserted sequence each token is a copy of; itself where it is none."""
     pixels: Mapping[str, Any]
     """What the vision tower was given, for a method that reads the prompt again with another image."""
-    tell: Callable[[], list[dict[str, Any]]]
+    report: Callable[[], list[dict[str, Any]]]
     """What was done, one dictionary a sample; called when someone asks, as it copies tensors off the device."""
 
     @cached_property
-    def acted(self) -> list[dict[str, Any]]:
-        return [{self.method: told} for told in self.tell()]
+    def effects(self) -> list[dict[str, Any]]:
+        return [{self.method: effects} for effects in self.report()]
 
     def marks_of(self, rows: int, length: int) -> Marks:
         """The marks of the batch as it comes to the decoder.
@@ -39,7 +39,7 @@ class Woven:
         (speculative decoding), which are text.
         """
         times, more = rows // len(self.marks.visual), length - self.marks.visual.shape[1]
-        parts = (self.marks.visual, self.marks.image, self.marks.frame)
+        parts = (self.marks.visual, self.marks.image, self.marks.delimiters)
         return Marks(*(pad(part.repeat_interleave(times, 0), (0, more)) for part in parts))
 
     def originals_of(self, rows: int) -> Int[Tensor, "rows s"]:
@@ -48,30 +48,30 @@ class Woven:
 
 
 class Encoded(dict[str, Any]):
-    """`mm_encoder_outputs` of prepared inputs: modality -> what the vision tower returned, and `woven`."""
+    """`mm_encoder_outputs` of prepared inputs: modality -> what the vision tower returned, and `inserted`."""
 
-    def __init__(self, outputs: dict[str, Any], woven: Woven):
+    def __init__(self, outputs: dict[str, Any], inserted: Insertion):
         super().__init__(outputs)
-        self.woven = woven
+        self.inserted = inserted
 
     def fresh(self) -> "Encoded":
         """The same features in new containers: beam search expands the containers it is given in place."""
-        return Encoded({modality: type(output)(**output) for modality, output in self.items()}, self.woven)
+        return Encoded({modality: type(output)(**output) for modality, output in self.items()}, self.inserted)
 
 
 class Anchored(dict[str, Any]):
     """Inputs for `model.generate(**anchored)` or `model(**anchored)`, usable more than once.
 
-    `acted` tells what was done, one dictionary a sample: `{"attanchor": {"tokens_inserted": 2, "anchors": [...]}}`.
+    `effects` tells what was done, one dictionary a sample: `{"attanchor": {"tokens_inserted": 2, "anchors": [...]}}`.
     """
 
-    def __init__(self, inputs: dict[str, Any], acted: Callable[[], list[dict[str, Any]]]):
+    def __init__(self, inputs: dict[str, Any], effects: Callable[[], list[dict[str, Any]]]):
         super().__init__(inputs)
-        self._acted = acted
+        self._effects = effects
 
     @property
-    def acted(self) -> list[dict[str, Any]]:
-        return self._acted()
+    def effects(self) -> list[dict[str, Any]]:
+        return self._effects()
 
     # `**anchored` reads through these two, since a dict that overrides __iter__ is no longer unpacked behind its back.
     def __iter__(self) -> Iterator[str]:
@@ -82,6 +82,6 @@ class Anchored(dict[str, Any]):
         return value.fresh() if isinstance(value, Encoded) else value
 
 
-def woven_of(encoded: Any) -> Woven | None:
+def insertion_of(encoded: Any) -> Insertion | None:
     """What rides with a call's `mm_encoder_outputs`, if `prepare` made them."""
-    return encoded.woven if isinstance(encoded, Encoded) else None
+    return encoded.inserted if isinstance(encoded, Encoded) else None

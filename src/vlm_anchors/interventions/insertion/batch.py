@@ -1,4 +1,4 @@
-"""A batch of prompts as the prepare methods read it: images encoded once, words told from template, copies woven in.
+"""A batch of prompts as the prepare methods read it: images encoded once, words told from template, copies inserted in.
 
 Shapes: b samples, t tokens, n words, m patches (n and m of the longest sample), d width of the embeddings.
 """
@@ -13,16 +13,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ...errors import AnchorsWarning, BadImage, CannotAct
-from ...models.decoder import Site, plain_model
+from ...models.decoder import AttentionTarget, plain_model
 from ...models.vision import PIXELS, encode_images
 from ...models.vision_features import flat_features, kept, newlines, repeated
-from ..call_context import Facts
+from ..call_context import CallContext
 from ..token_map import Marks, mark_ids
-from .anchored import ENCODED, Anchored, Encoded, Woven
-from .checks import anchor_site, checked, parts_of
-from .mrope import GRIDS, has_mrope, original_positions, woven_positions
-from .placements import Places, nothing, tell
-from .plan import Copies, Plan, weave, weave_positions, weave_tokens
+from .anchored import ENCODED, Anchored, Encoded, Insertion
+from .checks import checked, insertion_target, parts_of
+from .mrope import GRIDS, has_mrope, inserted_positions, original_positions
+from .placements import Places, nothing, report
+from .plan import Copies, Plan, insert, insert_positions, insert_tokens
 from .user_tokens import allowed_words, before_answer, require_words
 
 
@@ -43,7 +43,7 @@ class Listed:
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """What a prepare method sees; `woven` makes new inputs of its decision.
+    """What a prepare method sees; `inserted` makes new inputs of its decision.
 
     method: its catalogue name. model: the transformers model itself, out of any PEFT wrapper. tokenizer: None with a bare
     model. tensors: the inputs with images encoded. words: tokens that may be anchors (or take them). patch, patches: visual
@@ -52,7 +52,7 @@ class Prompts:
     """
 
     method: str
-    site: Site
+    target: AttentionTarget
     model: nn.Module
     tokenizer: Any
     tensors: dict[str, Any]
@@ -73,7 +73,7 @@ class Prompts:
     @property
     def inner(self) -> nn.Module:
         """The model around tower, projector and decoder."""
-        return self.site.outer[-1]
+        return self.target.outer[-1]
 
     def cosine(self) -> Float[Tensor, "b n m"]:
         """cos(T_n, I_m) of every word with every patch before it, in float32; -inf elsewhere."""
@@ -95,25 +95,25 @@ class Prompts:
         place = torch.arange(inside.shape[1], device=inside.device)
         return place.where(inside, 0).amax(1, keepdim=True)
 
-    def woven(self, copies: Copies, of_patch: bool) -> Anchored:
+    def inserted(self, copies: Copies, of_patch: bool) -> Anchored:
         """New inputs with the copies in them. of_patch: patches are copied, not words."""
         places = self._places()
 
         def say() -> list[dict[str, Any]]:
-            return tell(places, copies, of_patch)
+            return report(places, copies, of_patch)
 
         if not copies.chosen.any():
             self._say_nothing_found(copies)
             own = torch.arange(self.ids.shape[1], device=self.ids.device).expand_as(self.ids)
             return self._riding(self.tensors, kept(self.tensors[ENCODED]), self.marks, own, say)
-        plan = weave(self.ids.shape[1], copies, _pads_left(self.tensors.get("attention_mask")))
-        tensors = weave_tokens(plan, self.tensors, _pad_id(self.model.config, self.site.visual_ids))
+        plan = insert(self.ids.shape[1], copies, _pads_left(self.tensors.get("attention_mask")))
+        tensors = insert_tokens(plan, self.tensors, _pad_id(self.model.config, self.target.visual_ids))
         real = plan.take(self.real.long(), plan.host).bool() & ~plan.fill
         tensors.update(self._positions(plan, plan.source if of_patch else plan.host, real))
         rest = {name: value for name, value in self.tensors.items() if name not in _BY_TOKEN}
         encoded = self._repeated(plan) if of_patch else kept(self.tensors[ENCODED])
         originals = plan.originals(self.ids.shape[1])
-        return self._riding({**rest, **tensors}, encoded, _woven_marks(self.marks, plan), originals, say)
+        return self._riding({**rest, **tensors}, encoded, _inserted_marks(self.marks, plan), originals, say)
 
     def _say_nothing_found(self, copies: Copies) -> None:
         """Where the cosine is low throughout, nothing is inserted: a user must hear of it, a training run not each step."""
@@ -134,27 +134,27 @@ class Prompts:
     def _riding(
         self, tensors: Mapping[str, Any], encoded: dict[str, Any], marks: Marks, originals: Int[Tensor, "b s"], say: Any
     ) -> Anchored:
-        woven = Woven(self.method, marks, originals, self.pixels, say)
-        return Anchored({**tensors, ENCODED: Encoded(encoded, woven)}, lambda: woven.acted)
+        inserted = Insertion(self.method, marks, originals, self.pixels, say)
+        return Anchored({**tensors, ENCODED: Encoded(encoded, inserted)}, lambda: inserted.effects)
 
     def _positions(self, plan: Plan, at: Int[Tensor, "b s"], real: Bool[Tensor, "b s"]) -> dict[str, Tensor]:
         if has_mrope(self.inner):
             original = original_positions(self.inner, self.tensors, self._kinds())
-            return {"position_ids": woven_positions(self.inner, plan, original, at, real)}
+            return {"position_ids": inserted_positions(self.inner, plan, original, at, real)}
         if self.tensors.get("position_ids") is None:
             return {}
-        return {"position_ids": weave_positions(plan, self.tensors["position_ids"], plan.host, plan.copy)}
+        return {"position_ids": insert_positions(plan, self.tensors["position_ids"], plan.host, plan.copy)}
 
     def _kinds(self) -> Int[Tensor, "b t"]:
         kinds = torch.zeros_like(self.ids)
-        for one, modality in zip(self.site.visual_ids, self.site.modalities, strict=True):
+        for one, modality in zip(self.target.visual_ids, self.target.modalities, strict=True):
             kinds = kinds.masked_fill(self.ids == one, list(PIXELS).index(modality) + 1)
         return kinds
 
     def _repeated(self, plan: Plan) -> dict[str, Any]:
         """The encoded images with a row more for every copied patch."""
         rows, counts = {}, {}
-        for one, modality in _encoded_by(self.site, self.tensors[ENCODED]):
+        for one, modality in _encoded_by(self.target, self.tensors[ENCODED]):
             mine = self.ids == one
             number = (mine.flatten().cumsum(0) - 1).view_as(mine)
             slots = plan.take(mine.long(), plan.source).bool() & ~plan.fill & (plan.source >= 0)
@@ -173,7 +173,7 @@ def read_prompts(
     anchorable: Tensor | None = None,
     labels: Tensor | None = None,
     strict: bool = True,
-    site: Site | None = None,
+    target: AttentionTarget | None = None,
 ) -> Prompts | None:
     """Reads a batch; every image is encoded here, once.
 
@@ -184,10 +184,10 @@ def read_prompts(
     network, processor = parts_of(vlm)
     base = plain_model(network)
     tokenizer = None if processor is None else processor.tokenizer
-    site = site or anchor_site(method, vlm)
+    target = target or insertion_target(method, vlm)
     tensors = checked(method, dict(inputs), labels)
     has_images = any(tensors.get(pixels) is not None for pixels in PIXELS.values()) or tensors.get(ENCODED)
-    if not has_images or not any((tensors["input_ids"] == one).any() for one in site.visual_ids):
+    if not has_images or not any((tensors["input_ids"] == one).any() for one in target.visual_ids):
         if not strict:
             return None
         raise BadImage(
@@ -196,21 +196,21 @@ def read_prompts(
     pixels = {name: tensors[name] for name in (*PIXELS.values(), *GRIDS.values()) if tensors.get(name) is not None}
     # Inputs prepared for a model that only answers need no graph of its vision tower; a hook in training does.
     with torch.set_grad_enabled(torch.is_grad_enabled() and (base.training or not strict)):
-        tensors = encode_images(site.outer[-1], tensors)
+        tensors = encode_images(target.outer[-1], tensors)
     ids, mask = tensors["input_ids"], tensors.get("attention_mask")
-    marks = mark_ids(site, ids, Facts(mm_encoder_outputs=tensors[ENCODED]))
+    marks = mark_ids(target, ids, CallContext(mm_encoder_outputs=tensors[ENCODED]))
     real = torch.ones_like(marks.visual) if mask is None else mask.bool()
-    features, row = _features(site, ids, tensors[ENCODED])
-    patch = marks.visual & ~newlines(site.outer[-1], features)[row.clamp(min=0)]
+    features, row = _features(target, ids, tensors[ENCODED])
+    patch = marks.visual & ~newlines(target.outer[-1], features)[row.clamp(min=0)]
     words = allowed_words(
-        method, processor, base.config, tensors, real & ~marks.visual & ~marks.frame, tokens, anchorable
+        method, processor, base.config, tensors, real & ~marks.visual & ~marks.delimiters, tokens, anchorable
     )
     if strict:
         require_words(method, words, marks.visual)
     elif not words.any():
         return None
     return Prompts(
-        method, site, base, tokenizer, tensors, marks, real, Listed.of(words), patch, Listed.of(patch), features, row,
+        method, target, base, tokenizer, tensors, marks, real, Listed.of(words), patch, Listed.of(patch), features, row,
         pixels, strict,
     )  # fmt: skip
 
@@ -218,22 +218,22 @@ def read_prompts(
 def unprepared(method: str, inputs: Mapping[str, Any], labels: Tensor | None) -> Anchored:
     """The inputs exactly as they are, for a method that is off or has nothing to work on."""
     tensors = dict(inputs) if labels is None else {**inputs, "labels": labels}
-    return Anchored(tensors, lambda: [{method: told} for told in nothing(len(tensors["input_ids"]))])
+    return Anchored(tensors, lambda: [{method: effects} for effects in nothing(len(tensors["input_ids"]))])
 
 
-def _encoded_by(site: Site, encoded: Mapping[str, Any]) -> list[tuple[int, str]]:
+def _encoded_by(target: AttentionTarget, encoded: Mapping[str, Any]) -> list[tuple[int, str]]:
     """Placeholder id -> modality whose features its tokens show. GLM-4V's videos come under the images' placeholder."""
-    if len(site.visual_ids) == len(encoded) == 1:
-        return [(site.visual_ids[0], next(iter(encoded)))]
-    return list(zip(site.visual_ids, site.modalities, strict=True))
+    if len(target.visual_ids) == len(encoded) == 1:
+        return [(target.visual_ids[0], next(iter(encoded)))]
+    return list(zip(target.visual_ids, target.modalities, strict=True))
 
 
 def _features(
-    site: Site, ids: Int[Tensor, "b t"], encoded: Mapping[str, Any]
+    target: AttentionTarget, ids: Int[Tensor, "b t"], encoded: Mapping[str, Any]
 ) -> tuple[Float[Tensor, "rows d"], Int[Tensor, "b t"]]:
     """Projected visual tokens of all modalities, and which of them each token shows (-1: none)."""
     tables, row, count = [], torch.full_like(ids, -1), 0
-    for one, modality in _encoded_by(site, encoded):
+    for one, modality in _encoded_by(target, encoded):
         mine = ids == one
         table = None if encoded.get(modality) is None else flat_features(encoded[modality])
         found = 0 if table is None else len(table)
@@ -249,11 +249,11 @@ def _features(
     return torch.cat(tables), row
 
 
-def _woven_marks(marks: Marks, plan: Plan) -> Marks:
+def _inserted_marks(marks: Marks, plan: Plan) -> Marks:
     """Copies are neither visual tokens nor text rows."""
-    visual, frame = (plan.take(mask.long(), plan.host).bool() for mask in (marks.visual, marks.frame))
+    visual, delimiters = (plan.take(mask.long(), plan.host).bool() for mask in (marks.visual, marks.delimiters))
     own = ~plan.copy & ~plan.fill
-    return Marks(visual & own, plan.take(marks.image, plan.host).where(visual & own, 0), (frame & own) | plan.copy)
+    return Marks(visual & own, plan.take(marks.image, plan.host).where(visual & own, 0), (delimiters & own) | plan.copy)
 
 
 def _pads_left(mask: Tensor | None) -> bool:

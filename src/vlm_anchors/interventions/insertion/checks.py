@@ -5,23 +5,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import BadModel, CannotAct
-from ...models.decoder import Site, find_site, plain_model
+from ...models.decoder import AttentionTarget, find_target, plain_model
 from ...models.families import family_of
 from ...types import Vlm
-from .anchored import ENCODED, woven_of
+from .anchored import ENCODED, insertion_of
 from .plan import IGNORED
 
 
-def anchor_site(method: str, vlm: Any) -> Site:
+def insertion_target(method: str, vlm: Any) -> AttentionTarget:
     """The site of a model whose visual tokens stand for places in the image; a sentence for one whose do not."""
     network, processor = parts_of(vlm)
     config = plain_model(network).config
-    if family_of(config).site == "qformer":
+    if family_of(config).target == "qformer":
         raise CannotAct(
             f"{method} places words beside the patches they resemble, but {family_of(config).title} hands its language "
             "model learned queries, which stand for no place in the image. Use another family, or clva."
         )
-    return find_site(network, None if processor is None else processor.tokenizer)
+    return find_target(network, None if processor is None else processor.tokenizer)
 
 
 def parts_of(vlm: Any) -> tuple[nn.Module, Any]:
@@ -50,14 +50,14 @@ def checked(method: str, tensors: dict[str, Any], labels: Tensor | None) -> dict
             f"{method} works on a whole prompt, but the cache already holds {int(cache.get_seq_length())} tokens. "
             "Prepare the prompt first and start with an empty cache."
         )
-    if woven_of(tensors.get(ENCODED)) is not None:
+    if insertion_of(tensors.get(ENCODED)) is not None:
         raise CannotAct(
             f"These inputs were prepared before; {method} would copy the copies. Pass what the processor returned."
         )
     if mask is not None and mask.shape != ids.shape:
         raise CannotAct(
             f"Expected an attention_mask of {tuple(ids.shape)}, one value a token; found {tuple(mask.shape)}. "
-            "Pass the processor's own."
+            "ForwardState the processor's own."
         )
     if labels is not None and labels.shape != ids.shape:
         raise CannotAct(

@@ -1,6 +1,6 @@
 """A prepare method attached to a model: it runs on the inputs of every forward pass, and refuses `generate`.
 
-`generate` fixes lengths, positions and caches before the first forward pass, so there it is too late to weave anything in:
+`generate` fixes lengths, positions and caches before the first forward pass, so there it is too late to insert anything in:
 inputs must be prepared before. In training and scoring nothing is fixed, and labels grow along.
 """
 
@@ -18,8 +18,8 @@ from ...models.decoder import plain_model
 from ...models.vision import PIXELS
 from ..method import Method, name_of
 from ..token_map import is_one_of
-from .anchored import ENCODED, Woven, woven_of
-from .checks import anchor_site
+from .anchored import ENCODED, Insertion, insertion_of
+from .checks import insertion_target
 from .placements import nothing
 
 
@@ -29,12 +29,12 @@ class InputsHook:
     def __init__(self, method: Method, vlm: Any, network: nn.Module, active: Callable[[], bool]):
         self.method = method
         self.name = name_of(method)
-        self.site = anchor_site(self.name, vlm)
+        self.target = insertion_target(self.name, vlm)
         self._vlm = vlm
         self._active = active
-        self._latest: Woven | None = None
+        self._latest: Insertion | None = None
         self._rows = 0
-        self._told = False
+        self._reported = False
         self._thread, self._ran_elsewhere = threading.get_ident(), False
         # Before the engine's own hook on this model, which notes token ids and labels.
         self._hook = plain_model(network).register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)
@@ -51,12 +51,12 @@ class InputsHook:
             )
 
     @property
-    def acted(self) -> list[dict[str, Any]]:
+    def effects(self) -> list[dict[str, Any]]:
         """What was done to the latest inputs, one dictionary a row (several rows a sample under beam search)."""
         if self._latest is None:
-            return [{self.name: told} for told in nothing(self._rows)]
-        told = self._latest.acted
-        return [told[row * len(told) // self._rows] for row in range(self._rows)]
+            return [{self.name: effects} for effects in nothing(self._rows)]
+        effects = self._latest.effects
+        return [effects[row * len(effects) // self._rows] for row in range(self._rows)]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "InputsHook":
         """A copied model carries a copy of the hook, which does nothing."""
@@ -70,33 +70,33 @@ class InputsHook:
         if not self._active():
             self._ran_elsewhere |= threading.get_ident() != self._thread
             return None
-        given = {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
-        ids = given.get("input_ids")
+        arguments = {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
+        ids = arguments.get("input_ids")
         if ids is None:
             raise CannotAct(f"{self.name} rewrites input_ids; found embeddings, which it cannot tell words from.")
-        cache = given.get("past_key_values")
+        cache = arguments.get("past_key_values")
         warm = cache is not None and int(cache.get_seq_length()) > 0
-        has_image = bool(is_one_of(ids, self.site.visual_ids).any())
-        if warm and (not has_image or not _brings_images(given)):
+        has_image = bool(is_one_of(ids, self.target.visual_ids).any())
+        if warm and (not has_image or not _brings_images(arguments)):
             return None  # a decoding step
-        self._rows, self._latest = len(ids), woven_of(given.get(ENCODED))
-        if self._latest is not None or self.method.neutral() == self.method or not has_image:
+        self._rows, self._latest = len(ids), insertion_of(arguments.get(ENCODED))
+        if self._latest is not None or self.method.disabled() == self.method or not has_image:
             return None
-        if not warm and _generating(given):
+        if not warm and _generating(arguments):
             raise CannotAct(
                 f"generate cannot run {self.name} by itself: lengths are fixed before the model is called. Use prepare: "
                 f"inputs = {type(self.method).__name__}(...).prepare(vlm, inputs), then model.generate(**inputs)."
             )
-        anchored = self.method.prepare(self._vlm, given, strict=False, site=self.site)
-        self._latest = woven_of(anchored.get(ENCODED))
+        anchored = self.method.prepare(self._vlm, arguments, strict=False, target=self.target)
+        self._latest = insertion_of(anchored.get(ENCODED))
         if self._latest is None:
-            self._say_no_words(given)
+            self._say_no_words(arguments)
         return (), dict(anchored)
 
-    def _say_no_words(self, given: Mapping[str, Any]) -> None:
+    def _say_no_words(self, arguments: Mapping[str, Any]) -> None:
         """Training on whole conversations, prompts included, leaves no word that is not an answer: told once."""
-        if given.get("labels") is not None and not self._told:
-            self._told = True
+        if arguments.get("labels") is not None and not self._reported:
+            self._reported = True
             warnings.warn(
                 f"{self.name} inserted nothing: in this batch every word of the user has a label, or stands behind one that "
                 "has, and what is to be predicted is never copied. Take the loss of answers only (prompt-completion data, "
@@ -106,14 +106,16 @@ class InputsHook:
             )
 
 
-def _brings_images(given: Mapping[str, Any]) -> bool:
-    return bool(given.get(ENCODED)) or any(given.get(pixels) is not None for pixels in PIXELS.values())
+def _brings_images(arguments: Mapping[str, Any]) -> bool:
+    return bool(arguments.get(ENCODED)) or any(arguments.get(pixels) is not None for pixels in PIXELS.values())
 
 
-def _generating(given: Mapping[str, Any]) -> bool:
+def _generating(arguments: Mapping[str, Any]) -> bool:
     """Whether this is `generate`'s first forward pass: no labels, and an empty cache or images encoded ahead.
 
     Both are what `generate` makes itself (the second with use_cache=False as well). Someone who calls the model with an
     empty cache by hand goes on with masks of the old length, so the same sentence is right for them.
     """
-    return given.get("labels") is None and (given.get("past_key_values") is not None or bool(given.get(ENCODED)))
+    return arguments.get("labels") is None and (
+        arguments.get("past_key_values") is not None or bool(arguments.get(ENCODED))
+    )

@@ -1,4 +1,4 @@
-"""Positions with three parts (time, height, width): the model's own on the original sequence, then woven."""
+"""Positions with three parts (time, height, width): the model's own on the original sequence, then inserted."""
 
 import inspect
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from ...errors import CannotAct
-from .plan import Plan, weave_positions
+from .plan import Plan, insert_positions
 
 GRIDS = {"image": "image_grid_thw", "video": "video_grid_thw"}
 
@@ -20,18 +20,18 @@ def has_mrope(inner: nn.Module) -> bool:
 
 
 def original_positions(inner: nn.Module, tensors: Mapping[str, Any], kinds: Int[Tensor, "b t"]) -> Int[Tensor, "3 b t"]:
-    """What the model's own `get_rope_index` says of the sequence before anything is woven into it.
+    """What the model's own `get_rope_index` says of the sequence before anything is inserted into it.
 
     It reads an unbroken run of visual tokens as one image, so it cannot be asked afterwards. kinds: 0 text, 1 image,
     2 video, for a processor that did not say.
     """
-    given = tensors.get("position_ids")
-    if given is not None and given.dim() == 3:
-        return given[-3:]
+    position_ids = tensors.get("position_ids")
+    if position_ids is not None and position_ids.dim() == 3:
+        return position_ids[-3:]
     if all(tensors.get(grid) is None for grid in GRIDS.values()):
         raise CannotAct(
             "Expected image_grid_thw beside the images, as the processor returns it: without it no patch has a position. "
-            "Pass everything the processor returned."
+            "ForwardState everything the processor returned."
         )
     wanted = inspect.signature(inner.get_rope_index).parameters
     known = {name: tensors[name] for name in wanted if tensors.get(name) is not None}
@@ -40,7 +40,7 @@ def original_positions(inner: nn.Module, tensors: Mapping[str, Any], kinds: Int[
     return positions
 
 
-def woven_positions(
+def inserted_positions(
     inner: nn.Module, plan: Plan, original: Int[Tensor, "3 b t"], at: Int[Tensor, "b s"], real: Bool[Tensor, "b s"]
 ) -> Int[Tensor, "4 b s"]:
     """Positions for `generate` and forward passes: the order of the text, then time, height and width.
@@ -48,7 +48,7 @@ def woven_positions(
     The model keeps the distance between a sequence's length and its last position on itself (`rope_deltas`), for the
     steps after a prompt; whoever gives positions must set it as well.
     """
-    parts = weave_positions(plan, original, at, plan.advances).masked_fill(~real, 0)
+    parts = insert_positions(plan, original, at, plan.advances).masked_fill(~real, 0)
     last = parts.amax(0).amax(1)
     inner.rope_deltas = (last + 1 - real.sum(1))[:, None]
     order = (real.long().cumsum(1) - 1).masked_fill(~real, 0)

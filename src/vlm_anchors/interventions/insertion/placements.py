@@ -35,7 +35,7 @@ class Places:
 
     def of_samples(self) -> list[dict[int, tuple[int, Place]]]:
         """For each sample: position in the sequence -> image, and place in it."""
-        told, number = [], 0
+        effects, number = [], 0
         for visual, image, patch in zip(self.marks.visual, self.marks.image, self.patch, strict=True):
             where: dict[int, tuple[int, Place]] = {}
             for one in range(int(image[visual].max()) + 1 if visual.any() else 0):
@@ -43,8 +43,8 @@ class Places:
                 places = self._image(at, patch[at].tolist(), number)
                 where.update((position, (one, place)) for position, place in zip(at, places, strict=True))
                 number += 1
-            told.append(where)
-        return told
+            effects.append(where)
+        return effects
 
     def _image(self, at: list[int], patch: list[bool], number: int) -> list[Place]:
         grid = next((self.sides[name] for name in GRIDS.values() if name in self.sides), None)
@@ -70,8 +70,8 @@ class Places:
         return _blocks(count, side, side) if side * side == tile else [(0, 0, column) for column in range(count)]
 
 
-def tell(places: Places, copies: Copies, of_patch: bool) -> list[dict[str, Any]]:
-    """What was woven into each sample: how many tokens, and every anchor's word, patch and cosine."""
+def report(places: Places, copies: Copies, of_patch: bool) -> list[dict[str, Any]]:
+    """What was inserted into each sample: how many tokens, and every anchor's word, patch and cosine."""
     samples = []
     columns = zip(copies.chosen, copies.source, copies.host, copies.cosine, strict=True)
     for sample, ((chosen, source, host, cosine), where) in enumerate(zip(columns, places.of_samples(), strict=True)):

@@ -1,7 +1,7 @@
-"""Copies of tokens woven into a batch of sequences: one stable sort of keys, no loop over tokens.
+"""Copies of tokens inserted into a batch of sequences: one stable sort of keys, no loop over tokens.
 
 Shapes: b samples, t tokens of the sequences as they were, c candidates for a copy (the longest sample's number), s slots
-of the woven sequences.
+of the inserted sequences.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Copies:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where each slot of the woven sequences comes from."""
+    """Where each slot of the inserted sequences comes from."""
 
     source: Int[Tensor, "b s"]
     """Position of the token in the slot; `PAUSE` in a pause token, 0 in new padding."""
@@ -67,7 +67,7 @@ class Plan:
         return self.take(self.slots(length), self.source).where(self.copy & (self.source != PAUSE), place)
 
 
-def weave(length: int, copies: Copies, pad_left: bool) -> Plan:
+def insert(length: int, copies: Copies, pad_left: bool) -> Plan:
     """The plan for sequences of `length` tokens; samples that grew less are padded on the left (or the right).
 
     A token at position p has the key p (c + 1), the copy of column k behind it p (c + 1) + 1 + k: sorted, each copy stands
@@ -93,33 +93,33 @@ def weave(length: int, copies: Copies, pad_left: bool) -> Plan:
     )
 
 
-def weave_tokens(plan: Plan, tensors: Mapping[str, Any], pad_id: int) -> dict[str, Any]:
-    """`input_ids` and what else has a value for each token (b, t), woven to (b, s); other entries are left out.
+def insert_tokens(plan: Plan, tensors: Mapping[str, Any], pad_id: int) -> dict[str, Any]:
+    """`input_ids` and what else has a value for each token (b, t), inserted to (b, s); other entries are left out.
 
     Copies are attended to and carry no label. `token_type_ids` steer attention (an image's block is bidirectional in
     Gemma 3), so a copy takes its host's; `mm_token_type_ids` tell images from text, so a copy keeps its own.
     """
     shape = tensors["input_ids"].shape
     ids = plan.take(tensors["input_ids"], plan.source).masked_fill(plan.fill | (plan.source == PAUSE), pad_id)
-    woven: dict[str, Any] = {"input_ids": ids}
+    inserted: dict[str, Any] = {"input_ids": ids}
     mask = tensors.get("attention_mask")
     if mask is not None or plan.fill.any():
         real = torch.ones(shape, dtype=torch.long, device=ids.device) if mask is None else mask
-        woven["attention_mask"] = plan.take(real, plan.host).masked_fill(plan.copy, 1).masked_fill(plan.fill, 0)
+        inserted["attention_mask"] = plan.take(real, plan.host).masked_fill(plan.copy, 1).masked_fill(plan.fill, 0)
     if tensors.get("labels") is not None:
-        woven["labels"] = plan.take(tensors["labels"], plan.host).masked_fill(plan.copy | plan.fill, IGNORED)
+        inserted["labels"] = plan.take(tensors["labels"], plan.host).masked_fill(plan.copy | plan.fill, IGNORED)
     if tensors.get("token_type_ids") is not None:
-        woven["token_type_ids"] = plan.take(tensors["token_type_ids"], plan.host).masked_fill(plan.fill, 0)
+        inserted["token_type_ids"] = plan.take(tensors["token_type_ids"], plan.host).masked_fill(plan.fill, 0)
     if tensors.get("mm_token_type_ids") is not None:
         kinds = plan.take(tensors["mm_token_type_ids"], plan.source)
-        woven["mm_token_type_ids"] = kinds.masked_fill(plan.fill | (plan.source == PAUSE), 0)
-    return woven
+        inserted["mm_token_type_ids"] = kinds.masked_fill(plan.fill | (plan.source == PAUSE), 0)
+    return inserted
 
 
-def weave_positions(
+def insert_positions(
     plan: Plan, positions: Int[Tensor, "*parts b t"], at: Int[Tensor, "b s"], advances: Bool[Tensor, "b s"]
 ) -> Int[Tensor, "*parts b s"]:
-    """Positions of the woven sequences.
+    """Positions of the inserted sequences.
 
     A copy that `advances` counts as a token of its own: it comes right behind everything before it, all parts alike, and
     what follows moves on by one. Any other copy takes the position of the token `at` and moves nothing.
@@ -128,5 +128,5 @@ def weave_positions(
     furthest = positions.cummax(-1).values
     if positions.dim() == 3:
         furthest = furthest.amax(0, keepdim=True).expand_as(positions)
-    given = torch.where(advances, plan.take(furthest, plan.host), plan.take(positions, at))
-    return (given + moved).masked_fill(plan.fill, 0)
+    shifted = torch.where(advances, plan.take(furthest, plan.host), plan.take(positions, at))
+    return (shifted + moved).masked_fill(plan.fill, 0)

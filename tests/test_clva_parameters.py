@@ -1,10 +1,10 @@
-"""Every dial of CLVA: its range when built, its fit at attach, and that it changes what it says it changes."""
+"""Every parameter of CLVA: its range when built, its fit at attach, and that it changes what it says it changes."""
 
 import pytest
 import tiny
 import torch
 
-from vlm_anchors.errors import BadDial, CannotAct
+from vlm_anchors.errors import BadParameter, CannotAct
 from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods import METHODS
 from vlm_anchors.methods.clva import CLVA, at_random, z_mask
@@ -24,17 +24,19 @@ BAD = {
     "gain": ["mean"],
     "places": ["here"],
     "images": ["one"],
-    "site": ["qformer"],
+    "target": ["qformer"],
     "latents": ["first"],
     "rows": ["before"],
     "seed": [-1, 1.0],
 }
 
 
-@pytest.mark.parametrize(("dial", "value"), [(dial, value) for dial, values in BAD.items() for value in values])
-def test_a_dial_out_of_range_is_named(dial, value):
-    with pytest.raises(BadDial, match=rf"CLVA\.{dial} must be .*found"):
-        CLVA(**{dial: value})
+@pytest.mark.parametrize(
+    ("parameter", "value"), [(parameter, value) for parameter, values in BAD.items() for value in values]
+)
+def test_a_dial_out_of_range_is_named(parameter, value):
+    with pytest.raises(BadParameter, match=rf"CLVA\.{parameter} must be .*found"):
+        CLVA(**{parameter: value})
 
 
 def test_the_paper_values_are_the_defaults():
@@ -76,7 +78,7 @@ def test_a_model_with_too_few_layers():
 @torch.no_grad()
 def last(model, method):
     with attach(model, method) as handle:
-        return model(**tiny.llava_batch()).logits[:, -1], handle.acted
+        return model(**tiny.llava_batch()).logits[:, -1], handle.effects
 
 
 VARIANTS = {
@@ -113,18 +115,18 @@ def test_random_places_are_as_many_and_the_same_for_every_batch():
     _, found = last(model, CLVA())
     one, placed = last(model, CLVA(places="random", seed=1))
     two, _ = last(model, CLVA(places="random", seed=2))
-    assert [told["clva"]["anchors"] for told in found] == [told["clva"]["anchors"] for told in placed]
+    assert [summary["clva"]["anchors"] for summary in found] == [summary["clva"]["anchors"] for summary in placed]
     assert not torch.equal(one, two)
 
 
 def test_every_text_row_counts_the_words_before_the_image_too():
     """Under a causal mask they cannot see it, so only the count tells."""
     model = tiny.llava()
-    after, told = last(model, CLVA())
+    after, summary = last(model, CLVA())
     every, told_all = last(model, CLVA(rows="all"))
     assert (after - every).abs().max() < 1e-5
     before = [6, 4, 8]  # the start token and the words before the image
-    rows = [[one["clva"]["rows_edited"] for one in each] for each in (told, told_all)]
+    rows = [[one["clva"]["rows_edited"] for one in each] for each in (summary, told_all)]
     assert [a + b for a, b in zip(rows[0], before, strict=True)] == rows[1]
 
 

@@ -1,4 +1,4 @@
-"""AttAnchor's signposts: which word of the prompt resembles which patch, and how far apart they stand before and after.
+"""AttAnchor's anchors: which word of the prompt resembles which patch, and how far apart they stand before and after.
 
 arXiv 2509.23109, Algorithm 1. Rotary attention weakens with the distance of two tokens in the sequence; a copy of the word
 right behind its patch brings that distance to 1 (methods/attanchor.py).
@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 
 from ..interventions.insertion.batch import read_prompts
-from ..interventions.insertion.placements import tell
-from ..interventions.insertion.plan import weave
+from ..interventions.insertion.placements import report
+from ..interventions.insertion.plan import insert
 from ..methods.attanchor import AttAnchor
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def cosines(prompts: "Prompts") -> "tuple[list[str], Float[torch.Tensor, 'n m']]
     return [prompts.tokenizer.decode([id]).strip() for id in ids], cosine[words][:, patches]
 
 
-def signposts(vlm: "Vlm", inputs: dict[str, Any], method: AttAnchor | None = None) -> "Table":
+def anchor_table(vlm: "Vlm", inputs: dict[str, Any], method: AttAnchor | None = None) -> "Table":
     """One row for each word that AttAnchor copies beside a patch, strongest first.
 
     Columns: word, image, tile, row, column (of the patch, from 0), cosine, and the distance in tokens, which is what 1-D
@@ -54,7 +54,7 @@ def signposts(vlm: "Vlm", inputs: dict[str, Any], method: AttAnchor | None = Non
 
 
 class Post(NamedTuple):
-    """Where a word of the prompt, its patch and its copy stand in the woven sequence."""
+    """Where a word of the prompt, its patch and its copy stand in the inserted sequence."""
 
     word: int
     patch: int
@@ -62,13 +62,13 @@ class Post(NamedTuple):
 
 
 def posted(prompts: "Prompts", method: AttAnchor) -> "tuple[Copies, list[tuple[dict[str, Any], Post]]]":
-    """The copies of the first prompt's words, and for each its row of `signposts` and where it stands."""
+    """The copies of the first prompt's words, and for each its row of `anchor_table` and where it stands."""
     with torch.no_grad():
         copies = method.chosen(prompts)
-    plan = weave(prompts.ids.shape[1], copies, pad_left=True)
+    plan = insert(prompts.ids.shape[1], copies, pad_left=True)
     slot = plan.slots(prompts.ids.shape[1])[0].tolist()
     copied = {int(column): i for i, column in enumerate(plan.column[0]) if column >= 0}
-    told = iter(tell(prompts._places(), copies, of_patch=False)[0]["anchors"])
+    summary = iter(report(prompts._places(), copies, of_patch=False)[0]["anchors"])
     found = sorted(
         (int(copies.source[0, column]), int(copies.host[0, column]), float(copies.cosine[0, column]), column)
         for column in copies.chosen[0].nonzero()[:, 0].tolist()
@@ -76,11 +76,11 @@ def posted(prompts: "Prompts", method: AttAnchor) -> "tuple[Copies, list[tuple[d
     rows = []
     for word, patch, _, column in found:
         post = Post(slot[word], slot[patch], copied[column])
-        rows.append(({**_told(next(told)), "before": word - patch, "after": post.copy - post.patch}, post))
+        rows.append(({**_reported(next(summary)), "before": word - patch, "after": post.copy - post.patch}, post))
     return copies, sorted(rows, key=lambda row: -row[0]["cosine"])
 
 
-def _told(anchor: dict[str, Any]) -> dict[str, Any]:
+def _reported(anchor: dict[str, Any]) -> dict[str, Any]:
     return {name: anchor[name] for name in ("word", "image", "tile", "row", "column", "cosine")}
 
 

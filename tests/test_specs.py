@@ -3,7 +3,7 @@
 import pytest
 
 import vlm_anchors as va
-from vlm_anchors.errors import BadDial, UnknownName
+from vlm_anchors.errors import BadParameter, UnknownName
 from vlm_anchors.methods.none import Plain
 from vlm_anchors.specs import choose, spec_of_all
 
@@ -13,7 +13,7 @@ def test_nothing_asked_is_plain_and_greedy():
 
 
 @pytest.mark.parametrize(
-    ("given", "methods"),
+    ("arguments", "methods"),
     [
         ("clva", (va.CLVA(),)),
         ("clva:alpha=5,beta=0", (va.CLVA(alpha=5, beta=0),)),
@@ -25,8 +25,8 @@ def test_nothing_asked_is_plain_and_greedy():
         ([], ()),
     ],
 )
-def test_methods(given, methods):
-    assert choose(given)[0] == methods
+def test_methods(arguments, methods):
+    assert choose(arguments)[0] == methods
 
 
 @pytest.mark.parametrize(
@@ -57,42 +57,42 @@ def test_a_decoding_survives_the_round_trip(spec):
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "sentence"),
+    ("arguments", "error", "sentence"),
     [
         (
             "clav",
             UnknownName,
             r"No method 'clav'\. Did you mean 'clva'\? Known: .*clva, .*none, .*beam, greedy, nucleus\.",
         ),
-        ("", BadDial, "Expected NAME or NAME:DIAL=VALUE,...; found ''"),
-        ("clva:", BadDial, "Expected NAME or NAME:DIAL=VALUE,...; found 'clva:'"),
-        ("clva:alpha", BadDial, "Expected DIAL=VALUE in 'clva:alpha'; found 'alpha'"),
-        ("clva:alpha=", BadDial, "Expected DIAL=VALUE"),
-        ("clva:alpha=1,alpha=2", BadDial, "The dial 'alpha' is given twice"),
-        ("clva:apha=1", BadDial, "clva has no dial 'apha'. Did you mean 'alpha'?"),
-        ("clva:alpha=nan", BadDial, "CLVA.alpha must be a number"),
+        ("", BadParameter, "Expected NAME or NAME:DIAL=VALUE,...; found ''"),
+        ("clva:", BadParameter, "Expected NAME or NAME:DIAL=VALUE,...; found 'clva:'"),
+        ("clva:alpha", BadParameter, "Expected DIAL=VALUE in 'clva:alpha'; found 'alpha'"),
+        ("clva:alpha=", BadParameter, "Expected DIAL=VALUE"),
+        ("clva:alpha=1,alpha=2", BadParameter, "The parameter 'alpha' is given twice"),
+        ("clva:apha=1", BadParameter, "clva has no parameter 'apha'. Did you mean 'alpha'?"),
+        ("clva:alpha=nan", BadParameter, "CLVA.alpha must be a number"),
         (None, UnknownName, "Expected a method such as va.CLVA.. or a SPEC such as 'clva:alpha=5'; found None"),
-        (["nucleus", "greedy"], BadDial, "Two decodings were asked for: nucleus and greedy"),
+        (["nucleus", "greedy"], BadParameter, "Two decodings were asked for: nucleus and greedy"),
     ],
 )
-def test_what_cannot_be_chosen(given, error, sentence):
+def test_what_cannot_be_chosen(arguments, error, sentence):
     with pytest.raises(error, match=sentence):
-        choose(given)
+        choose(arguments)
 
 
 @pytest.mark.parametrize(
-    ("dials", "sentence"),
+    ("parameters", "sentence"),
     [
         ({"top_p": 0}, "Nucleus.top_p must be a number from"),
         ({"temperature": -1}, "Nucleus.temperature must be a number"),
         ({"seed": 1.5}, "Nucleus.seed must be a whole number"),
     ],
 )
-def test_dials_of_nucleus(dials, sentence):
-    with pytest.raises(BadDial, match=sentence):
-        va.Nucleus(**dials)
+def test_dials_of_nucleus(parameters, sentence):
+    with pytest.raises(BadParameter, match=sentence):
+        va.Nucleus(**parameters)
 
 
 def test_dials_of_beam():
-    with pytest.raises(BadDial, match="Beam.early_stopping must be one of True, False; found 'maybe'"):
+    with pytest.raises(BadParameter, match="Beam.early_stopping must be one of True, False; found 'maybe'"):
         va.Beam(early_stopping="maybe")

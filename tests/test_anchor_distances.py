@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vlm_anchors.analysis.signposts import cosine_map, signposts
+from vlm_anchors.analysis.anchor_distances import anchor_table, cosine_map
 from vlm_anchors.generation.generate import read_sample
 from vlm_anchors.inputs.prompt_builder import prepare
 from vlm_anchors.methods.attanchor import AttAnchor
@@ -14,13 +14,13 @@ def inputs(tiny, red):
     return prepare(tiny, [read_sample(red, "Is there a dog in the image?")]).tensors
 
 
-def test_signposts_are_what_attanchor_wove(tiny, inputs):
+def test_the_table_lists_what_attanchor_inserted(tiny, inputs):
     method = AttAnchor(tau=0.0)
-    rows = signposts(tiny, inputs, method)
-    woven = method.prepare(tiny, inputs).acted[0]["attanchor"]["anchors"]
-    places = {(each["word"], each["row"], each["column"], each["cosine"]) for each in woven}
+    rows = anchor_table(tiny, inputs, method)
+    inserted = method.prepare(tiny, inputs).effects[0]["attanchor"]["anchors"]
+    places = {(each["word"], each["row"], each["column"], each["cosine"]) for each in inserted}
     assert {(row["word"], row["row"], row["column"], row["cosine"]) for row in rows} == places
-    assert len(rows) == len(woven) > 0
+    assert len(rows) == len(inserted) > 0
     assert [row["cosine"] for row in rows] == sorted((row["cosine"] for row in rows), reverse=True)
 
 
@@ -31,7 +31,7 @@ def test_distances(tiny, inputs):
     side = int((ids == tiny.model.config.image_token_id).sum()) ** 0.5
     words = [tiny.processor.tokenizer.decode([int(id)]).strip() for id in ids]
     alone: dict[tuple[int, int], list] = {}
-    for row in signposts(tiny, inputs, AttAnchor(tau=0.0)):
+    for row in anchor_table(tiny, inputs, AttAnchor(tau=0.0)):
         patch = first + row["row"] * int(side) + row["column"]
         assert words[patch + row["before"]] == row["word"]
         alone.setdefault((row["row"], row["column"]), []).append(row["after"])
@@ -44,10 +44,10 @@ def test_cosine_map(tiny, inputs):
     assert "dog" in words
     assert cosine.shape == (len(words), int((inputs["input_ids"] == tiny.model.config.image_token_id).sum()))
     best = cosine.max(1).values
-    row = signposts(tiny, inputs, AttAnchor(tau=0.0))[0]
+    row = anchor_table(tiny, inputs, AttAnchor(tau=0.0))[0]
     assert row["cosine"] == pytest.approx(float(best.max()), abs=1e-4)
     assert torch.isfinite(cosine).all()
 
 
 def test_off_has_none(tiny, inputs):
-    assert signposts(tiny, inputs, AttAnchor(tau=1.0)) == []
+    assert anchor_table(tiny, inputs, AttAnchor(tau=1.0)) == []
