@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer, StaticLayer
 from .forward_pass import STATE_ATTRIBUTE, ForwardState
 from .text_rows import TextRows
 
-KEYWORD = "steering"
+KEYWORD = "forward_state"
 """The one keyword that carries a pass from the decoder to its attention layers."""
 CONTRASTIVE_BRANCH = "contrastive branch"
 """The name under which a generation's memory holds its contrastive branch."""
