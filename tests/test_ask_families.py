@@ -6,7 +6,7 @@ from test_family_table import PROCESSORS, noise
 
 import vlm_anchors as va
 from vlm_anchors.evaluation.runner.answer import answer_batch, can_reuse
-from vlm_anchors.generation.generate import Run
+from vlm_anchors.generation.generate import GenerationPlan
 from vlm_anchors.inputs.images import read_image
 from vlm_anchors.inputs.prompt_builder import Sample
 
@@ -43,7 +43,7 @@ def asked_about_two_images(vlm, method):
     images = [read_image(noise(40, 20)), read_image(noise(30, 30))]
     words = ("w40 w41 w42", "w43", "w45 w46 w47 w48 w49", "w41 w44")
     samples = [Sample((images[n % 2],), text, str(n)) for n, text in enumerate(words)]
-    how = Run.of(vlm, method, None, 4)
+    how = GenerationPlan.of(vlm, method, None, 4)
     alone = [answer_batch(how, [sample], False)[0] for sample in samples]
     return alone, answer_batch(how, samples, can_reuse(how))
 

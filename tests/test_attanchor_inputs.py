@@ -191,9 +191,9 @@ def test_without_a_chat_template_the_family_s_own_prompt_is_read(plain):
 
 def test_eval_prepares_once(tiny, red):
     from vlm_anchors.evaluation.runner.answer import answer_batch
-    from vlm_anchors.generation.generate import Run
+    from vlm_anchors.generation.generate import GenerationPlan
 
-    run = Run.of(tiny, "attanchor:tau=0.1+clva:tau=1", None, 4)
+    run = GenerationPlan.of(tiny, "attanchor:tau=0.1+clva:tau=1", None, 4)
     asked = va.ask(tiny, red, QUESTION, method="attanchor:tau=0.1+clva:tau=1", max_new_tokens=4)
     (answer,) = answer_batch(run, [Sample((red,), QUESTION, "1")], reuse=False)
     assert answer.tokens == asked.tokens and answer.effects == asked.effects
@@ -207,7 +207,7 @@ def test_a_prompt_of_another_form_counts_as_the_user_s_with_a_warning(tiny, red)
 
 
 def test_a_bare_model_warns_and_takes_every_word_or_those_it_is_told(tiny, inputs):
-    with pytest.warns(AnchorsWarning, match=r"ForwardState \(model, processor\), or anchorable="):
+    with pytest.warns(AnchorsWarning, match=r"Pass \(model, processor\), or anchorable="):
         va.AttAnchor(tau=0.1).prepare(tiny.model, inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

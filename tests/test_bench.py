@@ -68,7 +68,7 @@ def test_plain_on_a_prompt_as_long_as_the_method_makes_it(bench, tmp_path):
 
 def test_a_ratio_is_taken_inside_its_round():
     """A machine that halves its speed half-way changes no ratio."""
-    plain, slower = run.Row("greedy"), run.Row("clva")
+    plain, slower = run.TimingRow("greedy"), run.TimingRow("clva")
     for part in run.PARTS:
         plain.seconds[part] = [1.0, 1.0, 2.0, 2.0, 2.0]
         slower.seconds[part] = [1.1, 1.1, 2.2, 2.2, 2.2]

@@ -62,7 +62,7 @@ def test_a_method_is_three_files(copy, touched):
     code = from_example("your_method").replace("va.Method", "Method").replace("from vlm_anchors import scenes\n", "")
     code = code.replace(
         "from vlm_anchors.interventions.attention_view import Edit",
-        "from ..engine.view import Edit\nfrom .base import Method",
+        "from ..interventions.attention_view import Edit\nfrom ..interventions.method import Method",
     )
     (copy / "vlm_anchors/methods/brighter.py").write_text(code, "utf-8")
     listed(copy, "methods", 'Entry("brighter", "vlm_anchors.methods.brighter:Brighter", "Looks harder", "examples")')
@@ -96,8 +96,8 @@ def test_neutral_is_plain_and_more_is_more(capsys):
 
 @pytest.mark.skipif(not (BUNDLED_FOLDER / "config.json").exists(), reason="the bundled model is not made yet")
 def test_a_benchmark_is_three_files(copy, touched):
-    (copy / "vlm_anchors/benchmarks/counting.py").write_text(from_example("your_benchmark"), "utf-8")
-    listed(copy, "benchmarks", '_entry("counting", "counting:Counting", "How many of a kind", "examples")')
+    (copy / "vlm_anchors/evaluation/benchmarks/counting.py").write_text(from_example("your_benchmark"), "utf-8")
+    listed(copy, "evaluation/benchmarks", '_entry("counting", "counting:Counting", "How many of a kind", "examples")')
     (copy / "tests/test_counting.py").write_text(
         """
 import json
@@ -118,7 +118,7 @@ def test_eval_and_report(tmp_path, capsys):
         "utf-8",
     )
     passes(copy, "tests/test_counting.py")
-    made = {f"vlm_anchors/benchmarks/{name}.py" for name in ("__init__", "counting")}
+    made = {f"vlm_anchors/evaluation/benchmarks/{name}.py" for name in ("__init__", "counting")}
     assert touched() == made | {"tests/test_counting.py"}
 
 

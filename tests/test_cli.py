@@ -155,7 +155,7 @@ def test_scenes_export_is_read_back_by_the_official_readers(run, tmp_path):
         (["ask", "nothing.png", "cup?"], "No image at nothing.png. Check the path"),
         (["ask", "IMAGE", "cup?", "--method", "clav"], "No method 'clav'. Did you mean 'clva'?"),
         (["ask", "IMAGE", "cup?", "--method", "clva:alpha=x"], "CLVA.alpha must be a number"),
-        (["ask", "IMAGE", "cup?", "--method", ""], "Expected NAME or NAME:DIAL=VALUE,...; found ''"),
+        (["ask", "IMAGE", "cup?", "--method", ""], "Expected NAME or NAME:PARAMETER=VALUE,...; found ''"),
         (
             ["ask", "IMAGE", "cup?", "--method", "clva", "--method", "vcd"],
             "ask takes one --method; found 2: clva, vcd. To ask with each of them: vlm-anchors compare.",
@@ -303,7 +303,7 @@ def test_as_a_program_a_broken_pipe_is_no_error():
 
 
 def test_what_was_done_in_words():
-    from vlm_anchors.apps.cli.asking import in_words
+    from vlm_anchors.generation.effects_text import in_words
 
     clva = {"clva": {"rows_edited": 12, "anchors": {"positive": [3, 1], "negative": []}, "layers": [5, 12]}}
     assert in_words(clva) == "rows edited 12, anchors: positive 3 1, negative none, layers 5-12"

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from vlm_anchors.apps.demo import __main__ as demo
-from vlm_anchors.apps.demo.cases import Asked, Reply, chosen_scenes, usual_but_absent
+from vlm_anchors.apps.demo.cases import DemoQuestion, Reply
+from vlm_anchors.scenes.examples import chosen_scenes, usual_but_absent
 from vlm_anchors.types import Answer
 
 
@@ -69,8 +70,10 @@ def reply(text, margin, seconds=1.0, layers=(3, 4)):
 def test_the_verdict_counts_mended_and_broken():
     from vlm_anchors.apps.demo.cases import Case
 
-    mended = Asked("?", "dog", False, {"none": reply("Yes.", 1), "clva": reply("No, it is not", -1, seconds=2.0)})
-    broken = Asked("?", "cat", True, {"none": reply("yes", 1), "clva": reply("perhaps", 0)})
+    mended = DemoQuestion(
+        "?", "dog", False, {"none": reply("Yes.", 1), "clva": reply("No, it is not", -1, seconds=2.0)}
+    )
+    broken = DemoQuestion("?", "cat", True, {"none": reply("yes", 1), "clva": reply("perhaps", 0)})
     summary = " ".join(demo.verdict([Case("a", None, None, (mended, broken))]))
     assert "plain 1 of 2, CLVA 1 of 2. CLVA mended 1 and broke 1." in summary
     assert "from 50 % to 50 %" in summary

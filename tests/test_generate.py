@@ -223,7 +223,7 @@ def test_something_that_is_no_vlm(tiny, red):
         ({"method": "clav"}, UnknownName, "No method 'clav'. Did you mean 'clva'?"),
         ({"method": "clva:alfa=3"}, BadParameter, "clva has no parameter 'alfa'. Did you mean 'alpha'?"),
         ({"method": "clva:alpha=lots"}, BadParameter, "CLVA.alpha must be a number"),
-        ({"method": "clva:"}, BadParameter, "Expected NAME or NAME:DIAL=VALUE"),
+        ({"method": "clva:"}, BadParameter, "Expected NAME or NAME:PARAMETER=VALUE"),
         ({"method": 3}, UnknownName, "Expected a method such as va.CLVA.. or a SPEC"),
         ({"method": "clva+clva"}, CannotAct, "cannot run together"),
         ({"decoding": "nucleu"}, UnknownName, "No decoding 'nucleu'. Did you mean 'nucleus'?"),

@@ -150,7 +150,7 @@ def test_a_run_in_between_is_not_taken_for_the_image():
     unseen = model.get_image_features(pixels, return_dict=True)
     with torch.no_grad(), attach(model, VCD(beta=0.0)):
         model(**one)
-        with pytest.raises(CannotAct, match="ForwardState pixel_values"):
+        with pytest.raises(CannotAct, match="Pass pixel_values"):
             model(**other, mm_encoder_outputs={"image": unseen})
 
 

@@ -26,7 +26,7 @@ from vlm_anchors.evaluation.runner.answerer import key_of_run, run_of
 from vlm_anchors.evaluation.runner.batches import Asked, batches
 from vlm_anchors.evaluation.runner.bundled import bundled_data, export
 from vlm_anchors.evaluation.runner.folder import RunFolder, shard
-from vlm_anchors.generation.generate import Run
+from vlm_anchors.generation.generate import GenerationPlan
 from vlm_anchors.inputs.prompt_builder import Sample
 from vlm_anchors.interventions.image_cache import images_once
 from vlm_anchors.scenes import from_objects, render
@@ -204,7 +204,7 @@ def test_ray_workers_killed_and_the_run_killed_the_records_are_the_same(folder, 
 def test_without_ray_a_sentence_says_what_to_install(tiny, scenes, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(
-        MissingPackage, match=r'needs ray, which is not installed. Run: pip install "vlm-anchors\[ray\]"'
+        MissingPackage, match=r'needs ray, which is not installed. GenerationPlan: pip install "vlm-anchors\[ray\]"'
     ):
         run(tiny, scenes, tmp_path / "run", ray_workers=2)
 
@@ -332,7 +332,7 @@ def no_drawing(monkeypatch):
     [
         (["eval", "poep"], "No benchmark 'poep'. Did you mean 'pope'?"),
         (["eval", "pope", "--method", "vdc"], "No method 'vdc'. Did you mean 'vcd'?"),
-        (["eval", "pope", "--method", "clva", "--method", ""], "Expected NAME or NAME:DIAL=VALUE"),
+        (["eval", "pope", "--method", "clva", "--method", ""], "Expected NAME or NAME:PARAMETER=VALUE"),
         (["eval", "pope", "--protocol", "lava"], "pope has no protocol 'lava'. Did you mean 'llava'"),
         (["eval", "pope", "--decoding", "bean"], "No decoding 'bean'. Did you mean 'beam'?"),
         (["eval", "pope", "--limit", "0"], "--limit must be 1 or more; found 0."),
@@ -384,7 +384,7 @@ def asked_both_ways(vlm, method, decoding):
     """Answers to questions about two images: each from its beginning, and with system and image prefilled once."""
     images = [render(from_objects(objects)) for objects in (["cup", "fork"], ["dog"])]
     samples = [Sample((images[n == 1],), text, str(n)) for n, text in enumerate(ASKED)]
-    how = Run.of(vlm, method, decoding, 6)
+    how = GenerationPlan.of(vlm, method, decoding, 6)
     assert answer.can_reuse(how)
     return [answer.answer_batch(how, [sample], False)[0] for sample in samples], answer.answer_batch(how, samples, True)
 
@@ -399,7 +399,7 @@ def test_a_reused_prefix_changes_nothing(double, method, decoding):
 
 @pytest.mark.parametrize("method", ["vista", "memvr", "imccd", "attanchor", "clva:rows=all"])
 def test_methods_that_touch_the_prefix_read_every_prompt_whole(tiny, method):
-    assert not answer.can_reuse(Run.of(tiny, method, None, 4))
+    assert not answer.can_reuse(GenerationPlan.of(tiny, method, None, 4))
 
 
 @pytest.mark.parametrize("method", ["clva", "vcd", "attanchor", "vista", "imccd", "clva:rows=all"])
@@ -409,7 +409,7 @@ def test_the_vision_tower_sees_each_image_once(tiny, method):
     hook = tiny.model.model.vision_tower.register_forward_hook(lambda module, arguments, out: seen.append(len(out[0])))
     images = [render(from_objects(objects)) for objects in (["cup", "fork"], ["dog"])]
     samples = [Sample((images[n % 2],), text, str(n)) for n, text in enumerate(ASKED)]
-    how = Run.of(tiny, method, "greedy", 3)
+    how = GenerationPlan.of(tiny, method, "greedy", 3)
     alone = [answer.answer_batch(how, [sample], False)[0] for sample in samples]
     seen.clear()
     together = answer.answer_batch(how, samples, answer.can_reuse(how))

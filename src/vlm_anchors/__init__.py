@@ -19,8 +19,10 @@ from .generation.generate import ask, ask_many, stream
 from .models import families as _families
 from .models.families import Family
 from .models.load import load
+from .models.vlm import Vlm
 from .registry import Entry
-from .types import Answer, Vlm
+from .types import Answer
+from .version import __version__
 
 if TYPE_CHECKING:
     from .analysis.calibration import calibrate
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     from .methods.attanchor_i2t import AttAnchorI2T
     from .methods.clva import CLVA
     from .training.lora import lora_config
-
-__version__ = "0.1.0.dev0"
 
 _LAZY = {
     "attach": "vlm_anchors.interventions.attachment",
@@ -84,6 +84,7 @@ __all__ = [
     "Nucleus",
     "UserError",
     "Vlm",
+    "__version__",
     "ask",
     "ask_many",
     "attach",

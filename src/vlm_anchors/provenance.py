@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = ("vlm-anchors", "torch", "transformers", "tokenizers", "numpy", "pillow")
+from .version import __version__
+
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow")
 
 
 def provenance(device: Any = "cpu", **more: Any) -> dict[str, Any]:
@@ -16,9 +18,15 @@ def provenance(device: Any = "cpu", **more: Any) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": _commit(),
         "device": device_name(device),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
+        "versions": versions(),
         **more,
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of this package, of Python and of the libraries that a number may depend on; None where one is missing."""
+    ours = {"vlm-anchors": __version__, "python": platform.python_version()}
+    return ours | {name: _version(name) for name in _LIBRARIES}
 
 
 def device_name(device: Any) -> str:

@@ -94,13 +94,13 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     """`"clva:alpha=5,layers=15-32"` -> `("clva", {"alpha": 5, "layers": (15, 32)})`."""
     name, colon, rest = spec.strip().partition(":")
     if not name or (colon and not rest):
-        raise BadParameter(f"Expected NAME or NAME:DIAL=VALUE,...; found {spec!r}. Example: clva:alpha=5,beta=0")
+        raise BadParameter(f"Expected NAME or NAME:PARAMETER=VALUE,...; found {spec!r}. Example: clva:alpha=5,beta=0")
     parameters: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key or not value.strip():
-            raise BadParameter(f"Expected DIAL=VALUE in {spec!r}; found {part!r}. Example: clva:alpha=5,beta=0")
+            raise BadParameter(f"Expected PARAMETER=VALUE in {spec!r}; found {part!r}. Example: clva:alpha=5,beta=0")
         if key in parameters:
             raise BadParameter(f"The parameter {key!r} is given twice in {spec!r}; give it once.")
         parameters[key] = parse_value(value.strip())

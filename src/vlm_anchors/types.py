@@ -1,42 +1,8 @@
-"""The plain objects that flow from left to right: load -> prepare -> steer and generate -> score -> report.
-
-Imports nothing heavy: tensors appear in annotations only.
-"""
+"""What a method answers with. Imports nothing heavy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, ProcessorMixin
-
-    from .models.families import Family
-
-
-@dataclass(frozen=True)
-class Vlm:
-    """A loaded vision-language model: what `va.load` returns.
-
-    `model` is an unmodified transformers model in eval mode, `processor` its processor, `family` the row of the
-    family table it belongs to, `name` what the user typed, `revision` the commit of the weights where there is one,
-    `method` the SPEC of the method it was trained with ("none" for most), which acts where no other is asked for.
-    """
-
-    model: "PreTrainedModel"
-    processor: "ProcessorMixin"
-    family: "Family"
-    name: str
-    revision: str | None = None
-    method: str = "none"
-
-    @property
-    def device(self) -> "torch.device":
-        return self.model.device
-
-    @property
-    def dtype(self) -> "torch.dtype":
-        return self.model.dtype
+from typing import Any
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..methods.attanchor import AttAnchor
 if TYPE_CHECKING:
     from ..interventions.insertion.batch import Prompts
     from ..interventions.insertion.plan import Copies
-    from ..types import Vlm
+    from ..models.vlm import Vlm
     from .measures import Table
 
 

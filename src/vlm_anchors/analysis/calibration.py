@@ -15,7 +15,7 @@ from ..errors import AnchorsWarning, BadSetting
 from ..generation.generate import read_sample
 from ..inputs.prompt_builder import prepare
 from ..models.load import load
-from ..types import Vlm
+from ..models.vlm import Vlm
 
 if TYPE_CHECKING:
     from pathlib import Path

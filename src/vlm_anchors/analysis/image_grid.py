@@ -18,7 +18,7 @@ from ..models.decoder import find_target
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..types import Vlm
+    from ..models.vlm import Vlm
 
 
 @dataclass(frozen=True)

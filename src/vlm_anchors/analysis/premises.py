@@ -27,7 +27,7 @@ from .image_grid import ImageGrid, grid_of
 from .samples import Probe, cells_on, naming
 
 if TYPE_CHECKING:
-    from ..types import Vlm
+    from ..models.vlm import Vlm
     from .measures import Table
 
 BATCH = 8

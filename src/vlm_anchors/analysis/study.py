@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AnchorsWarning, CannotAct
 from ..generation.decodings import Beam
-from ..generation.generate import Run, answer_prepared, prepared, read_sample
+from ..generation.generate import GenerationPlan, answer_prepared, prepared, read_sample
 from ..inputs.prompt_builder import prepare
 from ..interventions.attachment import attach
 from ..methods.attanchor import AttAnchor
 from ..models.decoder import find_target
+from ..models.vlm import Vlm
 from ..specs import MethodLike, spec_of_all
-from ..types import Answer, Vlm
+from ..types import Answer
 from .anchor_distances import anchor_table
 from .capture import Capture, Trace
 from .image_grid import ImageGrid, grid_of
@@ -80,7 +81,7 @@ def study(
     Raises what `va.ask` raises, and `CannotAct` for beam search, whose beams change places while they are watched, and
     for Q-Former models, whose words see no image.
     """
-    runs = [Run.of(vlm, method, decoding, max_new_tokens) for method in methods]
+    runs = [GenerationPlan.of(vlm, method, decoding, max_new_tokens) for method in methods]
     for run in runs:
         check_recordable(run)
     sample = read_sample(image, question)
@@ -93,7 +94,7 @@ def study(
     return study_of(sample, answered)
 
 
-def check_recordable(run: Run) -> None:
+def check_recordable(run: GenerationPlan) -> None:
     """Raise `CannotAct` where nobody can say what a word saw."""
     if isinstance(run.decoding, Beam):
         raise CannotAct("Beam search moves answers from row to row, so nobody can say what a word saw. Use greedy.")
@@ -104,7 +105,7 @@ def check_recordable(run: Run) -> None:
         )
 
 
-def study_of(sample: "Sample", answered: "Sequence[tuple[Run, Seen]]") -> Study:
+def study_of(sample: "Sample", answered: "Sequence[tuple[GenerationPlan, Seen]]") -> Study:
     """One or more answers to the same question, and what they share: the image as the model saw it, the prompt's words."""
     (first, seen), *_ = answered
     vlm, rows = first.vlm, seen.before[0].positions
@@ -125,7 +126,7 @@ def study_of(sample: "Sample", answered: "Sequence[tuple[Run, Seen]]") -> Study:
     )
 
 
-def see(run: Run, sample: "Sample", recorder: Capture, **extra: Any) -> Seen:
+def see(run: GenerationPlan, sample: "Sample", recorder: Capture, **extra: Any) -> Seen:
     """One method's answer under a watcher that is new; `extra` goes to `generate`."""
     began = time.perf_counter()
     inputs = prepare(run.vlm, [sample], run.max_new_tokens)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..interventions.insertion.batch import Prompts
-    from ..types import Vlm
+    from ..models.vlm import Vlm
     from .measures import Table
 
     Counts = Mapping[str, np.ndarray]

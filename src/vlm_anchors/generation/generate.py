@@ -14,8 +14,9 @@ from ..inputs.images import read_image
 from ..inputs.prompt_builder import Inputs, Sample, check_question, prepare
 from ..interventions.method import Method
 from ..models.load import BUNDLED, is_bundled
+from ..models.vlm import Vlm
 from ..specs import Decoding, DecodingLike, MethodLike, choose, spec_of_all
-from ..types import Answer, Vlm
+from ..types import Answer
 from .decodings import Beam, Nucleus
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def check_new_tokens(item: Any) -> int:
 
 
 @dataclass(frozen=True)
-class Run:
+class GenerationPlan:
     """How to answer: everything but the questions."""
 
     vlm: Vlm
@@ -53,7 +54,7 @@ class Run:
     @classmethod
     def of(
         cls, vlm: Vlm, method: "MethodLike | None", decoding: DecodingLike, max_new_tokens: int, shares: bool = False
-    ) -> "Run":
+    ) -> "GenerationPlan":
         """Checks what the user gave; raises a `UserError` that says what is wrong. No method: the model's own."""
         if not isinstance(vlm, Vlm):
             found = type(vlm).__name__
@@ -117,7 +118,7 @@ def ask(
 
     Raises `BadImage`, `BadQuestion`, `UnknownName`, `BadParameter` or `CannotAct`; warns with `AnchorsWarning`.
     """
-    run = Run.of(vlm, method, decoding, max_new_tokens, shares)
+    run = GenerationPlan.of(vlm, method, decoding, max_new_tokens, shares)
     sample = read_sample(image, question, sample_id)
     _warn_of_photographs(vlm, [sample])
     return answer_samples(run, [sample])[0]
@@ -138,13 +139,13 @@ def ask_many(
     A third item in a tuple is the sample's id, as in `ask`. Pairs are read a few batches ahead and questions of like
     length share a batch. A pair that cannot be read raises when its turn comes, after the answers before it.
     """
-    run = Run.of(vlm, method, decoding, max_new_tokens, shares)
+    run = GenerationPlan.of(vlm, method, decoding, max_new_tokens, shares)
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise BadSetting(f"batch_size must be a whole number of 1 or more; found {batch_size!r}.")
     return _answers(run, enumerate(samples, 1), batch_size)
 
 
-def _answers(run: Run, numbered: Iterator[tuple[int, Any]], batch_size: int) -> Iterator[Answer]:
+def _answers(run: GenerationPlan, numbered: Iterator[tuple[int, Any]], batch_size: int) -> Iterator[Answer]:
     while True:
         window, failure = _read_window(itertools.islice(numbered, batch_size * WINDOW))
         if not window and failure is None:
@@ -210,7 +211,7 @@ def is_strange(vlm: Vlm, image: "Image.Image") -> bool:
     return is_bundled(vlm) and KEY not in image.info
 
 
-def answer_samples(run: Run, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
+def answer_samples(run: GenerationPlan, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
     """One batch: prepare, attach, generate, read."""
     from ..interventions.attachment import attach
     from ..interventions.recorders import Shares
@@ -222,7 +223,7 @@ def answer_samples(run: Run, samples: Sequence[Sample], **extra: Any) -> list[An
         return answer_prepared(run, samples, inputs, handle, began, **extra)
 
 
-def prepared(run: Run, inputs: Inputs) -> dict[str, Any]:
+def prepared(run: GenerationPlan, inputs: Inputs) -> dict[str, Any]:
     """What `generate` is given: the inputs, changed by a method whose hook that is."""
     tensors = inputs.tensors
     for method in run.methods:
@@ -232,7 +233,7 @@ def prepared(run: Run, inputs: Inputs) -> dict[str, Any]:
 
 
 def answer_prepared(
-    run: Run, samples: Sequence[Sample], inputs: Inputs, handle: "Handle", began: float, **extra: Any
+    run: GenerationPlan, samples: Sequence[Sample], inputs: Inputs, handle: "Handle", began: float, **extra: Any
 ) -> list[Answer]:
     """Answers of a batch whose inputs are ready, under a method that is attached; `extra` goes to `generate`."""
     from ..interventions.recorders import Shares
@@ -282,7 +283,7 @@ class Broken:
         return bool(self._seen)
 
 
-def _no_numbers(run: Run) -> str:
+def _no_numbers(run: GenerationPlan) -> str:
     """Why there is no answer where the logits overflowed."""
     methods = [method for method in run.methods if method.hooks]
     if methods:
@@ -297,7 +298,7 @@ def _no_numbers(run: Run) -> str:
     )
 
 
-def _up_to_the_end(run: Run, new: list[int]) -> list[int]:
+def _up_to_the_end(run: GenerationPlan, new: list[int]) -> list[int]:
     """The new tokens of a row up to its end-of-sequence token; what follows is padding."""
     end = run.config().eos_token_id
     ends = {end} if isinstance(end, int) else set(end or ())
@@ -312,7 +313,9 @@ def _without_waiting(effects: dict[str, Any], waited: int) -> dict[str, Any]:
     }
 
 
-def _read(run: Run, prompt: str, tokens: list[int], seconds: float, effects: dict[str, Any], yes_no: Any) -> Answer:
+def _read(
+    run: GenerationPlan, prompt: str, tokens: list[int], seconds: float, effects: dict[str, Any], yes_no: Any
+) -> Answer:
     return Answer(
         text=run.vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
         tokens=tuple(tokens),
@@ -340,13 +343,13 @@ def stream(
     Generation runs in a thread of its own; its errors are raised here. Closing the iterator early stops it. Beam search
     is refused: it knows its answer only at the end.
     """
-    run = Run.of(vlm, method, decoding, max_new_tokens)
+    run = GenerationPlan.of(vlm, method, decoding, max_new_tokens)
     sample = read_sample(image, question, sample_id)
     _warn_of_photographs(vlm, [sample])
     return streamed(run, lambda **extra: answer_samples(run, [sample], **extra))
 
 
-def streamed(run: Run, work: Callable[..., Any]) -> Generator[str, None, None]:
+def streamed(run: GenerationPlan, work: Callable[..., Any]) -> Generator[str, None, None]:
     """The text that `work` generates, piece by piece; it runs in a thread of its own and hands its keywords to `generate`.
 
     What it raises is raised here. Closing the iterator early ends the generation after its current token, and waits for
@@ -359,7 +362,7 @@ def streamed(run: Run, work: Callable[..., Any]) -> Generator[str, None, None]:
     return _pieces(run, work)
 
 
-def _pieces(run: Run, work: Callable[..., Any]) -> Generator[str, None, None]:
+def _pieces(run: GenerationPlan, work: Callable[..., Any]) -> Generator[str, None, None]:
     from transformers import StoppingCriteria, TextIteratorStreamer
 
     stop = threading.Event()

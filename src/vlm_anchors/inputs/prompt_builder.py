@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AnchorsWarning, BadImage, BadModel, BadQuestion
-from ..types import Vlm
+from ..models.vlm import Vlm
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -21,7 +21,7 @@ from ..errors import AnchorsWarning, BadModel
 from ..methods.none import Plain
 from ..models.decoder import AttentionTarget, find_target, plain_model
 from ..models.vision import PIXELS, encode_images
-from ..types import Vlm
+from ..models.vlm import Vlm
 from . import prompt_pass as decoder_pass
 from .attention import PREFIX, edited_name
 from .call_context import CallContext, current

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..models.decoder import AttentionTarget
-    from ..types import Vlm
+    from ..models.vlm import Vlm
     from .attention_view import AttentionView, Edit
     from .branch_prompt import Prompt
     from .contrastive import BranchInputs

@@ -41,7 +41,7 @@ def step(generation: GenerationState, target: AttentionTarget, cache: Any, sampl
 def _warn_no_image(generation: GenerationState) -> None:
     warnings.warn(
         f"No visual tokens in this prompt, so {name_of(generation.method)} leaves it as it is. "
-        f"ForwardState the image's placeholder tokens (input_ids as the processor makes them).",
+        f"Pass the image's placeholder tokens (input_ids as the processor makes them).",
         AnchorsWarning,
         stacklevel=2,
     )

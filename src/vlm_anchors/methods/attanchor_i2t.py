@@ -26,7 +26,7 @@ from ..interventions.insertion.plan import PAUSE, Copies
 from ..interventions.method import DEFAULTS, Method, Preset, choice, number
 
 if TYPE_CHECKING:
-    from ..types import Vlm
+    from ..models.vlm import Vlm
 
 
 @dataclass(frozen=True)

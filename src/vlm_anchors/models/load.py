@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AnchorsWarning, BadModel, BadSetting, UnknownName
-from ..types import Vlm
 from . import adapter
 from .families import family_of
+from .vlm import Vlm
 
 if TYPE_CHECKING:
     import torch
@@ -308,3 +308,12 @@ def _quantization(asked: Any, device: Any) -> Any:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(load_in_4bit=asked == "4bit", load_in_8bit=asked == "8bit")
+
+
+def load_quietly(model: str, **settings: Any) -> Vlm:
+    """`load` without the progress bars and notices that transformers writes for a notebook."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    return load(model, **settings)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from ..evaluation.runner.answer import answer_batch
-from ..generation.generate import Run
+from ..generation.generate import GenerationPlan
 from ..inputs.prompt_builder import Sample
-from ..types import Vlm
+from ..models.vlm import Vlm
 from .timing import check, clock_of, median_interval
 
 NAMES = ("cup", "fork", "dog", "car", "person", "bench", "chair", "bottle", "cat", "book", "bowl", "clock")
@@ -67,7 +67,7 @@ def measure(
 ) -> dict[str, Any]:  # fmt: skip
     """Questions a second one at a time, and for each batch size the ratio to it, with and without a shared prefix."""
     check([method])
-    run = Run.of(vlm, method, "greedy", new_tokens)
+    run = GenerationPlan.of(vlm, method, "greedy", new_tokens)
     samples = drawn_samples(images, questions)
     ways: dict[str, tuple[int, bool]] = {"one at a time": (1, False)}
     for size in batch_sizes:
@@ -100,7 +100,7 @@ def measure(
     return {**summary, "seconds of": clock_of(vlm.device)[0], "rows": rows}
 
 
-def _ask_all(run: Run, samples: Sequence[Sample], size: int, reuse: bool) -> tuple[float, list[str]]:
+def _ask_all(run: GenerationPlan, samples: Sequence[Sample], size: int, reuse: bool) -> tuple[float, list[str]]:
     clock = clock_of(run.vlm.device)[1]
     began = clock()
     texts: list[str] = []

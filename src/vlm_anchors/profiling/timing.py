@@ -26,7 +26,7 @@ LITERAL = "literal:"
 
 
 @dataclass
-class Row:
+class TimingRow:
     """One method's measurements: seconds of each part in each round, and bytes at the peak of one run."""
 
     name: str
@@ -64,14 +64,14 @@ def now(device: torch.device) -> float:
 def measure(
     model: Any, inputs: dict[str, Any], specs: Sequence[str], *, new_tokens: int, rounds: int = 15, warm: int = 2,
     plain: dict[str, Any] | None = None, processor: Any = None, progress: Callable[[int], None] = lambda done: None,
-) -> list[Row]:  # fmt: skip
+) -> list[TimingRow]:  # fmt: skip
     """Times plain generation and every SPEC in turn, `rounds` times; the order rotates from round to round.
 
     plain: another prompt for plain generation, such as one as long as a method makes it (`padded`). processor: the
     model's, for methods that write text.
     """
     check(specs)
-    rows = [Row(name) for name in ["greedy", *specs]]
+    rows = [TimingRow(name) for name in ["greedy", *specs]]
     prepared = dict.fromkeys(specs, inputs) | {"greedy": inputs if plain is None else plain}
     for done in range(-warm, rounds):
         turn = done % len(rows)
@@ -111,7 +111,7 @@ def _methods(name: str) -> tuple[Method, ...]:
     return choose(name.removeprefix(LITERAL), None)[0] if name != "greedy" else ()
 
 
-def _attached(model: Any, processor: Any, row: Row) -> Any:
+def _attached(model: Any, processor: Any, row: TimingRow) -> Any:
     methods = _methods(row.name)
     if not methods:
         return nullcontext()
@@ -119,7 +119,7 @@ def _attached(model: Any, processor: Any, row: Row) -> Any:
 
 
 @torch.no_grad()
-def _once(model: Any, processor: Any, inputs: dict[str, Any], row: Row, new_tokens: int) -> dict[str, float]:
+def _once(model: Any, processor: Any, inputs: dict[str, Any], row: TimingRow, new_tokens: int) -> dict[str, float]:
     watch = Stopwatch(model.device)
     began = now(model.device)
     with _attached(model, processor, row) as handle:
@@ -136,7 +136,7 @@ def _once(model: Any, processor: Any, inputs: dict[str, Any], row: Row, new_toke
     return {"first token": watch.first - began, "decoding": ended - watch.first, "total": ended - began}
 
 
-def _peak(model: Any, processor: Any, inputs: dict[str, Any], row: Row, new_tokens: int) -> int:
+def _peak(model: Any, processor: Any, inputs: dict[str, Any], row: TimingRow, new_tokens: int) -> int:
     """Bytes at the peak above what stood before the run; from the allocator on CUDA, from its events on a CPU."""
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
@@ -155,7 +155,7 @@ def _peak(model: Any, processor: Any, inputs: dict[str, Any], row: Row, new_toke
     return peak
 
 
-def summary(rows: Sequence[Row], weights: int) -> Iterator[dict[str, Any]]:
+def summary(rows: Sequence[TimingRow], weights: int) -> Iterator[dict[str, Any]]:
     """One dictionary a method: medians in seconds, and ratios to greedy with their 95 % interval.
 
     `memory ratio` counts the weights (bytes) on both sides, as a card's memory does; `extra bytes` leaves them out.

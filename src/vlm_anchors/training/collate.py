@@ -17,7 +17,7 @@ from ..inputs.images import read_image
 from ..interventions.insertion.plan import IGNORED
 
 if TYPE_CHECKING:
-    from ..types import Vlm
+    from ..models.vlm import Vlm
 
 
 class Piece(NamedTuple):

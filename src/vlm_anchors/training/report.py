@@ -7,7 +7,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ..models.adapter import write_anchors
-from ..types import Vlm
+from ..models.vlm import Vlm
 from .progress import say
 
 COLUMNS = ("step", "epoch", "loss", "validation", "learning_rate")

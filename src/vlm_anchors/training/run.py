@@ -23,10 +23,10 @@ from ..interventions.attachment import attach
 from ..interventions.method import Method
 from ..models.adapter import write_anchors
 from ..models.load import load
+from ..models.vlm import Vlm
 from ..provenance import provenance
 from ..registry import parse_spec, split_composition
 from ..specs import choose
-from ..types import Vlm
 from .collate import Collator
 from .data import MARK, Bad, Conversation, fingerprint, read_data, split_by_image
 from .lora import lora_config

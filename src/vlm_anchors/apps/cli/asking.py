@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options as options
+from ...generation.effects_text import in_words
+from . import options
 
 if TYPE_CHECKING:
+    from ...models.vlm import Vlm
     from ...specs import Decoding
-    from ...types import Answer, Vlm
+    from ...types import Answer
 
 
 @options.takes_model
@@ -112,25 +114,6 @@ def as_dict(answer: "Answer") -> dict[str, Any]:
         "yes_no": yes_no,
         "prompt": answer.prompt,
     }
-
-
-def in_words(effects: Any) -> str:
-    """What a method did, on one line: `rows edited 12, anchors: positive 3, negative 2, layers 5-12`."""
-    if isinstance(effects, dict) and len(effects) == 1 and isinstance(next(iter(effects.values())), dict):
-        return in_words(next(iter(effects.values())))
-    if isinstance(effects, dict):
-        return ", ".join(_item(key, value) for key, value in effects.items())
-    if isinstance(effects, list) and effects and all(isinstance(each, dict) and "word" in each for each in effects):
-        return " ".join(each["word"] for each in effects)  # where each word went is in the JSON
-    if isinstance(effects, list):
-        return " ".join(in_words(each) for each in effects) or "none"
-    return f"{effects:.3g}" if isinstance(effects, float) else str(effects)
-
-
-def _item(key: str, value: Any) -> str:
-    if key == "layers":  # the first and the last
-        return "layers {}-{}".format(*value)
-    return f"{key.replace('_', ' ')}{':' if isinstance(value, dict) else ''} {in_words(value)}"
 
 
 def _seeded(method: str, decoding: str | None, seed: int | None) -> tuple[list[Any], "Decoding"]:

@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options as options
-from . import outputs
+from . import options, outputs
 
 
 def bench(
@@ -105,10 +104,11 @@ def _questions(
 ) -> dict[str, Any]:
     import sys
 
+    from ...models.load import load_quietly
     from ...profiling import questions
     from ...provenance import provenance
 
-    vlm = options.load_model(model, device=device, dtype=dtype) if model else None
+    vlm = load_quietly(model, device=device, dtype=dtype) if model else None
     if vlm is None:
         vlm = questions.shape_vlm(shape or "mid", device or "cpu", dtype)
 
@@ -158,9 +158,10 @@ def _subject(model: str | None, shape: str | None, device: str | None, dtype: st
         return network, processor, inputs, built.new_tokens, f"shape {shape}", built.published
     from ...generation.generate import read_sample
     from ...inputs.prompt_builder import prepare
+    from ...models.load import load_quietly
     from ...scenes import render, sample
 
-    vlm = options.load_model(model, device=device, dtype=dtype)
+    vlm = load_quietly(model, device=device, dtype=dtype)
     question = "Please describe this image in detail."
     samples = [read_sample(render(scene), question) for scene in sample(batch, seed=0)]
     return vlm.model, vlm.processor, prepare(vlm, samples).tensors, 32, f"model {model}", ""

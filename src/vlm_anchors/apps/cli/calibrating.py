@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options as options
-from . import outputs
+from . import options, outputs
 
 if TYPE_CHECKING:
     from ...analysis.calibration import Calibration

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options as options
+from . import options
 
 
 def methods(

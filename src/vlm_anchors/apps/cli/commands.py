@@ -44,16 +44,20 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from ... import __version__
+        from ...provenance import versions
 
-        typer.echo(__version__)
+        for name, found in versions().items():
+            typer.echo(f"{name} {found or 'is not installed'}")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the versions that matter to a bug report.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None: ...
 

@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options as options
-from . import outputs
+from . import options, outputs
 
 LEGEND = """
 on image, first token: share of the words' attention there; counting: that on the image if all tokens were alike.

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from . import options as options
-from . import outputs
+from . import options, outputs
 
 scenes = typer.Typer(help="Draw images with known content; export the bundled benchmarks.", no_args_is_help=True)
 

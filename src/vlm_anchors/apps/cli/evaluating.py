@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options as options
-from . import outputs
+from . import options, outputs
 
 Name = Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name or SPEC: pope, chair:lemma=fixed, ...")]
 Data = Annotated[Path | None, typer.Option("--data", metavar="FILE_OR_DIR", help="Official question files.")]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import options as options
+from . import options
 
 
 def judge(

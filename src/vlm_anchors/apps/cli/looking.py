@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options as options
-from . import outputs
+from . import options, outputs
 
 if TYPE_CHECKING:
     from ...analysis.study import Study
@@ -77,7 +76,7 @@ def _write(summary: "Study", out: Path, commands: list[str]) -> list[Path]:
 
     from ...analysis.figures import figures_of, tables_of
     from ...analysis.look_page import write_page
-    from .asking import in_words
+    from ...generation.effects_text import in_words
 
     drawn = figures_of(summary)
     did = [in_words(dict(one.answer.effects)) if one.answer.effects else "–" for one in summary.seen]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ...types import Vlm
+    from ...models.vlm import Vlm
 
 Words = Annotated[
     list[str], typer.Argument(metavar="IMAGE... QUESTION", help="One or more image files, then the question.")
@@ -56,7 +56,9 @@ class Chosen:
     settings: dict[str, Any]
 
     def load(self) -> "Vlm":
-        return load_model(self.name, **self.settings)
+        from ...models.load import load_quietly
+
+        return load_quietly(self.name, **self.settings)
 
 
 SETTINGS = {
@@ -115,17 +117,6 @@ def can_draw_into(file: Path | None) -> None:
     if file.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise BadSetting(f"Cannot write {file}. Expected a file ending in .png, .svg or .pdf.")
     file.parent.mkdir(parents=True, exist_ok=True)
-
-
-def load_model(model: str, **settings: Any) -> "Vlm":
-    """`va.load` without the progress bars and notices transformers writes for a notebook."""
-    from transformers.utils import logging
-
-    from ...models.load import load
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    return load(model, **settings)
 
 
 def progress() -> Any:

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options as options
-from . import outputs
+from . import options, outputs
 
 
 @options.takes_model

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import options as options
+from . import options
 
 
 @options.takes_model

@@ -12,11 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...errors import AnchorsWarning, BadSetting, UserError
-from ...models.load import BUNDLED
+from ...models.load import BUNDLED, load_quietly
 from ...scenes import draw
 from ...scenes.questions import article
-from ..cli.options import load_model
-from .cases import METHODS, Asked, Case, ask_all, ratio
+from .cases import METHODS, Case, DemoQuestion, ask_all, ratio
 from .demo_page import write_page
 from .figures import NAMES, figure_of_shares, overview
 
@@ -54,7 +53,7 @@ def run(model: str, out: Path, console: Console) -> None:
         "Each goes to the plain model and to the same model with CLVA, which strengthens the attention\n"
         "that deeper layers pay to the image.\n"
     )
-    vlm = load_model(model)
+    vlm = load_quietly(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AnchorsWarning)
         cases = ask_all(vlm)
@@ -100,7 +99,7 @@ def table(cases: list[Case]) -> Table:
     return shown
 
 
-def edited_share(asked: Asked, method: str) -> float:
+def edited_share(asked: DemoQuestion, method: str) -> float:
     """Mean share on visual tokens over the layers CLVA edited; over all layers where it says nothing."""
     first, last = asked.replies["clva"].answer.effects.get("clva", {}).get("layers") or (1, None)
     shares = asked.replies[method].shares[first - 1 : last]
@@ -128,7 +127,7 @@ def verdict(cases: list[Case]) -> list[str]:
     ]
 
 
-def drift(asked: list[Asked]) -> str:
+def drift(asked: list[DemoQuestion]) -> str:
     """Whether the plain model's deep layers look away from the image, which is what CLVA repairs: in one sentence."""
     shares = [each.replies["none"].shares for each in asked]
     layers = [sum(layer) / len(layer) for layer in zip(*shares, strict=True)]

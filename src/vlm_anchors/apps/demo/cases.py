@@ -2,18 +2,20 @@
 
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...generation.generate import ask, read_sample
 from ...inputs.prompt_builder import prepare
-from ...scenes import Scene, coco, render, sample
-from ...scenes.questions import PAIRS, POPE, article
+from ...scenes import Scene, render
+from ...scenes.examples import chosen_scenes
+from ...scenes.questions import POPE, article
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from ...interventions.method import Method
-    from ...types import Answer, Vlm
+    from ...models.vlm import Vlm
+    from ...types import Answer
 
 METHODS = ("none", "clva")
 REPEATS = 5
@@ -43,7 +45,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Asked:
+class DemoQuestion:
     """One question: whether its object is there, and what each method replied."""
 
     question: str
@@ -62,49 +64,7 @@ class Case:
     name: str
     scene: Scene
     image: "Image.Image"
-    asked: tuple[Asked, ...]
-
-
-def chosen_scenes(n: int) -> list[tuple[Scene, str, str]]:
-    """The first n test scenes with three kinds of objects or more, each with the object seen best and an absent one.
-
-    The absent one is what stands most often beside one of the present in COCO's photographs; no two scenes share
-    either.
-    """
-    found: list[tuple[Scene, str, str]] = []
-    for scene in sample(50):
-        there, absent = seen_best(scene), usual_but_absent(scene)
-        fresh = all(there != other[1] and absent != other[2] for other in found)
-        if len(scene.present) >= 3 and fresh:
-            found.append((scene, there, absent))
-        if len(found) == n:
-            break
-    return found
-
-
-def seen_best(scene: Scene) -> str:
-    """The name of the object with the largest uncovered area; nothing that comes in pairs, which "a" does not fit."""
-
-    def area(thing: Any) -> float:
-        left, top, right, bottom = thing.box
-        return (right - left) * (bottom - top) * thing.visibility
-
-    return max((thing for thing in scene.objects if thing.name not in PAIRS), key=area).name
-
-
-def usual_but_absent(scene: Scene) -> str:
-    """The absent object with the highest chance, in COCO, beside some object that is there."""
-    table = coco.counts()
-    names = list(coco.CATEGORIES)
-    there = [names.index(name) for name in scene.present]
-
-    def chance(i: int) -> float:
-        return max(table["pairs"][j][i] / table["single"][j] for j in there)
-
-    return max(
-        (name for name in names if name not in scene.present and name not in PAIRS),
-        key=lambda name: chance(names.index(name)),
-    )
+    asked: tuple[DemoQuestion, ...]
 
 
 def ask_all(vlm: "Vlm", n: int = 3) -> list[Case]:
@@ -117,7 +77,7 @@ def ask_all(vlm: "Vlm", n: int = 3) -> list[Case]:
     return cases
 
 
-def _ask(vlm: "Vlm", image: "Image.Image", thing: str, present: bool) -> Asked:
+def _ask(vlm: "Vlm", image: "Image.Image", thing: str, present: bool) -> DemoQuestion:
     question = POPE.format(a=article(thing))
     answers: dict[str, list[Answer]] = {method: [] for method in METHODS}
     ask(vlm, image, question, max_new_tokens=1)  # so that no method pays for the first touch
@@ -132,7 +92,7 @@ def _ask(vlm: "Vlm", image: "Image.Image", thing: str, present: bool) -> Asked:
         )
         for method in METHODS
     }
-    return Asked(question, thing, present, replies)
+    return DemoQuestion(question, thing, present, replies)
 
 
 def visual_shares(vlm: "Vlm", image: "Image.Image", question: str, method: "str | Method") -> tuple[float, ...]:

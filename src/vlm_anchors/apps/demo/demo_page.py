@@ -3,7 +3,7 @@
 import html
 
 from ...document import INK, document, png, svg
-from .cases import METHODS, Asked, Case, Reply
+from .cases import METHODS, Case, DemoQuestion, Reply
 from .figures import COLOURS, NAMES, figure_of_shares
 
 STYLE = """
@@ -70,7 +70,7 @@ def _card(case: Case, widest: float) -> str:
 </section>"""
 
 
-def _question(asked: Asked, widest: float) -> str:
+def _question(asked: DemoQuestion, widest: float) -> str:
     truth = "It is there." if asked.present else "It is not there, but often is beside what is."
     rows = "\n".join(_row(asked, method, asked.replies[method], widest) for method in METHODS)
     return f"""<p class="question">{html.escape(asked.question)}</p>
@@ -79,7 +79,7 @@ def _question(asked: Asked, widest: float) -> str:
 {rows}</table>"""
 
 
-def _row(asked: Asked, method: str, reply: Reply, widest: float) -> str:
+def _row(asked: DemoQuestion, method: str, reply: Reply, widest: float) -> str:
     verdict = "right" if asked.right(method) else "wrong"
     return (
         f'<tr><td class="{method}">{NAMES[method]}</td><td>{html.escape(reply.answer.text) or "(nothing)"}</td>'

@@ -3,7 +3,7 @@
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from .cases import METHODS, Asked, Case
+from .cases import METHODS, Case, DemoQuestion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -12,7 +12,7 @@ COLOURS = {"none": "#0072b2", "clva": "#d55e00"}  # told apart by everyone, also
 NAMES = {"none": "plain", "clva": "CLVA"}
 
 
-def draw_shares(axes: Any, asked: tuple[Asked, ...], ink: str = "black") -> None:
+def draw_shares(axes: Any, asked: tuple[DemoQuestion, ...], ink: str = "black") -> None:
     """Share of the question's attention on visual tokens against the layer; a line a method, a dash a question."""
     for asked_one, line in zip(asked, ("-", (0, (4, 2))), strict=False):
         for method in METHODS:

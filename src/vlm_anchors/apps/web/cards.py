@@ -66,7 +66,7 @@ def _button(word: str, card: int, at: int, pressed: bool) -> str:
 
 
 def _did(answer: "Answer") -> str:
-    from ..cli.asking import in_words
+    from ...generation.effects_text import in_words
 
     parts = [f"{answer.seconds:.2f} s"]
     if answer.yes_no is not None:

@@ -14,8 +14,8 @@ from ...generation.generate import is_strange
 from ...methods import METHODS
 from ...models.load import is_bundled
 from ...scenes import render
+from ...scenes.examples import chosen_scenes
 from ...scenes.questions import CHAIR, POPE, article
-from ..demo.cases import chosen_scenes
 from . import cards
 from .guard import guarded
 from .sliders import SLIDERS, about, chosen
@@ -24,7 +24,7 @@ from .visit import MAX_BYTES, MAX_WORDS, Visit, Visits, depth_and_heads, uploade
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ...types import Vlm
+    from ...models.vlm import Vlm
 
 AT_ONCE = 2
 """Visitors who are answered at the same time; others wait in Gradio's queue."""

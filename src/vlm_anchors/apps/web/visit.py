@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ...analysis.capture import Capture
 from ...analysis.study import Seen, Study, check_recordable, see, study_of
 from ...errors import BadImage, BadSetting, CannotAct, UserError
-from ...generation.generate import Run, answer_samples, read_sample, streamed
+from ...generation.generate import GenerationPlan, answer_samples, read_sample, streamed
 from ...inputs.images import read_image
 from ...inputs.prompt_builder import check_question
 from ...models.decoder import find_target
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ...inputs.prompt_builder import Sample
-    from ...types import Answer, Vlm
+    from ...models.vlm import Vlm
+    from ...types import Answer
 
 MAX_METHODS = 4
 MAX_WORDS = 48
@@ -74,7 +75,7 @@ class Visit:
         if self.image is None:
             raise BadImage("There is no image yet. Choose one of the scenes, or upload your own.")
         check_question(question)
-        runs = [Run.of(vlm, method, None, max_new_tokens) for method in methods]
+        runs = [GenerationPlan.of(vlm, method, None, max_new_tokens) for method in methods]
         names = [_name(run) for run in runs]
         _check(names)
         sample = read_sample(self.image, question)
@@ -95,7 +96,7 @@ class Visit:
         yield
 
 
-def _name(run: Run) -> str:
+def _name(run: GenerationPlan) -> str:
     plain = run.decoding.spec() == "greedy"
     return spec_of_all(run.methods) if plain else f"{spec_of_all(run.methods)}, {run.decoding.spec()}"
 
@@ -109,7 +110,7 @@ def _check(names: list[str]) -> None:
         raise BadSetting(f"A method was named twice: {'; '.join(names)}. Name each once.")
 
 
-def _answered(run: Run, sample: "Sample", card: Card, stop: threading.Event) -> Iterator[None]:
+def _answered(run: GenerationPlan, sample: "Sample", card: Card, stop: threading.Event) -> Iterator[None]:
     """Fills the card piece by piece; stopped, it keeps what there is."""
 
     def work(**extra: object) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import AnchorsWarning
-from ...generation.generate import Run, answer_prepared
+from ...generation.generate import GenerationPlan, answer_prepared
 from ...inputs.prompt_builder import Inputs, Sample, prepare, prompt_of
 from ...interventions.attachment import attach
 from ...interventions.image_cache import images_once
@@ -19,12 +19,12 @@ from ...interventions.prefix_cache import continued, prefill_prefix, reusable
 from ...types import Answer
 
 
-def can_reuse(run: Run) -> bool:
+def can_reuse(run: GenerationPlan) -> bool:
     """Exact only where the family's prefix is causal and every method leaves it alone."""
     return reusable(run.vlm.model, run.vlm.family) and all(method.leaves_prefix_alone for method in run.methods)
 
 
-def answer_batch(run: Run, samples: Sequence[Sample], reuse: bool) -> list[Answer]:
+def answer_batch(run: GenerationPlan, samples: Sequence[Sample], reuse: bool) -> list[Answer]:
     """Answers in the order of the samples. Each image is encoded once; with `reuse`, so is system and image prefilled."""
     began = time.perf_counter()
     if not any(sample.images for sample in samples):
@@ -41,7 +41,7 @@ def answer_batch(run: Run, samples: Sequence[Sample], reuse: bool) -> list[Answe
         return answer_prepared(run, samples, inputs, handle, began, **continued(cache, _expanded(run, rows)))
 
 
-def _without_insertion(run: Run) -> Run:
+def _without_insertion(run: GenerationPlan) -> GenerationPlan:
     """Questions without an image leave nothing to insert words into; the other methods say so themselves."""
     for method in run.methods:
         if "prepare" in method.hooks:
@@ -51,7 +51,7 @@ def _without_insertion(run: Run) -> Run:
     return replace(run, methods=tuple(method for method in run.methods if "prepare" not in method.hooks))
 
 
-def _expanded(run: Run, rows: Tensor) -> Tensor:
+def _expanded(run: GenerationPlan, rows: Tensor) -> Tensor:
     """Beam search multiplies each question's row."""
     return rows.repeat_interleave(run.beams)
 
@@ -66,7 +66,9 @@ def _one_image_each(samples: Sequence[Sample]) -> bool:
     return all(len(sample.images) == 1 for sample in samples)
 
 
-def _shared(run: Run, samples: Sequence[Sample], owner: list[int]) -> tuple[Inputs, dict[str, Tensor], Tensor] | None:
+def _shared(
+    run: GenerationPlan, samples: Sequence[Sample], owner: list[int]
+) -> tuple[Inputs, dict[str, Tensor], Tensor] | None:
     """(inputs of all questions, inputs of the prefixes, row of each question's prefix); None if prefixes differ.
 
     The prefix ends with the last visual token: no text row stands in it, so methods see the question as one piece.
@@ -88,11 +90,11 @@ def _shared(run: Run, samples: Sequence[Sample], owner: list[int]) -> tuple[Inpu
     return Inputs(prompts, _padded(run, heads[rows], tails)), {**prefix, **vision}, rows
 
 
-def _visual_id(run: Run) -> int:
+def _visual_id(run: GenerationPlan) -> int:
     return run.vlm.model.config.image_token_id
 
 
-def _heads(run: Run, whole: Inputs) -> Tensor | None:
+def _heads(run: GenerationPlan, whole: Inputs) -> Tensor | None:
     """The prefixes, (images, p); None where they are not of one length."""
     ids, mask = whole.tensors["input_ids"], whole.tensors["attention_mask"]
     heads = []
@@ -102,7 +104,7 @@ def _heads(run: Run, whole: Inputs) -> Tensor | None:
     return torch.stack(heads) if len({len(head) for head in heads}) == 1 else None
 
 
-def _tail(run: Run, prompt: str) -> list[int]:
+def _tail(run: GenerationPlan, prompt: str) -> list[int]:
     """Ids after the image: the placeholder is a special token, so what follows it is tokenized alike alone."""
     ids = run.vlm.processor.tokenizer(prompt)["input_ids"]
     last = len(ids) - 1 - ids[::-1].index(_visual_id(run)) if _visual_id(run) in ids else len(ids)
@@ -117,7 +119,7 @@ def _checks(whole: Inputs, heads: Tensor, tails: list[list[int]], owner: list[in
         yield heads[image].tolist(), ids, tails[owner.index(image)]
 
 
-def _padded(run: Run, heads: Tensor, tails: list[list[int]]) -> dict[str, Tensor]:
+def _padded(run: GenerationPlan, heads: Tensor, tails: list[list[int]]) -> dict[str, Tensor]:
     """Prefix, padding, question: the padding stands between, masked, and positions do not count it."""
     longest = max(map(len, tails))
     fill = run.config().pad_token_id

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ...generation.decodings import Nucleus
-from ...generation.generate import Run
+from ...generation.generate import GenerationPlan
 from ...inputs.images import read_image
 from ...inputs.prompt_builder import Sample, check_question
+from ...models.vlm import Vlm
 from ...specs import DecodingLike, MethodLike, choose, spec_of_all
-from ...types import Vlm
 from ..benchmarks.files import find_image
 from ..benchmarks.protocols import Protocol
 from .answer import answer_batch, can_reuse
@@ -22,16 +22,16 @@ Job: TypeAlias = tuple[int, list[Asked]]
 """(which of the runs, the questions of a batch)."""
 
 
-def run_of(vlm: Vlm, method: MethodLike, chosen: Protocol, decoding: DecodingLike, seed: int | None) -> Run:
+def run_of(vlm: Vlm, method: MethodLike, chosen: Protocol, decoding: DecodingLike, seed: int | None) -> GenerationPlan:
     """How a method answers under a protocol; `decoding` and `seed` stand in for the protocol's where they are given."""
     methods, how = choose(method, decoding, chosen.decoding)
     if isinstance(how, Nucleus):
         drawn = seed if seed is not None else (chosen.seed if chosen.seed is not None else how.seed)
         how = Nucleus(how.top_p, how.temperature, drawn)
-    return Run(vlm, methods, how, chosen.max_new_tokens)
+    return GenerationPlan(vlm, methods, how, chosen.max_new_tokens)
 
 
-def key_of_run(run: Run) -> tuple[str, str, int | None]:
+def key_of_run(run: GenerationPlan) -> tuple[str, str, int | None]:
     """(method, decoding without its seed, seed)."""
     how = run.decoding
     if isinstance(how, Nucleus):
@@ -43,7 +43,7 @@ def key_of_run(run: Run) -> tuple[str, str, int | None]:
 class Answerer:
     """Answers batches: `answerer((which run, questions))` gives the questions' records, in order."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[GenerationPlan, ...]
     images: Path
     yes_no: bool
     reuse: bool

@@ -7,9 +7,9 @@ from typing import Any
 
 from ...errors import BadSetting
 from ...generation.generate import check_new_tokens
+from ...models.vlm import Vlm
 from ...provenance import provenance
 from ...specs import DecodingLike, MethodLike, choose
-from ...types import Vlm
 from ..benchmarks import BENCHMARKS
 from ..benchmarks.base import Benchmark
 from ..benchmarks.files import sha256

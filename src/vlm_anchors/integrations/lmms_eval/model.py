@@ -6,13 +6,13 @@ from typing import Any
 
 from lmms_eval.api.model import lmms
 
-from ... import __version__
 from ...errors import BadSetting
 from ...evaluation.runner.answer import answer_batch, can_reuse
-from ...generation.generate import Run
+from ...generation.generate import GenerationPlan
 from ...inputs.images import read_image
 from ...inputs.prompt_builder import Sample, check_question
 from ...models.load import load
+from ...version import __version__
 
 MAX_NEW_TOKENS = 128
 """Where a task names no limit."""
@@ -49,7 +49,7 @@ class VlmAnchors(lmms):
         if version is not None and str(version) != __version__:
             raise BadSetting(f"model_args ask for version {version}; this is vlm-anchors {__version__}. Change one.")
         self.vlm = load(model, device=device, dtype=dtype, attn_implementation=attn_implementation, revision=revision)
-        self.how = Run.of(self.vlm, with_parameters(method, parameters), decoding, MAX_NEW_TOKENS)
+        self.how = GenerationPlan.of(self.vlm, with_parameters(method, parameters), decoding, MAX_NEW_TOKENS)
         self.decoding_is_set = decoding is not None
         self.batch_size = int(batch_size or 1)
 
@@ -62,7 +62,7 @@ class VlmAnchors(lmms):
         """Answers in order. Neighbours of one length limit share a batch, and those of one image its prefix."""
         texts: list[str] = []
         for tokens, group in groupby(requests, key=lambda request: self._limit(request.args[1])):
-            run = Run(self.vlm, self.how.methods, self.how.decoding, tokens)
+            run = GenerationPlan(self.vlm, self.how.methods, self.how.decoding, tokens)
             for batch in _cut(list(group), self.batch_size):
                 answers = answer_batch(run, self._samples(batch), can_reuse(run))
                 texts += [_until(a.text, r.args[1].get("until")) for a, r in zip(answers, batch, strict=True)]

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
 from ...evaluation.benchmarks import BENCHMARKS
 from ...evaluation.benchmarks.base import Benchmark, Metric
 from ...evaluation.benchmarks.files import find_image
 from ...evaluation.benchmarks.protocols import Protocol, protocol
 from ...evaluation.runner.batches import asked, batches
 from ...inputs.images import read_image
+from ...version import __version__
 
 HERE = __name__
 YAML = """# Written by vlm-anchors {version}; write it again when the package or the question files change.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ...errors import BadModel, CannotAct
 from ...models.decoder import AttentionTarget, find_target, plain_model
 from ...models.families import family_of
-from ...types import Vlm
+from ...models.vlm import Vlm
 from .anchored import ENCODED, insertion_of
 from .plan import IGNORED
 
@@ -57,7 +57,7 @@ def checked(method: str, tensors: dict[str, Any], labels: Tensor | None) -> dict
     if mask is not None and mask.shape != ids.shape:
         raise CannotAct(
             f"Expected an attention_mask of {tuple(ids.shape)}, one value a token; found {tuple(mask.shape)}. "
-            "ForwardState the processor's own."
+            "Pass the processor's own."
         )
     if labels is not None and labels.shape != ids.shape:
         raise CannotAct(

@@ -31,7 +31,7 @@ def original_positions(inner: nn.Module, tensors: Mapping[str, Any], kinds: Int[
     if all(tensors.get(grid) is None for grid in GRIDS.values()):
         raise CannotAct(
             "Expected image_grid_thw beside the images, as the processor returns it: without it no patch has a position. "
-            "ForwardState everything the processor returned."
+            "Pass everything the processor returned."
         )
     wanted = inspect.signature(inner.get_rope_index).parameters
     known = {name: tensors[name] for name in wanted if tensors.get(name) is not None}
