@@ -113,6 +113,31 @@ def test_bleu_is_sacrebleus(monkeypatch):
     assert score.metrics["cider"] is None
 
 
+BREAKS = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+
+
+@pytest.mark.parametrize("place", ["answers", "references"])
+def test_a_line_break_of_any_kind_leaves_every_caption_in_its_place(place):
+    pytest.importorskip("pycocoevalcap")
+    if shutil.which("java") is None:
+        pytest.skip("no Java here")
+    plain = [f"a dog number {i} runs on grass" for i in range(len(BREAKS) + 1)]
+    broken = [text.replace(" runs", f"{sign} runs") for text, sign in zip(plain, BREAKS, strict=False)] + plain[-1:]
+    answers, references = (broken, plain) if place == "answers" else (plain, broken)
+    found, made = captions.tokenize(answers, [[text] for text in references])
+    assert [each for [each] in made.values()] == [each for [each] in found.values()] == plain
+
+
+def test_shifted_lines_are_refused():
+    class Shifting:
+        def tokenize(self, captions):
+            texts = [row["caption"] for rows in captions.values() for row in rows]
+            return dict(zip(captions, [[text] for text in ["", *texts]], strict=False))
+
+    with pytest.raises(BadData, match="another number of lines than it was given captions"):
+        captions._lines_kept(Shifting(), [["a"], ["b"]])
+
+
 @pytest.mark.slow
 def test_coco_metrics_are_pycocoevalcaps():
     pytest.importorskip("pycocoevalcap")

@@ -9,6 +9,7 @@ CIDEr weighs words by how rare they are among these very references: on a handfu
 """
 
 import functools
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -183,6 +184,17 @@ def _sacrebleu() -> Any:
 
 
 Tokenized = tuple[dict[int, list[str]], dict[int, list[str]]]
+LINE_BREAK = re.compile("\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
+LAST = "endofcaptions"
+
+
+def one_line(text: str) -> str:
+    """The text with a blank for every line break that Python or Java knows.
+
+    The tokenizer takes a caption a line and joins its output to the captions by line number: a break that only Java
+    sees shifts every later caption by one, in silence.
+    """
+    return LINE_BREAK.sub(" ", text)
 
 
 def tokenize(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Tokenized:
@@ -196,9 +208,19 @@ def tokenize(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Tok
             "CIDEr, ROUGE-L and METEOR need Java for their tokenizer. Install a Java runtime, or metrics=bleu."
         )
     tokenizer = PTBTokenizer()
-    wanted = {i: [{"caption": each} for each in many] for i, many in enumerate(references)}
-    made = {i: [{"caption": answer}] for i, answer in enumerate(answers)}
-    return tokenizer.tokenize(wanted), tokenizer.tokenize(made)
+    return _lines_kept(tokenizer, references), _lines_kept(tokenizer, [[answer] for answer in answers])
+
+
+def _lines_kept(tokenizer: Any, texts: Sequence[Sequence[str]]) -> dict[int, list[str]]:
+    """The tokenized texts by number. A last line that does not come back last shows that lines were shifted."""
+    rows = {i: [{"caption": one_line(each)} for each in many] for i, many in enumerate(texts)}
+    found = tokenizer.tokenize({**rows, -1: [{"caption": LAST}]})
+    if found.pop(-1, None) != [LAST]:
+        raise BadData(
+            "The PTB tokenizer returned another number of lines than it was given captions. Expected a line a caption; "
+            "look for control characters in the answers and references, and remove them."
+        )
+    return found
 
 
 def coco_metric(name: str, references: dict[int, list[str]], answers: dict[int, list[str]]) -> list[float]:
