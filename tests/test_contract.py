@@ -21,6 +21,7 @@ SHARP = {
     "pai": {"alpha": 0.5, "gamma": 1.5},
     "memvr": {"gamma": 0.5},
     "deco": {"alpha": 20.0},
+    "m3id": {"rate": 0.1, "cut": 1.0},
     ("imccd", "qwen2.5-vl"): {"rate": 1.0},
 }
 BOUND = 1e-5

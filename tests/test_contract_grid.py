@@ -23,7 +23,8 @@ WORDS = {"qwen3-vl", "gemma3", "paligemma", "paligemma2"}  # the decoder is told
 TILES = {"llava-next", "llava-onevision", "idefics3", "smolvlm"}  # the tower is not given what the processor made
 PADDED = {"mistral3"}  # to the largest image of a batch: noise would depend on the batch
 ELSEWHERE = {
-    "icd": WORDS, "vista": WORDS, "pai": {"paligemma", "paligemma2"}, "vcd": WORDS | TILES | PADDED,
+    "icd": WORDS, "vista": WORDS, "pai": {"paligemma", "paligemma2"},
+    "m3id": {"paligemma", "paligemma2"}, "vcd": WORDS | TILES | PADDED,
     "imccd": set(FAMILIES) - {"llava", "qwen2.5-vl"},
 }  # fmt: skip
 REFUSED = {(name, family) for name, families in ELSEWHERE.items() for family in families}

@@ -10,7 +10,7 @@ from vlm_anchors.apps.cli.commands import app
 from vlm_anchors.errors import BadParameter, UnknownName
 from vlm_anchors.methods import METHODS
 
-BASELINES = ("vcd", "icd", "imccd", "memvr", "clearsight", "pai", "deco", "vista")
+BASELINES = ("vcd", "icd", "imccd", "memvr", "clearsight", "pai", "deco", "vista", "middle-layers")
 PRESETS = [(entry.name, preset) for entry in METHODS for preset in entry.load().presets]
 OFFICIAL = {
     "vcd:preset=llava-1.5-7b/pope": (1.0, {"beta": 0.2, "step": 500}),
@@ -29,6 +29,7 @@ OFFICIAL = {
     "pai:preset=llava-1.5-7b/paper": (0.5, {"gamma": 1.1, "boost_prompt": True}),
     "deco:preset=llava-1.5-7b": (0.6, {"top_p": 0.9, "top_k": 20, "outside": "cut"}),
     "deco:preset=llava-1.5-7b/readme": (0.5, {}),
+    "middle-layers:preset=llava-1.5-7b": (0.5, {"layers": None}),
     "clva:preset=any": (14.0, {"beta": 0.9}),
 }
 """What the official programs run with, typed in a second time."""
@@ -47,6 +48,8 @@ def test_values_without_an_alpha_and_ours():
         assert va.VISTA.preset(f"llava-1.5-7b/{task}") == va.VISTA(lam=lam, mix=0.3)
     assert va.ClearSight.preset("llava-1.5-7b/pope") == va.ClearSight(enhance=1.15, suppress=0.95)
     assert va.MemVR.preset("qwen2.5-vl-7b") == va.MemVR(alpha=0.28, gamma=0.75, activation="silu", norm=False)
+    assert va.M3ID.preset("llava-1.5-7b/pope") == va.M3ID(rate=0.02, cut=0.3, offset=10)
+    assert va.M3ID.preset("llava-1.5-7b/chair") == va.M3ID()
     assert va.AttAnchor.preset("qwen2.5-vl-3b") == va.AttAnchor(tau=0.08)
 
 

@@ -49,10 +49,22 @@ METHODS = Catalogue(
             "arXiv 2501.01926",
         ),
         Entry(
+            "m3id",
+            "vlm_anchors.methods.m3id:M3ID",
+            "Takes off what a reading without the image says, more with every token",
+            "arXiv 2403.14003",
+        ),
+        Entry(
             "memvr",
             "vlm_anchors.methods.memvr:MemVR",
             "Looks at the image again in an MLP, when a middle layer is unsure",
             "arXiv 2410.03577",
+        ),
+        Entry(
+            "middle-layers",
+            "vlm_anchors.methods.middle_layers:MiddleLayers",
+            "Lets the newest row look at the image where the heads of middle layers look on average",
+            "arXiv 2411.16724",
         ),
         Entry(
             "pai",

@@ -1,0 +1,105 @@
+"""M3ID: multi-modal mutual information decoding.                          arXiv 2403.14003, CVPR 2024
+
+The longer an answer grows, the less it depends on the image. What the same prompt says without its image is taken off, a
+little more at each token, where the model is not sure of its next token anyway:
+
+    g_t  = exp(-rate (t + offset)),   t = 1, 2, ...                       how much of the image is left at token t
+    l*   = l_c + (1 - g_t) / g_t (l_c - l_u)   where max p_c < cut,   l_c elsewhere
+
+l_c, l_u are log-probabilities with and without the image. The branch without the image is the prompt's words alone, as in
+PAI.
+
+Where code and paper differ. The authors published no code. rate 0.02, cut 0.3 and the offsets (0 for captions; 10, about the
+length of a question, for POPE) are the paper's as others quote them; whether its t begins at 0 or 1 we could not read, so
+ours begins at 1, as the program of AvisC's authors does. That program, from which several papers' "M3ID" rows come,
+contrasts at every token and adds VCD's plausibility cut instead: `cut=1, beta=0.1`.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..interventions.method import DEFAULTS, Method, Preset, number
+from ..models.families import read_again
+from .shared import contrasts, count, implausible, refuse_untested
+
+if TYPE_CHECKING:
+    from ..interventions.branch_prompt import Prompt
+    from ..interventions.contrastive import BranchInputs
+    from ..interventions.forward_pass import GenerationState
+    from ..interventions.hooks import ForwardPass
+    from ..models.decoder import AttentionTarget
+
+
+@dataclass(frozen=True)
+class M3ID(Method):
+    """Multi-modal mutual information decoding (arXiv 2403.14003).
+
+    Args:
+        rate: how fast the image is forgotten, per token; 0 = no contrastive branch.
+        cut: a token is corrected where the most probable one has less than this probability; 1 = every token.
+        offset: tokens that count as said before the answer begins.
+        beta: tokens less probable than this share of the most probable one are left out; 0 = none.
+    """
+
+    hooks: ClassVar[frozenset[str]] = frozenset({"logits"})
+    target: ClassVar[str] = "decoder"
+    families: ClassVar[tuple[str, ...]] = read_again("alone")
+    elsewhere: ClassVar[str] = "refused"
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset("llava-1.5-7b", "chair", "paper", {"rate": 0.02, "cut": 0.3, "offset": 0}),
+        Preset("llava-1.5-7b", "pope", "paper", {"rate": 0.02, "cut": 0.3, "offset": 10}),
+        DEFAULTS,
+    )
+    """The paper's as others quote it; there is no code of the authors."""
+
+    rate: float = 0.02
+    cut: float = 0.3
+    offset: int = 0
+    beta: float = 0.0
+
+    def __post_init__(self):
+        number(self, "rate", 0, 1)
+        number(self, "cut", 0, 1)
+        number(self, "offset", 0, 10_000, whole=True)
+        number(self, "beta", 0, 1)
+
+    @property
+    def leaves_prefix_alone(self) -> bool:
+        return True
+
+    def active_hooks(self) -> frozenset[str]:
+        return self.hooks if (self.rate and self.cut) or self.beta else frozenset()
+
+    def disabled(self) -> "M3ID":
+        return replace(self, rate=0.0, beta=0.0)
+
+    def check(self, target: "AttentionTarget") -> None:
+        refuse_untested(self, target)
+
+    def second(self, prompt: "Prompt") -> "BranchInputs | None":
+        return prompt.without_image() if self.rate and self.cut else None
+
+    def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
+        count(view.memory, "steps")
+        mixed = first
+        if second is not None:
+            count(view.memory, "branch_passes")
+            mixed = self._corrected(view, first.log_softmax(-1), second.log_softmax(-1))
+        return mixed if self.beta == 0 else mixed.masked_fill(implausible(first, self.beta), -torch.inf)
+
+    def _corrected(self, view: "ForwardPass", with_image: Tensor, without: Tensor) -> Tensor:
+        # (1 - g) / g with g = exp(-x) is exp(x) - 1; expm1 keeps its digits where x is small.
+        weight = math.expm1(min(self.rate * (view.memory["steps"] + self.offset), 80.0))
+        unsure = with_image.amax(-1) < math.log(self.cut)
+        view.memory["corrected"] = view.memory.get("corrected", 0) + unsure.long()
+        return torch.where(unsure[:, None], with_image + weight * (with_image - without), with_image)
+
+    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
+        effects, corrected = contrasts(generation), generation.memory.get("corrected")
+        if corrected is None:
+            return effects
+        return [{**one, "corrected": n} for one, n in zip(effects, corrected.tolist(), strict=True)]
