@@ -120,14 +120,15 @@ def test_first_steps_lead_to_the_end(tmp_path, monkeypatch, capfd):
 
 @BUNDLED
 def test_python_in_the_readme_runs(tmp_path, monkeypatch):
-    """All blocks in one namespace, in their order, in a folder that holds the image they name; comments are the output."""
+    """All blocks in one namespace, in their order, in a folder with the images they name; the bundled model is the large one."""
     from vlm_anchors import scenes
     from vlm_anchors.scenes.draw import save
 
     monkeypatch.chdir(tmp_path)
     save(scenes.from_objects(["fork", "cup", "bowl"], seed=0), tmp_path / "kitchen.png")
+    save(scenes.from_objects(["dog"], seed=0), tmp_path / "photo.jpg")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     assert blocks
     names: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+        exec(compile(block.replace("llava-hf/llava-1.5-7b-hf", str(BUNDLED_FOLDER)), "README.md", "exec"), names)

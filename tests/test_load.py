@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 import vlm_anchors as va
 from vlm_anchors.errors import AnchorsWarning, BadModel, BadSetting, UnknownName
-from vlm_anchors.models.load import BUNDLED_FOLDER, is_bundled
+from vlm_anchors.models.load import BUNDLED_FOLDER
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_a_folder(tiny, tiny_folder):
     assert tiny.family.name == "llava"
     assert tiny.name == str(tiny_folder)
     assert not tiny.model.training
-    assert not is_bundled(tiny)
+    assert tiny.image_warning is None
 
 
 def test_a_pair_is_taken_as_it_is(tiny):
@@ -194,9 +194,9 @@ def test_wrong_pairs(tiny):
 @pytest.mark.skipif(not (BUNDLED_FOLDER / "config.json").exists(), reason="the bundled model is not made yet")
 def test_the_bundled_model():
     vlm = va.load("scenes", device="cpu")
-    assert is_bundled(vlm)
+    assert vlm.image_warning is not None
     assert vlm.dtype == torch.float32
-    assert is_bundled(va.load(BUNDLED_FOLDER, device="cpu"))
+    assert va.load(BUNDLED_FOLDER, device="cpu").image_warning is not None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         AutoModelForImageTextToText.from_pretrained(BUNDLED_FOLDER, local_files_only=True)

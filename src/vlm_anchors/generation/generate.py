@@ -13,7 +13,6 @@ from ..errors import AnchorsWarning, BadImage, BadSetting, CannotAct, UserError
 from ..inputs.images import read_image
 from ..inputs.prompt_builder import Inputs, Sample, check_question, prepare
 from ..interventions.method import Method
-from ..models.load import BUNDLED, is_bundled
 from ..models.vlm import Vlm
 from ..specs import Decoding, DecodingLike, MethodLike, choose, spec_of_all
 from ..types import Answer
@@ -120,7 +119,7 @@ def ask(
     """
     run = GenerationPlan.of(vlm, method, decoding, max_new_tokens, shares)
     sample = read_sample(image, question, sample_id)
-    _warn_of_photographs(vlm, [sample])
+    _warn_of_images(vlm, [sample])
     return answer_samples(run, [sample])[0]
 
 
@@ -150,7 +149,7 @@ def _answers(run: GenerationPlan, numbered: Iterator[tuple[int, Any]], batch_siz
         window, failure = _read_window(itertools.islice(numbered, batch_size * WINDOW))
         if not window and failure is None:
             return
-        _warn_of_photographs(run.vlm, window)
+        _warn_of_images(run.vlm, window)
         order = sorted(range(len(window)), key=lambda i: (len(window[i].images), len(window[i].question)))
         done: dict[int, Answer] = {}
         for start in range(0, len(order), batch_size):
@@ -193,22 +192,14 @@ def _digest(images: "Sequence[Image.Image]", question: str) -> str:
     return digest.hexdigest()
 
 
-def _warn_of_photographs(vlm: Vlm, samples: Iterable[Sample]) -> None:
-    if any(is_strange(vlm, image) for sample in samples for image in sample.images):
-        warnings.warn(
-            f"The bundled model {BUNDLED!r} knows drawn scenes only; about a photograph it says confident nonsense. "
-            "`vlm-anchors scenes render` draws scenes; for photographs load a real model, "
-            "such as llava-hf/llava-1.5-7b-hf.",
-            AnchorsWarning,
-            stacklevel=3,
-        )
-
-
-def is_strange(vlm: Vlm, image: "Image.Image") -> bool:
-    """Whether this is the bundled model, and an image that is no scene of ours."""
-    from ..scenes.draw import KEY
-
-    return is_bundled(vlm) and KEY not in image.info
+def _warn_of_images(vlm: Vlm, samples: Iterable[Sample]) -> None:
+    """What the checkpoint says of images that it cannot understand, once a call."""
+    if vlm.image_warning is None:
+        return
+    sentences = (vlm.image_warning(image) for sample in samples for image in sample.images)
+    sentence = next((one for one in sentences if one is not None), None)
+    if sentence is not None:
+        warnings.warn(sentence, AnchorsWarning, stacklevel=3)
 
 
 def answer_samples(run: GenerationPlan, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
@@ -345,7 +336,7 @@ def stream(
     """
     run = GenerationPlan.of(vlm, method, decoding, max_new_tokens)
     sample = read_sample(image, question, sample_id)
-    _warn_of_photographs(vlm, [sample])
+    _warn_of_images(vlm, [sample])
     return streamed(run, lambda **extra: answer_samples(run, [sample], **extra))
 
 

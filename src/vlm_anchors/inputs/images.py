@@ -81,8 +81,6 @@ def _decode(file: "Path | io.BytesIO", name: str) -> "Image.Image":
 def _upright_rgb(image: "Image.Image", name: str) -> "Image.Image":
     from PIL import ImageOps
 
-    from ..scenes.draw import KEY
-
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImage(_too_large(name, f" ({width} x {height})"))
@@ -96,7 +94,8 @@ def _upright_rgb(image: "Image.Image", name: str) -> "Image.Image":
         raise BadImage(
             f"{_start(name)} is broken or cut short: {_reason(error)}. Copy or download it again."
         ) from error
-    kept: dict[Any, Any] = {KEY: image.info[KEY]} if KEY in image.info else {}
+    # Of the metadata, only what this package itself wrote into the file stays (a drawn scene says that it is one).
+    kept = {key: value for key, value in image.info.items() if str(key).startswith("vlm-anchors")}
     result = result.copy() if result is image else result
     result.info = kept
     return result

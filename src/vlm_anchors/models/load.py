@@ -70,7 +70,11 @@ def load(
     if settings["quantization_config"] is None:
         model = model.to(target)
     revision = getattr(config, "_commit_hash", None)
-    return Vlm(model.eval(), processor, family_of(config), name, revision, adapter.trained_method(Path(where)))
+    from ..scenes.draw import not_a_scene  # draws with numpy and Pillow, which importing this package does not need
+
+    image_warning = not_a_scene if Path(where) == BUNDLED_FOLDER else None
+    method = adapter.trained_method(Path(where))
+    return Vlm(model.eval(), processor, family_of(config), name, revision, method, image_warning)
 
 
 def _adapted(name: str, folder: Path, **settings: Any) -> Vlm:
@@ -85,11 +89,6 @@ def _adapted(name: str, folder: Path, **settings: Any) -> Vlm:
     if (folder / "processor_config.json").exists():
         processor = _processor(name, str(folder), {"local_files_only": True})
     return Vlm(model, processor, vlm.family, name, vlm.revision, adapter.trained_method(folder))
-
-
-def is_bundled(vlm: Vlm) -> bool:
-    """Whether this is the bundled model, under its name or its folder's."""
-    return vlm.name == BUNDLED or Path(vlm.name).expanduser().resolve() == BUNDLED_FOLDER
 
 
 def _from_pair(pair: Any) -> Vlm:

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 from .families import Family
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
+    from PIL import Image
     from transformers import PreTrainedModel, ProcessorMixin
 
 
@@ -25,6 +28,8 @@ class Vlm:
     name: str
     revision: str | None = None
     method: str = "none"
+    image_warning: "Callable[[Image.Image], str | None] | None" = None
+    """A sentence about an image that this checkpoint cannot understand, None for one that it can; None: any image will do."""
 
     @property
     def device(self) -> "torch.device":

@@ -108,3 +108,13 @@ def objects_in(path) -> list[tuple[str, tuple[int, int, int, int], float]] | Non
     with Image.open(path) as image:
         stored = image.info.get(OBJECTS)
     return None if stored is None else [(name, tuple(box), seen) for name, box, seen in json.loads(stored)]
+
+
+def not_a_scene(image: "Image.Image") -> str | None:
+    """What the bundled model has to say of an image that is no drawn scene; None for a scene."""
+    if KEY in image.info:
+        return None
+    return (
+        "The bundled model 'scenes' knows drawn scenes only; about a photograph it says confident nonsense. `vlm-anchors "
+        "scenes render` draws scenes; for photographs load a real model, such as llava-hf/llava-1.5-7b-hf."
+    )

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import gradio as gr
 
 from ...errors import UserError
-from ...generation.generate import is_strange
 from ...methods import METHODS
-from ...models.load import is_bundled
 from ...scenes import render
 from ...scenes.examples import chosen_scenes
 from ...scenes.questions import CHAIR, POPE, article
@@ -194,7 +192,8 @@ class Page:
             visit.shows(uploaded(str(text["name"]), int(text["size"]), str(text["data"])))
         except UserError as error:
             return cards.picture(visit.image, cards.problem(error)), *[gr.skip()] * 6
-        strange = visit.image is not None and is_strange(self.vlm, visit.image)
+        warning = self.vlm.image_warning
+        strange = visit.image is not None and warning is not None and warning(visit.image) is not None
         note = cards.notice(_STRANGE) if strange else ""
         return cards.picture(visit.image, note), self._thumbnails(None), cards.suggestions([CHAIR]), *_NOTHING
 
@@ -272,7 +271,7 @@ def _heading(vlm: "Vlm") -> str:
     name = html.escape(vlm.name)
     text = (
         f"The model <b>{name}</b> is small and knows drawn scenes only; for photographs start with <code>--model</code>."
-        if is_bundled(vlm)
+        if vlm.image_warning is not None
         else f"The model is <b>{name}</b>, on {vlm.device.type}."
     )
     return (
