@@ -14,13 +14,16 @@ BASELINES = ("vcd", "icd", "imccd", "memvr", "clearsight", "pai", "deco", "vista
 PRESETS = [(entry.name, preset) for entry in METHODS for preset in entry.load().presets]
 OFFICIAL = {
     "vcd:preset=llava-1.5-7b/pope": (1.0, {"beta": 0.2, "step": 500}),
-    "icd:preset=instructblip-7b": (1.0, {"beta": 0.1, "where": "role"}),
+    "vcd:preset=instructblip-7b/pope": (0.5, {"beta": 0.1, "step": 500}),
+    "vcd:preset=qwen-vl/pope": (1.0, {"beta": 0.1, "step": 500}),
+    "icd:preset=instructblip-7b": (1.0, {"beta": 0.1, "where": "role", "cleanup": True}),
     "imccd:preset=llava-1.5-7b/pope": (3.0, {"beta": 0.2, "rate": 1 / 3, "gate": "off"}),
     "imccd:preset=llava-1.5-7b/chair": (1.0, {"beta": 0.2, "rate": 1 / 3, "gate": "scores", "window": "first"}),
     "imccd:preset=llava-1.5-7b/mme": (1.0, {"beta": 0.5}),
-    "imccd:preset=instructblip-7b/pope": (3.0, {"beta": 0.3, "rate": 2 / 3}),
-    "imccd:preset=instructblip-7b/chair": (1.0, {"beta": 0.3, "gate": "weights"}),
-    "imccd:preset=instructblip-7b/mme": (0.5, {"beta": 0.5}),
+    "imccd:preset=instructblip-7b/pope": (3.0, {"beta": 0.3, "rate": 1.0}),
+    "imccd:preset=instructblip-7b/pope-0.2": (3.0, {"beta": 0.2, "rate": 1.0}),
+    "imccd:preset=instructblip-7b/chair": (1.0, {"beta": 0.3, "rate": 1.0, "gate": "weights"}),
+    "imccd:preset=instructblip-7b/mme": (0.5, {"beta": 0.5, "rate": 1.0}),
     "memvr:preset=llava-1.5-7b/mme": (0.12, {"gamma": 0.75, "activation": "none"}),
     "memvr:preset=llava-1.5-7b/llava-bench": (0.32, {"gamma": 0.75}),
     "memvr:preset=llava-1.5-7b/vizwiz": (0.28, {"gamma": 0.75}),
@@ -45,7 +48,7 @@ def test_the_published_values(spec, values):
 
 def test_values_without_an_alpha_and_ours():
     for task, lam in (("chair", 0.17), ("pope", 0.01), ("mmhal", 0.1)):
-        assert va.VISTA.preset(f"llava-1.5-7b/{task}") == va.VISTA(lam=lam, mix=0.3)
+        assert va.VISTA.preset(f"llava-1.5-7b/{task}") == va.VISTA(lam=lam, mix=0.3, pca=True)
     assert va.ClearSight.preset("llava-1.5-7b/pope") == va.ClearSight(enhance=1.15, suppress=0.95)
     assert va.MemVR.preset("qwen2.5-vl-7b") == va.MemVR(alpha=0.28, gamma=0.75, activation="silu", norm=False)
     assert va.M3ID.preset("llava-1.5-7b/pope") == va.M3ID(rate=0.02, cut=0.3, offset=10)
@@ -55,7 +58,7 @@ def test_values_without_an_alpha_and_ours():
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
 def test_every_preset_says_whose_it_is_and_can_be_built(name, preset):
-    assert preset.source in ("official-code", "paper", "ours")
+    assert preset.source in ("official-code", "official-readme", "paper", "ours")
     method = METHODS.build(f"{name}:preset={preset.name}")
     assert method == METHODS.get(name).load().preset(preset.name)
     assert METHODS.build(method.spec()) == method, "a record's method is built again from what it says"
@@ -107,3 +110,9 @@ def test_the_command_lists_them():
     assert "official-code" in summary.stdout and "gate=scores" in summary.stdout
     found = json.loads(CliRunner().invoke(app, ["methods", "vcd", "--json"]).stdout)["presets"]
     assert {"model": "qwen2.5-vl-7b", "task": "pope", "source": "ours", "parameters": {"beta": 0.2}} in found
+
+
+def test_a_value_that_only_a_readme_has_says_so():
+    """DeCo's code runs with 0.6; its README's table has 0.5."""
+    found = {preset.name: preset.source for preset in va.DeCo.presets}
+    assert found["llava-1.5-7b/readme"] == "official-readme" and found["llava-1.5-7b/any"] == "official-code"

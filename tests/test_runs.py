@@ -58,7 +58,7 @@ def test_presets_follow_the_rule():
     assert set(by["pope"]) == set(METHODS.names()) - {"none", "clva"}
     assert by["chair"]["imccd"] == ("imccd:rate=0.3333333333333333,gate=scores,window=last", "official-code")
     assert baselines("chair", "nucleus")["imccd"][0] == "imccd:rate=0.3333333333333333,gate=scores"
-    assert by["chair"]["vista"] == ("vista:lam=0.17", "official-code")  # the task's own
+    assert by["chair"]["vista"] == ("vista:lam=0.17,pca=true", "official-code")  # the task's own
     assert by["pope"]["pai"] == ("pai:boost_prompt=false", "official-code")  # for any task
     assert by["mme"]["vcd"] == ("vcd", "ours")  # none is known
     for spec, _ in (preset for presets in by.values() for preset in presets.values()):

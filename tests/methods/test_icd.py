@@ -1,5 +1,7 @@
 """ICD against two readings without a cache, the second with the disturbing role written in by hand."""
 
+from dataclasses import replace
+
 import pytest
 import tiny_models
 import torch
@@ -10,7 +12,7 @@ from tiny_models import IMAGE, START
 
 from vlm_anchors.errors import BadParameter, CannotAct
 from vlm_anchors.interventions.attachment import attach
-from vlm_anchors.methods.icd import ICD, SYSTEMS
+from vlm_anchors.methods.icd import ICD, SYSTEMS, cleaned
 
 ROLE = "a confused detector"
 WORDS = [token(word) for word in ROLE.split()]
@@ -159,3 +161,60 @@ def test_without_a_tokenizer_it_says_so():
 def test_wrong_dials_are_refused(parameters):
     with pytest.raises(BadParameter):
         ICD(**parameters)
+
+
+def test_the_clean_up_of_captions():
+    """Typed in from the official code's rules, not from ours."""
+    assert cleaned('  A "Big" dog.  Is (it) there?\n') == "a big dog is it there?"
+    assert cleaned(" ".join(["word"] * 60)) == " ".join(["word"] * 50)
+    assert cleaned("You are a confused objects detector.") == "you are a confused objects detector"
+
+
+@pytest.mark.parametrize("where", ["role", "question"])
+def test_a_role_cleaned_up_is_one_without_capitals_and_stops(where):
+    case, model = CASES["instructblip"], model_of("instructblip")
+    batch = case.split(case.batch(), 0)
+
+    def logits(**parameters):
+        with attach((model, Processor()), ICD(where=where, beta=0.0, **parameters)), torch.no_grad():
+            return model(**batch).logits[:, -1]
+
+    shouted, plain = "A confused. DETECTOR!", "a confused detector"
+    assert torch.equal(logits(role=shouted, cleanup=True), logits(role=plain))
+    assert not torch.equal(logits(role=shouted), logits(role=plain))
+
+
+def test_a_suffix_is_no_part_of_the_question_behind_a_role():
+    case, model = CASES["instructblip"], model_of("instructblip")
+    single = case.split(case.batch(), 0)
+    own = single["qformer_input_ids"]
+    suffix = Processor().qformer_tokenizer.batch_decode(own[:, -2:])[0]
+    shorter = {**single, "qformer_input_ids": own[:, :-2], "qformer_attention_mask": torch.ones_like(own[:, :-2])}
+
+    def second(method, inputs):
+        """z2, from two mixtures of z1 and z2."""
+        with torch.no_grad():
+            first = model(**inputs).logits[:, -1]
+            with attach((model, Processor()), method):
+                return 2 * first - model(**inputs).logits[:, -1]
+
+    method = ICD(role=ROLE, where="question", beta=0.0)
+    with_suffix, without = second(method, single), second(method, shorter)
+    assert (second(replace(method, suffix=suffix), single) - without).abs().max() < 1e-4
+    assert (with_suffix - without).abs().max() > 1e-3
+
+
+class Prepending(Spelling):
+    """A tokenizer whose normaliser puts a token before every text, as SentencePiece's "▁" is put."""
+
+    def encode(self, text, add_special_tokens=False):
+        return [3, *super().encode(text, add_special_tokens)]
+
+
+def test_what_a_tokenizer_puts_before_every_text_is_not_put_before_the_role():
+    method, tokenizer = ICD(role=ROLE), Prepending(VICUNA_1_1)
+    system = Spelling(VICUNA_1_1).encode(VICUNA_1_1)
+    role = Spelling(VICUNA_1_1).encode(ROLE)
+    assert method._disturbed(tokenizer, [BOS, *system, 9]) == ([BOS, *role, 9], "replaced")
+    assert method._disturbed(Spelling(VICUNA_1_1), [BOS, *system, 9]) == ([BOS, *role, 9], "replaced")
+    assert method._disturbed(tokenizer, [3, *system, 9]) == ([3, *role, 9], "replaced"), "one that was there stays"

@@ -80,7 +80,8 @@ def reference(case, method, rate, window=30):
         if method.gate != "off":
             mean = torch.stack(image_mass[method.gate]).mean(0)
             for t in range(1, len(mean)):
-                earlier = mean[:t][:window] if method.window == "first" else mean[:t][-window:]
+                # A window of the last steps holds the step itself.
+                earlier = mean[:t][:window] if method.window == "first" else mean[:t][1 - window :]
                 if mean[t] < earlier.mean():
                     alpha[t] = 0
         return cut((1 + alpha) * first - alpha * second, first, method.beta)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 
 class Preset(NamedTuple):
-    """Parameters for a model and a task ("any": all). source: "official-code", "paper", or "ours" where neither says."""
+    """Parameters for a model and a task ("any": all). source: "official-code", "official-readme" (where the code
+    itself runs with another value), "paper", or "ours" where none of them says."""
 
     model: str
     task: str

@@ -16,7 +16,8 @@ below zero is pushed further down by a factor above 1, in code and by default; `
 z + (factor - 1) |z| instead. "System" is every key before the first visual token, and "text rows" are found by
 position; the code has fixed numbers (35, 611) that hold for one prompt and one image size. A prompt that begins with
 its image has no system key, so `suppress` does nothing there and a warning says so. Official code exists for LLaVA-1.5
-only.
+only, and its layers are 10-15 (9-14 from 0) at any depth, for the 13B model's 40 layers too; ours scale with the depth:
+`layers=(10, 15)` is the code's form there.
 """
 
 import warnings

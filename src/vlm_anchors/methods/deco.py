@@ -8,7 +8,8 @@ likely, the one that a middle layer is surest of marks that layer, and its logit
     l*, c*     = arg max over l and c in C of softmax(z_l)(c)
     z(c)      <- z(c) + alpha softmax(z_l*)(c*) z_l*(c)   for c in C,   -inf elsewhere
 
-Where code and paper differ. The official scripts use alpha 0.6, the README's table 0.5. Indices 20..28 of the code
+Where code and paper differ. The official scripts run with alpha 0.6; the README of the same repository lists
+0.5, which nothing in it uses (preset "readme"). Indices 20..28 of the code
 point into a list that begins with the embeddings, so they are layers counted from 1. The code takes one layer for a whole
 batch; ours each sample's own. Outside C the code forbids a token, and so do we: alpha = 0 alone is not the plain
 model; `outside="kept"` leaves those tokens their logits. Official code exists for LLaVA-1.5 only.
@@ -47,7 +48,7 @@ class DeCo(Method):
     elsewhere: ClassVar[str] = "warns"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "any", "official-code", {"alpha": 0.6, "top_p": 0.9, "top_k": 20}),
-        Preset("llava-1.5-7b", "readme", "official-code", {"alpha": 0.5}),
+        Preset("llava-1.5-7b", "readme", "official-readme", {"alpha": 0.5}),
         DEFAULTS,
     )
 

@@ -9,12 +9,18 @@ d is a disturbing role, such as "You are a confused objects detector ...". In Q-
 the system prompt: of `system` if that text stands before the image, else of a default one we know, else it is put first.
 `effects` says which of them was done.
 
-Where code and paper differ. The official program runs through five roles and marks no default; ours is the first. Its script
-for LLaVA on POPE cannot start as shipped (a misspelt import), so its setting there is read from its sampler. Other papers'
-"ICD" uses "You are a confused object detector." as the system prompt: role=... A third term of the code, added when
-image noise is on as well, is left out.
+Where code and paper differ. The official program runs through five roles and marks no default; ours is the fourth of its
+lists for POPE and the last of those for MME. On InstructBLIP it passes the role through a clean-up made for captions: lower
+case, `.!"()*#:;~` become spaces, 50 words at most. `cleanup=True` does the same, and the official preset has it; without,
+the full stop is a token of its own. With where="question" the code's Q-Former reads the question without the benchmark's
+format suffix ("Please only answer yes or no."), which `suffix` names, and from the second question on role and question are
+glued together without a space (its variable was overwritten); ours always has the space. Its script for LLaVA on POPE cannot
+start as shipped (a misspelt import), so its setting there is read from its sampler. Other papers' "ICD" uses "You are a
+confused object detector." as the system prompt: role=... A third term of the code, added when image noise is on as well, is
+left out.
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +29,7 @@ from torch import Tensor
 from ..errors import BadParameter, CannotAct
 from ..interventions.method import DEFAULTS, Method, Preset, choice, number
 from ..models.families import read_again
-from .shared import contrasts, counted_contrast, refuse_untested
+from .shared import check_switch, contrasts, counted_contrast, refuse_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from ..models.decoder import AttentionTarget
 
 ROLE = "You are a confused objects detector to provide a fuzzy overview or impression of the image."
+CAPTION_WORDS = 50
 SYSTEMS = (
     "You are a helpful assistant.",
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
@@ -50,7 +57,8 @@ class ICD(Method):
     alpha: how much of the disturbed reading's logits is taken off; 0 = no contrastive branch. beta: tokens less probable than
     this share of the most probable one are left out; 0 = none. role: the disturbing instruction. where: in Q-Former models
     the "role" replaces the question or stands before it ("question"). system: the system prompt to be replaced, where it
-    is none of those we know.
+    is none of those we know. cleanup: whether a Q-Former's text is cleaned as the official code cleans captions. suffix:
+    what is left off the end of a question that the role stands before.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"logits"})
@@ -59,7 +67,9 @@ class ICD(Method):
     elsewhere: ClassVar[str] = "refused"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "any", "official-code", {"alpha": 1.0, "beta": 0.1}),
-        Preset("instructblip-7b", "any", "official-code", {"alpha": 1.0, "beta": 0.1, "where": "role"}),
+        Preset(
+            "instructblip-7b", "any", "official-code", {"alpha": 1.0, "beta": 0.1, "where": "role", "cleanup": True}
+        ),
         DEFAULTS,
     )
     """Which of its five roles was used is not marked."""
@@ -69,6 +79,8 @@ class ICD(Method):
     role: str = ROLE
     where: str = "role"
     system: str = ""
+    cleanup: bool = False
+    suffix: str = ""
 
     def __post_init__(self):
         number(self, "alpha", 0)
@@ -76,8 +88,15 @@ class ICD(Method):
         choice(self, "where", "role", "question")
         if not isinstance(self.role, str) or not self.role.strip():
             raise BadParameter(f"ICD.role must be an instruction in words; found {self.role!r}.")
-        if not isinstance(self.system, str):
-            raise BadParameter(f"ICD.system must be text; found {self.system!r}.")
+        check_switch(self, "cleanup")
+        for name in ("system", "suffix"):
+            if not isinstance(getattr(self, name), str):
+                raise BadParameter(f"ICD.{name} must be text; found {getattr(self, name)!r}.")
+        if self.suffix and self.where != "question":
+            raise BadParameter(
+                f"ICD.suffix is left off a question, and where='role' reads none; found {self.suffix!r}. "
+                "Set where='question' as well."
+            )
 
     @property
     def leaves_prefix_alone(self) -> bool:
@@ -95,6 +114,10 @@ class ICD(Method):
             raise CannotAct(
                 f"icd's where='question' puts the role before the question of a Q-Former, and {target.family.title} has none. "
                 "Leave where='role'."
+            )
+        if target.visual_features is None and self.cleanup:
+            raise CannotAct(
+                f"icd's cleanup is for the text of a Q-Former, and {target.family.title} has none. Leave cleanup=False."
             )
         if target.visual_features is not None and self.system:
             raise CannotAct(
@@ -127,9 +150,22 @@ class ICD(Method):
             )
         for system in (self.system, *SYSTEMS):
             if system and system in text:
-                return tokenizer.encode(text.replace(system, self.role, 1), add_special_tokens=False), "replaced"
+                return self._encoded(tokenizer, front, text, text.replace(system, self.role, 1)), "replaced"
         begins = front[:1] if front and front[0] == tokenizer.bos_token_id else []
         return [*begins, *tokenizer.encode(self.role, add_special_tokens=False), *front[len(begins) :]], "put first"
+
+    def _encoded(self, tokenizer: Any, front: list[int], text: str, changed: str) -> list[int]:
+        """Tokens of the changed text. What a tokenizer puts before every text ("▁") and these tokens lack is left out."""
+        before, after = (tokenizer.encode(one, add_special_tokens=False) for one in (text, changed))
+        more = len(before) - len(front)
+        extra = more > 0 and before[more:] == front and after[:more] == before[:more]
+        return after[more:] if extra else after
+
+    def _bare(self, question: str) -> str:
+        """A question without the suffix, spelled as a Q-Former's tokenizer decodes it (in lower case)."""
+        bare = question.rstrip()
+        suffix = self.suffix.strip()
+        return bare[: -len(suffix)].rstrip() if suffix and bare.lower().endswith(suffix.lower()) else question
 
     def _disturbed_question(self, prompt: "Prompt") -> "BranchInputs":
         """The Q-Former reads the role; the language model's own prompt stays."""
@@ -138,7 +174,8 @@ class ICD(Method):
         if tokenizer is None or "qformer_input_ids" not in pixels:
             raise CannotAct("icd disturbs the Q-Former's instruction, and this model's Q-Former reads none. Use vcd.")
         asked = tokenizer.batch_decode(pixels["qformer_input_ids"], skip_special_tokens=True)
-        texts = [self.role if self.where == "role" else f"{self.role} {question}" for question in asked]
+        texts = [self.role if self.where == "role" else f"{self.role} {self._bare(question)}" for question in asked]
+        texts = [cleaned(text) for text in texts] if self.cleanup else texts
         read = tokenizer(texts, padding=True, return_tensors="pt").to(pixels["pixel_values"].device)
         changed = {"qformer_input_ids": read["input_ids"], "qformer_attention_mask": read["attention_mask"]}
         done = "replaced the question" if self.where == "role" else "put before the question"
@@ -151,3 +188,9 @@ class ICD(Method):
     def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
         effects, roles = contrasts(generation), generation.memory.get("role")
         return effects if roles is None else [{**one, "role": done} for one, done in zip(effects, roles, strict=True)]
+
+
+def cleaned(text: str) -> str:
+    """Text as the official code's caption clean-up leaves it."""
+    plain = " ".join(re.sub(r"[.!\"()*#:;~]", " ", text.lower()).split())
+    return " ".join(plain.split(" ")[:CAPTION_WORDS])

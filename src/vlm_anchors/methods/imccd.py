@@ -16,15 +16,18 @@ the branch's output is the unchanged one minus sum_j A_j M_j (V_j - v_h), which 
 
 Where code and paper differ. The paper's first version calls the second module attention refinement; the official code
 closes up positions, which is the later version's CMPC, and so do we. Its gamma is read by nothing and is left out here.
-m is one number for a batch of one there; ours is one a sample, over its real rows. InstructBLIP's decoding steps lose the
-closed-up positions in the code's first branch, and its contrastive branch keeps no cache, so that every step takes m over all
-text rows; ours keep them, and a step has an m of its own, as in the code for LLaVA. Qwen-VL's two constants disagree, and
+m is one number for a batch of one there; ours is one a sample, over its real rows. On InstructBLIP the
+code's closed-up positions never act, as their flag is reset before it is read: the official presets have rate 1 there, and
+2/3 is the constant that the code would use. Its contrastive branch keeps no cache there, so that every step takes m over all
+text rows; in ours a step has an m of its own, as in the code for LLaVA. Qwen-VL's two constants disagree, and
 for M-RoPE models there is no definition at all: there `rate` must be 1, which leaves the contrastive branch only.
 
 The code's captioning adds a gate: with g_t the sum over image keys of the last row's A, mean over heads and layers, a step
 whose g_t is below the mean of a window of earlier steps takes alpha = 0 (the cut stays). For LLaVA it sums z in place of A:
 `gate="scores"`, for InstructBLIP A: "weights". The window is the first 30 steps when it samples, the last 30 when it does
-not: `window`. Ours leaves the step itself out of its window, so the first one is never gated. The presets for CHAIR have
+not: `window`. The last 30 contain the step
+itself, so it is compared with 29 earlier ones, in code and here; the first step is never gated. The code's two POPE scripts
+for InstructBLIP have beta 0.2 and 0.3: presets "pope-0.2" and "pope". The presets for CHAIR have
 the gate ("chair" samples, as the scripts do); nothing else has.
 """
 
@@ -51,7 +54,7 @@ if TYPE_CHECKING:
 RATES = {"llava": 1 / 3, "instructblip": 2 / 3}
 WINDOW = 30
 _LLAVA_CAPTIONS = {"alpha": 1.0, "beta": 0.2, "rate": 1 / 3, "gate": "scores"}
-_INSTRUCTBLIP_CAPTIONS = {"alpha": 1.0, "beta": 0.3, "rate": 2 / 3, "gate": "weights"}
+_INSTRUCTBLIP_CAPTIONS = {"alpha": 1.0, "beta": 0.3, "rate": 1.0, "gate": "weights"}
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,11 @@ class IMCCD(Method):
         Preset("llava-1.5-7b", "chair", "official-code", _LLAVA_CAPTIONS),
         Preset("llava-1.5-7b", "chair-greedy", "official-code", {**_LLAVA_CAPTIONS, "window": "last"}),
         Preset("llava-1.5-7b", "mme", "official-code", {"alpha": 1.0, "beta": 0.5, "rate": 1 / 3}),
-        Preset("instructblip-7b", "pope", "official-code", {"alpha": 3.0, "beta": 0.3, "rate": 2 / 3}),
+        Preset("instructblip-7b", "pope", "official-code", {"alpha": 3.0, "beta": 0.3, "rate": 1.0}),
+        Preset("instructblip-7b", "pope-0.2", "official-code", {"alpha": 3.0, "beta": 0.2, "rate": 1.0}),
         Preset("instructblip-7b", "chair", "official-code", _INSTRUCTBLIP_CAPTIONS),
         Preset("instructblip-7b", "chair-greedy", "official-code", {**_INSTRUCTBLIP_CAPTIONS, "window": "last"}),
-        Preset("instructblip-7b", "mme", "official-code", {"alpha": 0.5, "beta": 0.5, "rate": 2 / 3}),
+        Preset("instructblip-7b", "mme", "official-code", {"alpha": 0.5, "beta": 0.5, "rate": 1.0}),
         Preset("qwen2.5-vl-7b", "pope", "ours", {"alpha": 3.0, "beta": 0.2, "rate": 1.0}),
         Preset("qwen2.5-vl-7b", "any", "ours", {"rate": 1.0}),
         DEFAULTS,
@@ -172,7 +176,7 @@ class IMCCD(Method):
         image_mass = torch.stack(view.kept["looks at image"]).mean(0)
         earlier = view.carried.get("looks at image", image_mass[:, None][:, :0])
         view.carried["looks at image"] = torch.cat([earlier, image_mass[:, None]], 1)
-        held = earlier[:, :WINDOW] if self.window == "first" else earlier[:, -WINDOW:]
+        held = earlier[:, :WINDOW] if self.window == "first" else earlier[:, 1 - WINDOW :]
         return image_mass < held.mean(1)
 
     def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ those for GLM-4V for 0.28 (CHAIR and VizWiz: 0.26), both for gamma 0.75 and star
 Our preset for Qwen2.5-VL, another model, takes Qwen-VL-Chat's alpha 0.28, gamma, activation and entropy, but not its
 layers: presets hold none, so 7-16 of 32, scaled, stay. The code's entropy is summed over a batch and one image serves all
 samples; ours decides per sample, with that sample's images (all of them), means taken over its real rows. There is no
-official alpha for POPE; in the code's captioning script alpha is 0.12 whatever its shell script asks for (0.31). The code
-passes logits through the logits processors before the entropy; ours sees the raw ones.
+official alpha for POPE; in the code's captioning script alpha is 0.12 whatever its shell script asks for (0.31). The
+entropy is that of raw logits, as on the code's LLaVA path, where no logits processor comes before it.
 """
 
 import math

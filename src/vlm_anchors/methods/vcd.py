@@ -6,12 +6,13 @@ What the model says whatever it sees, it also says when the image is noise; that
     v'       = sqrt(abar_t) v + sqrt(1 - abar_t) eps                     the normalised pixels after t diffusion steps
     beta_t   = sigmoid(linspace(-6, 6, 1000)) (0.005 - 1e-5) + 1e-5,     abar_t = prod (1 - beta)
 
-Where code and paper differ. beta is 0.1 in the official program and 0.2 in its shell script, which the presets take. The code
-replaces sampling only and does nothing when decoding greedily; ours acts in every mode. Noise is drawn once an image; ours
-comes from `seed` alone, the same for every image of a size, so that an answer does not depend on its batch. Models whose
-processor cuts the image into flat patches (Qwen) are noised on those patches; a patch holds its piece of a still image twice
-over (for a video, two frames), and both copies get the same noise, as if the image itself had been noised. The library's
-fallback alpha is 0.5.
+Where code and paper differ. The official shell script for LLaVA asks for alpha 1 and beta 0.2; the one for Qwen-VL for alpha
+1 and its own beta, 0.1; the one for InstructBLIP passes no alpha, so that the sampler's 0.5 holds, and beta is the program's
+0.1. The presets have what runs. The code replaces sampling only and does nothing when decoding greedily; ours acts in every
+mode. Noise is drawn once an image; ours comes from `seed` alone, the same for every image of a size, so that an answer does
+not depend on its batch. Models whose processor cuts the image into flat patches (Qwen) are noised on those patches; a patch
+holds its piece of a still image twice over (for a video, two frames), and both copies get the same noise, as if the image
+itself had been noised.
 """
 
 import functools
@@ -49,8 +50,8 @@ class VCD(Method):
     elsewhere: ClassVar[str] = "refused"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "pope", "official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
-        Preset("instructblip-7b", "pope", "official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
-        Preset("qwen-vl", "pope", "official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
+        Preset("instructblip-7b", "pope", "official-code", {"alpha": 0.5, "beta": 0.1, "step": 500}),
+        Preset("qwen-vl", "pope", "official-code", {"alpha": 1.0, "beta": 0.1, "step": 500}),
         Preset("qwen2.5-vl-7b", "pope", "ours", {"beta": 0.2}),
         DEFAULTS,
     )

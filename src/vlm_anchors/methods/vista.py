@@ -7,10 +7,11 @@ logits of late middle layers are mixed into the last one's:
     x    <- |x| normalise( x / |x| + lam (1 + max(0, cos(x, -v_l))) v_l / |v_l| )    x: output of layer l's MLP, all rows
     z    <- (1 - mix) z + mix mean over layers 26-31 of 32 of lm_head(h_l)
 
-Where code and paper differ. The official code finds v_l by a "principal component" of the one difference there is, which
-adds an arbitrary unit vector to it; ours is the plain difference. Its early logits skip the final norm and so do ours
-(`norm=True` applies it, as DeCo does). Its lam differs from task to task: 0.17 for captions, 0.01 for POPE, 0.1 for MMHal.
-After the last layer, v_l is taken before the final norm. Costs two more prefills a prompt.
+Where code and paper differ. The official code takes the principal component of the one difference there is, whose remainder
+is zero; what its decomposition of zero adds is 1 to the first coordinate of layer 1's vector, and nothing else. `pca=True`
+does the same, and the official presets have it; by default v_l is the plain difference. Its early logits skip the final norm
+and so do ours (`norm=True` applies it, as DeCo does). Its lam differs from task to task: 0.17 for captions, 0.01 for POPE,
+0.1 for MMHal. After the last layer, v_l is taken before the final norm. Costs two more prefills a prompt.
 """
 
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ class VISTA(Method):
 
     lam: strength of steering; 0 = off. mix: weight of the late layers' logits; 0 = off. layers: (first, last) layer whose
     logits are mixed in, from 1; None = 26-31 of 32, scaled to the model's depth. norm: whether those pass the final norm.
+    pca: whether 1 is added to the first coordinate of layer 1's difference, as the official code does.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp", "logits"})
@@ -46,9 +48,9 @@ class VISTA(Method):
     families: ClassVar[tuple[str, ...]] = read_again("words")
     elsewhere: ClassVar[str] = "refused"
     presets: ClassVar[tuple[Preset, ...]] = (
-        Preset("llava-1.5-7b", "chair", "official-code", {"lam": 0.17, "mix": 0.3}),
-        Preset("llava-1.5-7b", "pope", "official-code", {"lam": 0.01, "mix": 0.3}),
-        Preset("llava-1.5-7b", "mmhal", "official-code", {"lam": 0.1, "mix": 0.3}),
+        Preset("llava-1.5-7b", "chair", "official-code", {"lam": 0.17, "mix": 0.3, "pca": True}),
+        Preset("llava-1.5-7b", "pope", "official-code", {"lam": 0.01, "mix": 0.3, "pca": True}),
+        Preset("llava-1.5-7b", "mmhal", "official-code", {"lam": 0.1, "mix": 0.3, "pca": True}),
         DEFAULTS,
     )
 
@@ -56,12 +58,14 @@ class VISTA(Method):
     mix: float = 0.3
     layers: tuple[int, int] | None = None
     norm: bool = False
+    pca: bool = False
 
     def __post_init__(self):
         number(self, "lam", 0)
         number(self, "mix", 0, 1)
         check_range(self, "layers")
         check_switch(self, "norm")
+        check_switch(self, "pca")
 
     def active_hooks(self) -> frozenset[str]:
         return self.hooks if self.lam or self.mix else frozenset()
@@ -87,6 +91,8 @@ class VISTA(Method):
         seen = prompt.last_outputs(prompt.as_prompted())
         without_image = prompt.last_outputs(prompt.without_image())
         change = (seen - without_image).float()
+        if self.pca:
+            change[:, 0, 0] += 1
         length = change.norm(dim=-1)
         prompt.memory["directions"] = torch.nn.functional.normalize(change, dim=-1)
         prompt.memory["length"] = length.mean(-1)
