@@ -92,11 +92,12 @@ def where_row(entry: Any) -> str:
 
 
 PRESETS = """\
-A **preset** is a method's parameters for a model and a task, and who says so: the authors' published program ("official-code"),
-their text ("paper"), or we, where neither does ("ours"). In a SPEC, `vcd:preset=llava-1.5-7b/pope`; parameters after it win. In
-Python, `va.VCD.preset("llava-1.5-7b/pope")`. Without one for the task, the model's for any task is taken. Layer numbers are
-no part of them: left alone, a method takes its paper's, which are those of a decoder of 32 layers, scaled to the depth at
-hand (layer × depth / 32, to the nearest, halves up).
+A **preset** is a method's parameters for a model and a task, and who says so: the authors' published program
+("official-code"), their text ("paper"), a README whose own code runs with another value ("official-readme"), or we ("ours").
+In a SPEC, `vcd:preset=llava-1.5-7b/pope`; parameters after it win. In Python, `va.VCD.preset("llava-1.5-7b/pope")`. Without
+one for the task, the model's for any task is taken. Layer numbers are no part of them: left alone, a method takes its
+paper's, which are those of a decoder of 32 layers, scaled to the depth at hand (layer × depth / 32, to the nearest, halves
+up).
 """
 
 
