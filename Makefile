@@ -2,33 +2,37 @@
 # make test       the tests that take seconds        make test-all   the slow ones too
 # make lint       ruff                               make types      mypy
 # make fix        what ruff can mend by itself       make docs       the generated pages under docs/
+# make site       the documentation as a site, in build/site
 #
 # Each sets up .venv from nothing (python3 >= 3.11 is all it needs) and may be run again at any time.
 
 SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types fix docs clean
+.PHONY: help demo test test-all lint types fix docs site clean
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# One worker a core; each test process computes in one thread, or they would wait for each other.
+PARALLEL ?= -n auto --dist worksteal
+export OMP_NUM_THREADS ?= 1
 
 # A .venv that no longer runs is no .venv, and one that lost this package is not installed, whatever the stamps say.
 $(shell if [ -e $(VENV) ]; then $(RUN) -c '' 2>/dev/null || rm -rf $(VENV); fi)
 $(shell if [ -e $(VENV) ]; then $(RUN) -c 'import vlm_anchors' 2>/dev/null || rm -f $(VENV)/*.ok; fi)
 
 help:
-	@sed -n '1,6s/^# \{0,1\}//p' Makefile
+	@sed -n '1,7s/^# \{0,1\}//p' Makefile
 
 demo: $(VENV)/demo.ok
 	$(RUN) -m vlm_anchors.apps.demo --out demo
 
 test: $(VENV)/dev.ok
-	$(RUN) -m pytest -q -m "not slow"
+	$(RUN) -m pytest -q -m "not slow" $(PARALLEL)
 
 test-all: $(VENV)/dev.ok
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q $(PARALLEL)
 
 lint: $(VENV)/dev.ok
 	$(RUN) -m ruff check .
@@ -47,6 +51,9 @@ docs: $(VENV)/dev.ok
 	$(RUN) runs/results_page.py
 	$(RUN) runs/training_tables.py
 
+site: $(VENV)/site.ok
+	$(RUN) -m mkdocs build --strict -q
+
 clean:
 	rm -rf $(VENV) demo
 
@@ -57,4 +64,8 @@ $(VENV)/demo.ok: pyproject.toml constraints.txt .ci/install
 
 $(VENV)/dev.ok: pyproject.toml constraints.txt .ci/install
 	PYTHON="$(PYTHON)" .ci/install $(VENV) dev
+	@touch $@
+
+$(VENV)/site.ok: pyproject.toml constraints.txt .ci/install
+	PYTHON="$(PYTHON)" .ci/install $(VENV) docs
 	@touch $@

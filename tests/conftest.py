@@ -60,3 +60,10 @@ def browser():
         chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield chromium
         chromium.close()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says loudly, beside pytest's own list, that no test looked at a page."""
+    if not CHROMIUM.exists():
+        terminalreporter.section("NO BROWSER", sep="!", red=True, bold=True)
+        terminalreporter.line(f"Nothing at {CHROMIUM}: every test in a browser was skipped. apt-get install chromium")
