@@ -9,7 +9,7 @@ from typing import Any
 
 from .version import __version__
 
-_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "nltk")
 
 
 def provenance(device: Any = "cpu", **more: Any) -> dict[str, Any]:

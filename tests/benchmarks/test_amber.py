@@ -112,16 +112,35 @@ def test_unknown_dials(parameter):
 
 
 def test_broken_folders(tmp_path):
-    (tmp_path / "annotations.json").write_text('[{"id": 1, "type": "odd", "truth": "yes"}]')
+    notes = tmp_path / "annotations.json"
+    notes.write_text('[{"id": 1, "type": "odd", "truth": "yes"}]')
+    with pytest.raises(BadData, match=r"entry 1: expected 'generative' or .* in the field 'type'; found 'odd'"):
+        Amber().questions(tmp_path)
+    notes.write_text('[{"id": 1, "type": "relation", "truth": "yes"}]')
     with pytest.raises(BadData, match=r"holds no query_generative\.json"):
         Amber().questions(tmp_path)
     query = tmp_path / "query_discriminative.json"
-    query.write_text('[{"id": 1, "image": "a.jpg", "query": "?"}]')
-    with pytest.raises(BadData, match="expected one of AMBER's types; found 'odd'"):
-        Amber().questions(tmp_path)
     query.write_text('[{"id": 2, "image": "a.jpg", "query": "?"}]')
     with pytest.raises(BadData, match=r"annotations\.json has no id 2"):
         Amber().questions(tmp_path)
+
+
+def test_what_scoring_descriptions_needs_is_checked_before_the_first_answer(tmp_path):
+    (tmp_path / "query_generative.json").write_text('[{"id": 1, "image": "a.jpg", "query": "Describe."}]')
+    (tmp_path / "annotations.json").write_text('[{"id": 1, "type": "generative", "truth": ["sky"], "hallu": ["cow"]}]')
+    with pytest.raises(BadData, match=r"need relation\.json and safe_words\.txt"):
+        Amber().questions(tmp_path)
+    (tmp_path / "relation.json").write_text('{"sky": ["cloud"]}')
+    with pytest.raises(BadData, match=r"There is no file .*safe_words\.txt"):
+        Amber().questions(tmp_path)
+    (tmp_path / "safe_words.txt").write_text("orange\n")
+    with pytest.raises(BadData, match=r"relation\.json lacks the word 'cow' of annotations\.json"):
+        Amber().questions(tmp_path)
+    (tmp_path / "relation.json").write_text('{"sky": ["cloud"], "cow": "bull"}')
+    with pytest.raises(BadData, match="word 'cow': expected a list of texts that are not empty; found 'bull'"):
+        Amber().questions(tmp_path)
+    (tmp_path / "relation.json").write_text('{"sky": ["cloud"], "cow": ["bull"]}')
+    assert len(Amber().questions(tmp_path)) == 1
 
 
 def answer(question):

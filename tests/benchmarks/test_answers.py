@@ -46,7 +46,7 @@ def test_by_id_in_any_order_as_llavas(tmp_path):
         ([{"question_id": 1, "text": "x"}] * 2, "line 2: question '1' is answered twice"),
         ([{"question_id": 1, "text": "x"}], "has no answer to 'coco/random/2' and 1 more questions"),
         ([{"question_id": 1, "output": "x"}], "line 1: expected one of answer, text, response"),
-        ([{"question_id": 1, "text": 5}], "line 1: 'text' must be text; found 5"),
+        ([{"question_id": 1, "text": 5}], "line 1: expected a text in the field 'text'; found 5"),
     ],
 )
 def test_faults(tmp_path, rows, words):

@@ -129,7 +129,7 @@ def test_a_file_that_brings_its_rotations(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (HEAD + ROW.replace("\tB\t", "\tD\t"), "line 2: the answer 'D' is none of its 3 options"),
+        (HEAD + ROW.replace("\tB\t", "\tD\t"), "line 2: the answer 'D' is none of the options A, B, C. Correct it."),
         (HEAD + ROW[:40], "line 2: expected 11 columns. Is the file cut off?"),
         ("index\tfoo\n1\t2\n", "line 2: expected the field 'question'"),
     ],
@@ -138,6 +138,50 @@ def test_mmbench_faults(tmp_path, text, words):
     (tmp_path / "dev.tsv").write_text(text)
     with pytest.raises(BadData, match=re.escape(words)):
         MmBench().questions(tmp_path / "dev.tsv")
+
+
+def mmbench(tmp_path, *rows):
+    (tmp_path / "dev.tsv").write_text(
+        "index\tquestion\tA\tB\tC\tD\tanswer\n" + "".join("\t".join(row) + "\n" for row in rows)
+    )
+    return MmBench().questions(tmp_path / "dev.tsv")
+
+
+def test_cells_without_a_value_are_those_of_pandas(tmp_path):
+    (one,) = mmbench(tmp_path, ["1", "Q", "dog", "none", "NA", "N/A", "B"])
+    assert one.truth["options"] == ["dog", "none"]
+    with pytest.raises(
+        BadData, match="expected two options or more; found 1. Pandas reads some words as no value, and B is 'null'"
+    ):
+        mmbench(tmp_path, ["1", "Q", "dog", "null", "", "", "A"])
+    with pytest.raises(BadData, match="the answer 'B' is none of the options A, C"):
+        mmbench(tmp_path, ["1", "Q", "dog", "None", "cat", "", "B"])
+
+
+def test_a_gap_among_the_options_keeps_their_letters(tmp_path):
+    (one,) = mmbench(tmp_path, ["1", "Q", "dog", "cat", "", "fox", "D"])
+    assert one.text == "Q\nA. dog\nB. cat\nD. fox"
+    assert MmBench().score([one.record("D")]).metrics["accuracy"] == 1.0
+    (tmp_path / "dev.tsv").rename(tmp_path / "x.tsv")
+    turned = MmBench(circular=True).questions(tmp_path / "x.tsv")
+    assert [q.truth["answer"] for q in turned] == ["D", "B", "A"]
+
+
+@pytest.mark.parametrize("index", ["q1", "1.5", "-1", ""])
+def test_an_index_that_is_no_number(tmp_path, index):
+    with pytest.raises(BadData, match=f"line 2: expected a whole number in the field 'index'; found '{index}'"):
+        mmbench(tmp_path, [index, "Q", "dog", "cat", "", "", "A"])
+
+
+def test_an_image_that_is_none(tmp_path):
+    (tmp_path / "dev.tsv").write_text("index\timage\n1\tno base64!\n")
+    with pytest.raises(BadData, match="line 2: expected an image in base64 in the field 'image'; found 'no base64!'"):
+        unpack_images(tmp_path / "dev.tsv", tmp_path / "images")
+
+
+def test_a_blank_before_the_letter_is_llavas_to_read():
+    assert ScienceQa().score([science(1, " B")]).unread == 1
+    assert ScienceQa("strict").score([science(1, " B")]).unread == 0
 
 
 def test_dialects_are_checked():

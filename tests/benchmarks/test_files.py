@@ -57,8 +57,8 @@ def broken(**changes):
             lines([{"query": "?"}]),
             "line 1: expected the field 'question_id'; found 'query'. Is it another benchmark's file?",
         ),
-        (broken(label="Yes"), "line 3: 'label' must be 'yes' or 'no'; found 'Yes'. Correct it."),
-        (broken(label=1), "line 3: 'label' must be 'yes' or 'no'; found 1."),
+        (broken(label="Yes"), "line 3: expected 'yes' or 'no' in the field 'label'; found 'Yes'."),
+        (broken(label=1), "line 3: expected 'yes' or 'no' in the field 'label'; found 1."),
         (
             lines([*GOOD, GOOD[0]]),
             "the id 'x/1' stands at question 1 and again at 7. Each question needs an id of its own",
@@ -99,19 +99,63 @@ def test_two_releases_of_pope_do_not_mix(tmp_path):
     new = [{**GOOD[0], "question_id": i} for i in range(3000)]
     write(tmp_path / "coco_pope_random.json", lines(old))
     write(tmp_path / "coco_pope_popular.json", lines(new))
-    words = "coco_pope_random.json is from before October 2023 (2910 random questions, 'imange'), coco_pope_popular.json is "
+    words = "coco_pope_random.json is from before October 2023 (2910 random questions), coco_pope_popular.json is "
     words += "current (3000)"
     with pytest.raises(BadData, match=re.escape(words)):
         Pope().questions(tmp_path)
     assert len(Pope().questions(tmp_path, "random")) == 2910
 
 
-def test_the_old_misprint_tells_the_release(tmp_path):
-    old = [{**GOOD[0], "text": "Is there an apple in the imange?"}]
+def test_the_old_misprint_is_asked_as_it_was_meant_and_told(tmp_path):
+    """One of VCD's copies of the current files has it; all three are one release."""
+    old = [{**GOOD[0], "text": "Is there an apple in the imange?"}, GOOD[1]]
     write(tmp_path / "coco_pope_adversarial.json", lines(old))
     write(tmp_path / "coco_pope_popular.json", lines(GOOD))
-    with pytest.raises(BadData, match="mixes two releases of POPE"):
-        Pope().questions(tmp_path)
+    found = Pope().questions(tmp_path)
+    assert found[0].text == "Is there an apple in the image?"
+    remark = Pope().score([question.record("Yes") for question in found]).note
+    assert remark == "dialect pope; 1 questions had 'imange', asked as 'image'"
+    assert Pope().score([question.record("Yes") for question in found[1:]]).note == "dialect pope"
+
+
+def test_an_old_release_is_read_as_a_whole(tmp_path):
+    old = [{**GOOD[0], "question_id": i, "text": "Is there an apple in the imange?"} for i in range(2910)]
+    write(tmp_path / "coco_pope_random.json", lines(old))
+    write(tmp_path / "coco_pope_popular.json", lines(old[:6]))
+    assert len(Pope().questions(tmp_path)) == 2916
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_signs_that_end_lines_elsewhere_may_stand_in_a_text(tmp_path, sign):
+    row = {**GOOD[0], "text": f"Is there a dog{sign} in the image?"}
+    text = json.dumps(row, ensure_ascii=False).replace("\\u000b", "\u000b").replace("\\f", "\\u000c") + "\n"
+    (question,) = Pope().questions(write(tmp_path / "x.jsonl", text if sign > "\x20" else json.dumps(row)))
+    assert question.text == row["text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            lines(GOOD).replace("}\n", "},\n"),
+            "line 1: a comma follows the object. Expected one JSON object a line without",
+        ),
+        (json.dumps(GOOD)[:-1] + ",]", "line 1: a comma stands before a closing bracket, which JSON does not allow."),
+        (lines(GOOD[:1]).replace("}", ",}"), "line 1: a comma stands before a closing bracket"),
+        (
+            "<!DOCTYPE html><html><body>Not found</body></html>",
+            "is a web page, saved in place of the file. Download the file",
+        ),
+        ("\n <html>", "is a web page"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a pointer of Git LFS"),
+        (lines(GOOD[:1]) + '{"question_id": 2, "image": nul', "is cut off in line 2"),
+        (lines(GOOD[:1]) + "oops\n", "line 2: expected one JSON object a line; found 'oops'"),
+        ('{"question_id": 1 "image": 2}\n' + lines(GOOD[:1]), "line 1: expected one JSON object a line; found"),
+    ],
+)
+def test_sentences_are_true(tmp_path, text, words):
+    with pytest.raises(BadData, match=re.escape(words)):
+        Pope().questions(write(tmp_path / "x.json", text))
 
 
 def image(path):

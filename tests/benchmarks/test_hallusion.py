@@ -76,7 +76,7 @@ ROW = {
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([{**ROW, "gt_answer": 1}], "'gt_answer' must be '0' or '1'; found 1"),
+        ([{**ROW, "gt_answer": 1}], "expected '0' or '1' in the field 'gt_answer'; found 1"),
         ([ROW, ROW], "the id 'VD_map_0_0_0' stands at question 1 and again at 2"),
         ([{k: v for k, v in ROW.items() if k != "filename"}], "expected the field 'filename'"),
     ],

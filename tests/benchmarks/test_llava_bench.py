@@ -63,7 +63,11 @@ def test_the_judge_is_asked_word_for_word(tmp_path):
     ("record", "rules", "words"),
     [
         (answered("odd"), None, "has no rule 'llava_bench_odd' with a role and a prompt. Give LLaVA's"),
-        (answered(), "[]", "has no rule 'llava_bench_conv' with a role and a prompt"),
+        (
+            answered(),
+            "[]",
+            "expected LLaVA's rules, an object with a role and a prompt for each category; found a list",
+        ),
         (answered(), '{"llava_bench_conv": {"role": "Assistant"}}', "has no rule 'llava_bench_conv'"),
         (
             {**answered(), "id": "9"},

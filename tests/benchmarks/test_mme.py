@@ -8,6 +8,7 @@ from benchmarks.made import record
 from vlm_anchors.errors import UnknownName
 from vlm_anchors.evaluation.benchmarks.base import BadData
 from vlm_anchors.evaluation.benchmarks.mme import COGNITION, PERCEPTION, Mme
+from vlm_anchors.evaluation.benchmarks.parsing import parse_yes_no
 
 
 def pair(image, yes, no, task="count"):
@@ -89,9 +90,24 @@ def test_a_folder_without_tasks(tmp_path):
 def test_answers_go_back_in_the_official_layout():
     files = Mme().answer_files([*pair("a", "Yes,\n it\tis", "No"), *pair("b", "", "No", "OCR")])
     assert files == {
-        "count.txt": "a\t?\tYes\tYes, it is\na\t?\tNo\tNo\n",
+        "count.txt": "a\t?\tYes\tYes,  it is\na\t?\tNo\tNo\n",
         "OCR.txt": "b\t?\tYes\t\nb\t?\tNo\tNo\n",
     }
+
+
+def test_a_written_answer_reads_as_the_answer_does():
+    """calculation.py looks at the first four characters; blanks that went would make another answer of them."""
+    for answer in ("\n\nYes", "\tYes", " no", "\r\nNo", "Yes\x85", "\u2028\u2028\u2028no"):
+        written = Mme().answer_files(pair("a", answer, "No"))["count.txt"].split("\n")[0].split("\t")[3]
+        assert parse_yes_no(written, "mme") == parse_yes_no(answer, "mme"), repr(answer)
+
+
+@pytest.mark.parametrize("lines", [[0, 1, 0, 1], [0, 1, 2, 3, 0, 1]])
+def test_a_doubled_file_is_refused_before_the_first_answer(tmp_path, lines):
+    four = (GOOD + GOOD.replace("1.jpg", "2.jpg")).splitlines()
+    (tmp_path / "color.txt").write_text("\n".join(four[line] for line in lines) + "\n")
+    with pytest.raises(BadData, match=r"1\.jpg was asked about in line 1 already. Expected two questions an image"):
+        Mme().questions(tmp_path)
 
 
 def test_pairs_stand_on_neighbouring_lines_whatever_the_order_of_answering():

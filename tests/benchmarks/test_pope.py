@@ -93,7 +93,10 @@ def test_order_of_records_does_not_matter():
         ([], "There are no answers to score for pope"),
         ([record(1, "yes", label="yes")] * 2, "The id '1' was answered twice in pope; score one method"),
         ([{"id": 1, "image": None, "group": "g", "answer": "x"}], "Record 1 of pope has no 'truth'"),
-        ([dict(record(1, "yes", label="yes"), answer=None)], "Record 1 of pope has an answer that is no text: None"),
+        (
+            [dict(record(1, "yes", label="yes"), answer=None)],
+            "Record 1 of pope: expected a text in the field 'answer'; found None",
+        ),
     ],
 )
 def test_records_that_cannot_be_scored(records, words):

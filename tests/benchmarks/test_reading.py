@@ -96,7 +96,7 @@ OPTIONS = ["a cat", "a dog", "two dogs", "a bird"]
         ("B. a dog", "B", "B", "B"),
         ("The answer is B.", "B", "B", None),
         ("The answer is B", None, "B", None),
-        ("The answer is B. The answer is C.", None, None, None),
+        ("The answer is B. The answer is C.", None, "B", None),
         ("a bird", None, "D", None),
         ("A bird sits on B and C", None, "D", None),
         ("dog", None, None, None),
@@ -109,6 +109,28 @@ OPTIONS = ["a cat", "a dog", "two dogs", "a bird"]
 def test_letters(answer, llava, kit, strict):
     read = tuple(parse_letter(answer, OPTIONS, dialect) for dialect in ("llava", "vlmevalkit", "strict"))
     assert read == (llava, kit, strict)
+
+
+@pytest.mark.parametrize(
+    ("answer", "since", "before"),
+    [
+        ("The correct answer is **B**. Here's why: it has whiskers, it purrs and it meows.", "B", None),
+        ("ANSWER IS *b* as I said at length, since it barks", "B", None),
+        ("I think the answer is cat, a small animal", "C", None),  # the script asks for no end of the word
+        ("The answer is B", "B", "B"),
+        ("answer is E of the five that are on offer here", None, None),
+        ("Failed to obtain answer via API. The answer is B", None, None),
+    ],
+)
+def test_vlmevalkit_reads_verbose_answers_since_june_2026(answer, since, before):
+    assert parse_letter(answer, OPTIONS, "vlmevalkit") == since
+    assert parse_letter(answer, OPTIONS, "vlmevalkit-2025") == before
+
+
+def test_letters_with_a_gap_are_those_of_the_file():
+    assert parse_letter("D", ["cat", "dog"], "vlmevalkit", "AD") == "D"
+    assert parse_letter("a dog", ["cat", "dog"], "vlmevalkit", "AD") == "D"
+    assert parse_letter("B", ["cat", "dog"], "strict", "AD") is None
 
 
 def test_unknown_letter_dialect():

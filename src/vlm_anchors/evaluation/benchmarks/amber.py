@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled
-from .files import need, of_split, read_json, read_text, rows, unique, word
-from .language import nltk_nouns, spacy_similar
+from .files import of_split, read_list, read_object, read_text, rows, unique
+from .language import nltk_nouns, nltk_version, spacy_similar
 from .official import in_file_order, json_array
 from .parsing import WITHOUT_LABEL, parse_yes_no
+from .schema import LABEL, LABELLED, NUMBER, WORDS, Schema, list_of, short, words_of
 
 GROUPS = {
     "generative": "generative",
@@ -30,6 +31,10 @@ GROUPS = {
     "relation": "relation",
 }
 ATTRIBUTES = ("attribute-state", "attribute-number", "attribute-action")
+QUERY = Schema(id=NUMBER, image=WORDS, query=WORDS)
+NOTE = Schema(id=NUMBER, type=words_of(*GROUPS))
+DESCRIBED = Schema(truth=list_of(WORDS), hallu=list_of(WORDS))
+ASKED = Schema(truth=LABEL)
 START = 0.001  # metrics.txt starts every denominator there
 
 
@@ -71,15 +76,15 @@ class Amber(Benchmark):
         one_of(self, "similarity", ("spacy", "exact"))
 
     def remark(self) -> str:
-        return f"dialect {self.dialect}, nouns {self.nouns}, similarity {self.similarity}"
+        nouns = nltk_version() if self.nouns == "nltk" else self.nouns
+        return f"dialect {self.dialect}, nouns {nouns}, similarity {self.similarity}"
 
     def at(self, data: Path) -> "Amber":
         return self if self.words else replace(self, words=str(data if data.is_dir() else data.parent))
 
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
         """The official `data` folder: annotations.json, and query_*.json in it or below it."""
-        notes = read_json(data / "annotations.json")
-        by_id = {note["id"]: note for note in notes}
+        by_id = _notes(data / "annotations.json")
         paths = [
             p for p in sorted(data.rglob("query_*.json")) if p.stem in ("query_discriminative", "query_generative")
         ]
@@ -87,8 +92,16 @@ class Amber(Benchmark):
             raise BadData(
                 f"{data} holds no query_generative.json or query_discriminative.json. Give AMBER's data folder."
             )
-        found = [question for path in paths for question in _read(path, by_id)]
-        return of_split(unique(found, data), split, data)
+        found = of_split(unique([one for path in paths for one in _read(path, by_id)], data), split, data)
+        described = [question.truth for question in found if question.group == "generative"]
+        if described:  # what scoring needs is checked before the first answer
+            association, _ = self.at(data).read_words()
+            for truth in described:
+                known_words(truth, association, data)
+        return found
+
+    def truth_of(self, group: str) -> Schema:
+        return DESCRIBED if group == "generative" else LABELLED
 
     def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
         """For inference.py: answers.json, [{"id", "response"}]."""
@@ -104,24 +117,35 @@ class Amber(Benchmark):
         ]
 
     def _describer(self) -> Callable[[Record], Counts]:
-        folder = Path(self.words)
-        if not self.words or not (folder / "relation.json").is_file():
-            raise BadData(
-                "AMBER's descriptions need relation.json and safe_words.txt; give their folder as words=FOLDER."
-            )
-        association = read_json(folder / "relation.json")
-        safe = read_text(folder / "safe_words.txt").split("\n")
+        association, safe = self.read_words()
         vocabulary = set(association) | {each for words in association.values() for each in words}
         nouns = nltk_nouns if self.nouns == "nltk" else plain_nouns
         similar = spacy_similar(0.8) if self.similarity == "spacy" else lambda one, other: one == other
 
         def measure(record: Record) -> Counts:
+            known_words(record["truth"], association, Path(self.words))
             kept = [noun for noun in nouns(record["answer"]) if noun in vocabulary]
             return generative_counts(
                 kept, record["truth"]["truth"], record["truth"]["hallu"], association, safe, similar
             )
 
         return measure
+
+    def read_words(self) -> tuple[dict[str, list[str]], list[str]]:
+        """(associated words of each word, words that are never counted) from the folder `words`."""
+        folder = Path(self.words)
+        if not self.words or not (folder / "relation.json").is_file():
+            raise BadData(
+                "AMBER's descriptions need relation.json and safe_words.txt; give their folder as words=FOLDER."
+            )
+        path = folder / "relation.json"
+        association = read_object(path, "AMBER's words with those associated, an object of lists")
+        for word, others in association.items():
+            if not list_of(WORDS).fits(others):
+                raise BadData(
+                    f"{path}, word {word!r}: expected {list_of(WORDS).words}; found {short(others)}. Correct it."
+                )
+        return association, read_text(folder / "safe_words.txt").split("\n")
 
     def formulas(self, parts: Mapping[str, Mapping[str, float]]) -> Metrics:
         described = parts.get("generative", {})
@@ -141,28 +165,38 @@ class Amber(Benchmark):
         return metrics
 
 
+def _notes(path: Path) -> dict[int, dict]:
+    """annotations.json by id."""
+    by_id: dict[int, dict] = {}
+    for number, note in enumerate(read_list(path, "AMBER's list of annotations"), 1):
+        NOTE.check(note, f"{path}, entry {number}")
+        if note["id"] in by_id:
+            raise BadData(f"{path}, entry {number}: the id {note['id']} stands twice. Keep one entry an id.")
+        (DESCRIBED if note["type"] == "generative" else ASKED).check(note, f"{path}, id {note['id']}")
+        by_id[note["id"]] = note
+    return by_id
+
+
 def _read(path: Path, by_id: Mapping[int, Mapping]) -> list[Question]:
     found = []
-    for line, row in rows(path):
-        need(row, ("id", "image", "query"), path, line)
-        note = by_id.get(row["id"])
+    for place, row in rows(path):
+        note = by_id.get(QUERY.check(row, place)["id"])
         if note is None:
-            raise BadData(
-                f"{path}, entry {line}: annotations.json has no id {row['id']}. Take both from the same release."
-            )
-        if note["type"] not in GROUPS:
-            raise BadData(
-                f"annotations.json, id {row['id']}: expected one of AMBER's types; found {note['type']!r}. Correct it."
-            )
-        truth = (
-            {"truth": note["truth"], "hallu": note["hallu"]}
-            if note["type"] == "generative"
-            else {"label": note["truth"]}
-        )
-        if "label" in truth:
-            word(truth, "label", ("yes", "no"), path.parent / "annotations.json", row["id"])
+            raise BadData(f"{place}: annotations.json has no id {row['id']}. Take both from the same release.")
+        described = note["type"] == "generative"
+        truth = {"truth": note["truth"], "hallu": note["hallu"]} if described else {"label": note["truth"]}
         found.append(Question(str(row["id"]), row["image"], row["query"], GROUPS[note["type"]], truth))
     return found
+
+
+def known_words(truth: Mapping[str, Sequence[str]], association: Mapping[str, Sequence[str]], folder: Path) -> None:
+    """Every word of a description's truth has its line in relation.json, which the score goes by."""
+    missing = [word for word in (*truth["truth"], *truth["hallu"]) if word not in association]
+    if missing:
+        raise BadData(
+            f"{folder / 'relation.json'} lacks the word {missing[0]!r} of annotations.json. Take both files from the same "
+            f"release."
+        )
 
 
 def question_counts(record: Record, dialect: str) -> Counts:

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from .base import BadData, Question
+from .choice import ROTATION
 from .files import read_text, rows
+from .schema import KEY, TEXT, Schema
 
 TEXT_KEYS = ("answer", "text", "response", "caption", "prediction", "model_prediction")
 ID_KEYS = ("question_id", "id", "image_id", "questionId")
+HALLUSION = Schema(dict.fromkeys(("category", "subcategory", "set_id", "figure_id", "question_id"), KEY))
 
 
 def answered(questions: Sequence[Question], path: Path, **more: Any) -> list[dict[str, Any]]:
     """One record a question; `more` is added to each (method, decoding, seed)."""
-    found = [(line, _id(row), _text(row, path, line)) for line, row in rows(path)]
+    found = [(place, _id(row, place), _text(row, place)) for place, row in rows(path)]
     if all(key is not None for _, key, _ in found):
         return _by_id(questions, found, path, more)
     if len(found) != len(questions):
@@ -32,21 +35,22 @@ def answered(questions: Sequence[Question], path: Path, **more: Any) -> list[dic
 
 
 def _by_id(
-    questions: Sequence[Question], found: list[tuple[int, str | None, str]], path: Path, more: dict
+    questions: Sequence[Question], found: list[tuple[str, str | None, str]], path: Path, more: dict
 ) -> list[dict]:
-    known = {question.id: question for question in questions}
-    # POPE's ids count from 1 in every split; with one split at hand the bare number is enough.
+    # Official files number what ours names: POPE's ids count from 1 in every split, MMBench's rotations have their own.
+    known = {question.id: [question] for question in questions}
     short: dict[str, list[Question]] = {}
     for question in questions:
-        short.setdefault(question.id.rpartition("/")[2], []).append(question)
+        for name in (question.id.rpartition("/")[2], official_number(question)):
+            short.setdefault(name, []).append(question)
     texts: dict[str, str] = {}
-    for line, key, text in found:
-        same = [known[key]] if key in known else short.get(str(key), [])
+    for place, key, text in found:
+        same = known.get(str(key)) or short.get(str(key), [])
         if len(same) != 1:
             fault = "is the id of several questions; give one split" if same else "is the id of no question"
-            raise BadData(f"{path}, line {line}: {key!r} {fault}. Are both files of the same release?")
+            raise BadData(f"{place}: {key!r} {fault}. Are both files of the same release?")
         if same[0].id in texts:
-            raise BadData(f"{path}, line {line}: question {key!r} is answered twice. Keep one answer.")
+            raise BadData(f"{place}: question {key!r} is answered twice. Keep one answer.")
         texts[same[0].id] = text
     missing = [question.id for question in questions if question.id not in texts]
     if missing:
@@ -54,20 +58,26 @@ def _by_id(
     return [question.record(texts[question.id], **more) for question in questions]
 
 
-def _id(row: dict[str, Any]) -> str | None:
+def official_number(question: Question) -> str:
+    """The number of a rotation in MMBench's files; elsewhere the id."""
+    truth = question.truth
+    return str(truth["base"] + ROTATION * truth["turn"]) if "turn" in truth else question.id
+
+
+def _id(row: dict[str, Any], place: str) -> str | None:
     if {"set_id", "figure_id"} <= set(row):  # HallusionBench numbers its questions within a set
-        return "_".join(str(row[key]) for key in ("category", "subcategory", "set_id", "figure_id", "question_id"))
-    return next((str(row[key]) for key in ID_KEYS if key in row), None)
+        HALLUSION.check(row, place)
+        return "_".join(str(row[key]) for key in HALLUSION.fields)
+    key = next((key for key in ID_KEYS if key in row), None)
+    return None if key is None else str(Schema({key: KEY}).check(row, place)[key])
 
 
-def _text(row: dict[str, Any], path: Path, line: int) -> str:
+def _text(row: dict[str, Any], place: str) -> str:
     key = next((key for key in reversed(TEXT_KEYS) if key in row), None)
     if key is None:
         found = ", ".join(map(repr, row))
-        raise BadData(f"{path}, line {line}: expected one of {', '.join(TEXT_KEYS)}; found {found}.")
-    if not isinstance(row[key], str):
-        raise BadData(f"{path}, line {line}: {key!r} must be text; found {row[key]!r}. Write the answer as a string.")
-    return row[key]
+        raise BadData(f"{place}: expected one of {', '.join(TEXT_KEYS)}; found {found}.")
+    return Schema({key: TEXT}).check(row, place)[key]
 
 
 def mme_answers(questions: Sequence[Question], folder: Path, **more: Any) -> list[dict[str, Any]]:

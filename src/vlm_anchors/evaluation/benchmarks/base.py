@@ -14,12 +14,14 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from ...errors import BadData, BadParameter, UnknownName
 from ...registry import did_you_mean
+from .schema import KEY, NO_FIELDS, OBJECT, TEXT, WORDS, Schema, nullable
 
 Record: TypeAlias = Mapping[str, Any]
 Counts: TypeAlias = dict[str, float]
 Metrics: TypeAlias = dict[str, float | None]
 
 NEEDED = ("id", "image", "group", "truth", "answer")
+RECORD = Schema(id=KEY, image=nullable(TEXT), group=WORDS, truth=OBJECT, answer=TEXT)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Benchmark(ABC):
 
     name, version, source, licence, note: shown in the catalogue. metrics_of: every number it reports, the first is the
     headline. protocols: names in `protocols.py`, the first is the default. yes_no: its records hold the yes and no logits.
+    truth: the fields that scoring needs in the truth of a record.
     """
 
     name: ClassVar[str]
@@ -92,6 +95,7 @@ class Benchmark(ABC):
     metrics_of: ClassVar[tuple[Metric, ...]]
     protocols: ClassVar[tuple[str, ...]] = ("as-asked",)
     yes_no: ClassVar[bool] = False
+    truth: ClassVar[Schema] = NO_FIELDS
 
     @abstractmethod
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
@@ -114,6 +118,10 @@ class Benchmark(ABC):
         fields = [field for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]  # type: ignore[arg-type]
         parameters = [f"{field.name}={_written(getattr(self, field.name))}" for field in fields]
         return self.name + (":" + ",".join(parameters) if parameters else "")
+
+    def truth_of(self, group: str) -> Schema:
+        """The fields of the truth of a record in a group."""
+        return self.truth
 
     def cluster(self, record: Record) -> str:
         """What is resampled as one by the bootstrap: the image, or the question where there is none."""
@@ -163,9 +171,13 @@ def switch(benchmark: Benchmark, parameter: str) -> None:
 
 
 def score(benchmark: Benchmark, records: Sequence[Record], counts: Sequence[Counts] | None = None) -> Score:
-    """All numbers of a benchmark over one method's records, whole and by group; `counts` where they are known already."""
-    check_records(records, benchmark.name)
-    counts = benchmark.counts(records) if counts is None else counts
+    """All numbers of a benchmark over one method's records, whole and by group.
+
+    `counts`: where they are known already, of records that were checked.
+    """
+    if counts is None:
+        check_records(records, benchmark)
+        counts = benchmark.counts(records)
     groups: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         groups.setdefault(record["group"], []).append(index)
@@ -201,8 +213,9 @@ def ratio(above: float, below: float) -> float | None:
     return above / below if below else None
 
 
-def check_records(records: Sequence[Record], name: str, needed: Sequence[str] = NEEDED) -> None:
-    """Raises `BadData` where records cannot be scored: none, a key missing, an id twice."""
+def check_records(records: Sequence[Record], benchmark: Benchmark, needed: Sequence[str] = NEEDED) -> None:
+    """Raises `BadData` where records cannot be scored: none, a field missing or of another kind, an id twice."""
+    name = benchmark.name
     if not records:
         raise BadData(f"There are no answers to score for {name}; answer some questions first.")
     for line, record in enumerate(records, 1):
@@ -211,10 +224,9 @@ def check_records(records: Sequence[Record], name: str, needed: Sequence[str] = 
             raise BadData(
                 f"Record {line} of {name} has no {' and no '.join(map(repr, missing))}; a record needs {', '.join(needed)}."
             )
-        if not isinstance(record["answer"], str):
-            raise BadData(
-                f"Record {line} of {name} has an answer that is no text: {record['answer']!r}. Expected a string."
-            )
+        place = f"Record {line} of {name}"
+        RECORD.check(record, place)
+        benchmark.truth_of(record["group"]).check(record["truth"], f"{place} ({record['id']!r})", "truth.")
     again = [key for key, times in Counter(record["id"] for record in records).items() if times > 1]
     if again:
         raise BadData(

@@ -18,13 +18,27 @@ from typing import Any
 
 from ...errors import MissingPackage, UnknownName
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled
-from .files import need, of_split, question_files, read_json, read_text, rows, unique
+from .files import of_split, question_files, read_object, read_text, rows, unique
 from .language import install
 from .official import json_array, number_or_text
 from .protocols import DESCRIBE
+from .schema import KEY, NUMBER, OBJECT, TEXT, WORDS, Schema, either, list_of, optional
 
 KNOWN = ("bleu", "rouge_l", "cider", "meteor", "bertscore")
 REFERENCE_KEYS = ("references", "captions", "caption", "answers", "answer", "response", "text")
+QUESTION_KEYS = ("question", "instruction", "prompt")
+IMAGE_KEYS = ("image", "image_id", "file_name")
+ROW = Schema(
+    dict.fromkeys(IMAGE_KEYS, optional(KEY)) | dict.fromkeys(QUESTION_KEYS, optional(WORDS)),
+    split=optional(WORDS),
+    id=optional(KEY),
+    question_id=optional(KEY),
+)
+REFERENCES = either(WORDS, list_of(WORDS, 1))
+TURN = Schema(value=TEXT)
+COCO_FILE = Schema(images=list_of(OBJECT), annotations=list_of(OBJECT))
+COCO_IMAGE = Schema(id=NUMBER, file_name=WORDS)
+COCO_CAPTION = Schema(image_id=NUMBER, caption=WORDS)
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,7 @@ class Captions(Benchmark):
         Metric("meteor", "higher"),
         Metric("bertscore", "higher"),
     )
+    truth = Schema(references=list_of(TEXT, 1))
     protocols = ("as-asked", "describe")
 
     def __post_init__(self):
@@ -64,7 +79,7 @@ class Captions(Benchmark):
         found: list[Question] = []
         for path in question_files(data):
             found.extend(
-                _coco(path) if _is_coco(path) else [q for line, row in rows(path) for q in _row(row, path, line)]
+                _coco(path) if _is_coco(path) else [q for place, row in rows(path) for q in _row(row, path, place)]
             )
         return of_split(unique(found, data), split, data)
 
@@ -102,38 +117,45 @@ class Captions(Benchmark):
         return metrics
 
 
-def _row(row: Mapping[str, Any], path: Path, line: int) -> list[Question]:
+def _row(row: Mapping[str, Any], path: Path, place: str) -> list[Question]:
     """The questions of one row: one, or one for each answer of a conversation."""
-    image = row.get("image") or row.get("image_id") or row.get("file_name")
-    group = str(row.get("split", path.stem))
-    key = str(row.get("id", row.get("question_id", line)))
+    ROW.check(row, place)
+    image = next((str(row[key]) for key in IMAGE_KEYS if row.get(key) is not None), None)
+    group = row.get("split") or path.stem
+    key = next((row[name] for name in ("id", "question_id") if row.get(name) is not None), _number_of(place))
     if "conversations" in row:
-        return _conversation(row["conversations"], key, image, group, path, line)
+        return _conversation(row["conversations"], str(key), image, group, place)
     name = next((each for each in REFERENCE_KEYS if each in row), None)
     if name is None:
         found = ", ".join(map(repr, row))
-        raise BadData(f"{path}, line {line}: expected one of {', '.join(REFERENCE_KEYS)}; found {found}.")
-    value = row[name]
-    references = [str(each) for each in value] if isinstance(value, list) else [str(value)]
-    if not references or not all(each.strip() for each in references):
-        raise BadData(f"{path}, line {line}: the field {name!r} holds an empty reference. Remove the row or fill it.")
-    text = row.get("question") or row.get("instruction") or row.get("prompt") or DESCRIBE
-    return [Question(f"{group}/{key}", None if image is None else str(image), text, group, {"references": references})]
+        raise BadData(f"{place}: expected one of {', '.join(REFERENCE_KEYS)}; found {found}.")
+    value = Schema({name: REFERENCES}).check(row, place)[name]
+    text = next((row[each] for each in QUESTION_KEYS if row.get(each)), DESCRIBE)
+    return [
+        Question(f"{group}/{key}", image, text, group, {"references": value if isinstance(value, list) else [value]})
+    ]
 
 
-def _conversation(turns: Any, key: str, image: Any, group: str, path: Path, line: int) -> list[Question]:
+def _number_of(place: str) -> str:
+    """The number of a line or entry, where a row has no id."""
+    return place.rpartition(" ")[2]
+
+
+def _conversation(turns: Any, key: str, image: str | None, group: str, place: str) -> list[Question]:
     """LLaVA's instruction format: human and gpt in turn; each pair is a question of its own, without what was said before."""
-    if not isinstance(turns, list) or len(turns) < 2 or any("value" not in turn for turn in turns):
+    if not list_of(OBJECT, 2).fits(turns):
         raise BadData(
-            f"{path}, line {line}: expected 'conversations' as a list of from and value; found {str(turns)[:40]}."
+            f"{place}: expected {list_of(OBJECT, 2).words} in the field 'conversations'; found {str(turns)[:40]}."
         )
     found = []
-    for place in range(0, len(turns) - 1, 2):
-        asked = turns[place]["value"].replace("<image>", "").strip()
-        truth = {"references": [turns[place + 1]["value"]]}
-        found.append(
-            Question(f"{group}/{key}/{place // 2}", None if image is None else str(image), asked, group, truth)
-        )
+    for number in range(0, len(turns) - 1, 2):
+        asked, said = (TURN.check(turn, place, "conversations.")["value"] for turn in turns[number : number + 2])
+        asked = asked.replace("<image>", "").strip()
+        if not asked or not said.strip():
+            raise BadData(
+                f"{place}: turn {number + (2 if asked else 1)} of 'conversations' is empty. Remove it or fill it."
+            )
+        found.append(Question(f"{group}/{key}/{number // 2}", image, asked, group, {"references": [said]}))
     return found
 
 
@@ -144,11 +166,16 @@ def _is_coco(path: Path) -> bool:
 
 def _coco(path: Path) -> list[Question]:
     """captions_val2014.json: five captions an image."""
-    whole = read_json(path)
-    names = {image["id"]: image["file_name"] for image in whole["images"]}
+    whole = COCO_FILE.check(read_object(path, "COCO's captions"), str(path))
+    names: dict[int, str] = {}
+    for number, image in enumerate(whole["images"], 1):
+        COCO_IMAGE.check(image, f"{path}, image {number}")
+        names[image["id"]] = image["file_name"]
     captions: dict[int, list[str]] = {}
-    for place, note in enumerate(whole["annotations"], 1):
-        need(note, ("image_id", "caption"), path, place)
+    for number, note in enumerate(whole["annotations"], 1):
+        place = f"{path}, annotation {number}"
+        if COCO_CAPTION.check(note, place)["image_id"] not in names:
+            raise BadData(f"{place}: no image has the id {note['image_id']}. Is the file cut or edited?")
         captions.setdefault(note["image_id"], []).append(note["caption"])
     return [Question(str(key), names[key], DESCRIBE, path.stem, {"references": all_}) for key, all_ in captions.items()]
 

@@ -10,18 +10,27 @@ English. Never mix: objects counted by one, captions by another. Quirks kept und
 never found, "ties" is no tie. Falls as captions get shorter: read recall and length beside it.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio
-from .files import need, of_split, read_json, read_text, rows, unique
-from .language import nltk_tokens, wordnet_lemmas
+from .files import of_split, read_json, read_object, read_text, rows, unique
+from .language import nltk_tokens, nltk_version, wordnet_lemmas
 from .nouns import COCO, double_words, fixed, pattern, tokens
 from .official import json_lines, number_or_text
 from .protocols import DESCRIBE
+from .schema import KEY, NUMBER, OBJECT, TEXT, WORDS, Schema, list_of, optional, short
+
+OBJECTS = list_of(WORDS)
+CATEGORY = Schema(id=NUMBER, name=WORDS)
+IMAGE = Schema(id=NUMBER, file_name=WORDS)
+SEGMENT = Schema(image_id=NUMBER, category_id=NUMBER)
+CAPTION = Schema(image_id=NUMBER, caption=TEXT)
+INSTANCES = Schema(categories=list_of(OBJECT, 1), annotations=list_of(OBJECT), images=optional(list_of(OBJECT)))
+CAPTIONS = Schema(annotations=list_of(OBJECT), images=optional(list_of(OBJECT)))
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Chair(Benchmark):
         Metric("recall", "higher"),
         Metric("length", "neither", "points"),
     )
+    truth = Schema(objects=list_of(WORDS))
     protocols = ("opera", "greedy", "short", "pai", "memvr", "imccd", "clva")
 
     def __post_init__(self):
@@ -51,7 +61,8 @@ class Chair(Benchmark):
 
     def remark(self) -> str:
         words = "official synonyms" if self.synonyms else "80 COCO names, no synonyms"
-        return f"lemma {self.lemma}, {words}, tokenizer {self.tokenizer}"
+        uses_nltk = self.lemma == "wordnet" or self.tokenizer == "nltk"
+        return f"lemma {self.lemma}, {words}, tokenizer {nltk_version() if uses_nltk else self.tokenizer}"
 
     def at(self, data: Path) -> "Chair":
         beside = (data if data.is_dir() else data.parent) / "synonyms.txt"
@@ -70,20 +81,22 @@ class Chair(Benchmark):
 
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
         """Objects by image, {"image id or name": [objects]}, or COCO's folder with instances_*.json and captions_*.json."""
-        if data.is_dir() and any(data.glob("instances_*.json")):
-            objects: Mapping[str, Collection[str]] = self.at(data).objects_of(data)
+        names: Mapping[str, str] = {}
+        objects: Mapping[str, Collection[str]]
+        if data.is_dir() and any(data.glob("*instances_*.json")):
+            objects, names = self.at(data).objects_of(data)
         else:
             objects = _objects(data if data.is_file() else _only(data))
         known = set(self.at(data).nodes.values()) | set(COCO)
         found = []
-        for key, names in objects.items():
-            strange = [name for name in names if name not in known]
+        for key, there in objects.items():
+            strange = [name for name in there if name not in known]
             if strange:
                 raise BadData(
                     f"{data}: image {key} lists {strange[0]!r}, which is none of the 80 COCO objects. Correct it."
                 )
-            image = f"COCO_val2014_{int(key):012d}.jpg" if key.isdecimal() else key
-            found.append(Question(key, image, DESCRIBE, "captions", {"objects": sorted(names)}))
+            image = names.get(key) or (f"COCO_val2014_{int(key):012d}.jpg" if key.isdecimal() else key)
+            found.append(Question(key, image, DESCRIBE, "captions", {"objects": sorted(there)}))
         return of_split(unique(found, data), split, data)
 
     def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
@@ -141,27 +154,61 @@ class Chair(Benchmark):
             "length": ratio(c["words"], c["n"]),
         }
 
-    def objects_of(self, folder: Path) -> dict[str, set[str]]:
-        """Objects by image id from COCO's annotations: segments, and what the people's captions mention."""
+    def objects_of(self, folder: Path) -> tuple[dict[str, set[str]], dict[str, str]]:
+        """(objects, file name) by image id from COCO's annotations: segments, and what the people's captions mention."""
         objects: dict[str, set[str]] = {}
-        for path in sorted(folder.glob("instances_*.json")):
-            whole = read_json(path)
-            need(whole, ("categories", "annotations"), path, 1)
-            names = {each["id"]: self.nodes.get(each["name"], each["name"]) for each in whole["categories"]}
-            for note in whole["annotations"]:
+        files: dict[str, str] = {}
+        for instances, captions in both_files(folder):
+            whole = INSTANCES.check(read_object(instances, "COCO's instances"), str(instances))
+            names: dict[int, str] = {}
+            for number, each in enumerate(whole["categories"], 1):
+                name = CATEGORY.check(each, f"{instances}, category {number}")["name"]
+                names[each["id"]] = self.nodes.get(name, name)
+            here: set[int] = set()
+            for number, note in enumerate(whole["annotations"], 1):
+                place = f"{instances}, annotation {number}"
+                if SEGMENT.check(note, place)["category_id"] not in names:
+                    raise BadData(f"{place}: no category has the id {note['category_id']}. Is the file cut or edited?")
                 objects.setdefault(str(note["image_id"]), set()).add(names[note["category_id"]])
-        for path in sorted(folder.glob("captions_*.json")):
-            whole = read_json(path)
-            need(whole, ("annotations",), path, 1)
-            for note in whole["annotations"]:
+                here.add(note["image_id"])
+            said = CAPTIONS.check(read_object(captions, "COCO's captions"), str(captions))
+            for number, note in enumerate(said["annotations"], 1):
+                CAPTION.check(note, f"{captions}, annotation {number}")
                 objects.setdefault(str(note["image_id"]), set()).update(self.mentions(note["caption"])[0])
-        return objects
+                here.add(note["image_id"])
+            files |= {str(key): _file_name(instances, key) for key in here}
+            for path, one in ((instances, whole), (captions, said)):
+                for number, image in enumerate(one.get("images") or (), 1):
+                    IMAGE.check(image, f"{path}, image {number}")
+                    files[str(image["id"])] = image["file_name"]
+        return objects, files
+
+
+def both_files(folder: Path) -> list[tuple[Path, Path]]:
+    """instances_X.json and captions_X.json of each X; people's captions are half of CHAIR's truth."""
+    pairs = []
+    for kind, other in (("instances", "captions"), ("captions", "instances")):
+        for path in sorted(folder.glob(f"*{kind}_*.json")):
+            beside = path.with_name(path.name.replace(kind, other))
+            if not beside.is_file():
+                raise BadData(
+                    f"{folder} holds {path.name} without {beside.name}. CHAIR's objects come from both: put it beside the other."
+                )
+            if kind == "instances":
+                pairs.append((path, beside))
+    return pairs
+
+
+def _file_name(instances: Path, image: int) -> str:
+    """COCO's name of an image, by the split in the name of its annotations."""
+    split = next((each for each in ("train2014", "train2017", "val2017") if each in instances.stem), "val2014")
+    return f"{image:012d}.jpg" if split.endswith("2017") else f"COCO_{split}_{image:012d}.jpg"
 
 
 def read_synonyms(path: Path) -> dict[str, str]:
     """synonyms.txt: a line an object, its name first. Split as the script splits, so that its slips stay slips."""
     table: dict[str, str] = {}
-    lines = [line.strip().split(", ") for line in read_text(path).splitlines() if line.strip()]
+    lines = [line.strip().split(", ") for line in read_text(path).split("\n") if line.strip()]
     if len(lines) != len(COCO):
         raise BadData(
             f"{path}: expected {len(COCO)} lines, one a COCO object; found {len(lines)}. Is it CHAIR's synonyms.txt?"
@@ -174,24 +221,22 @@ def read_synonyms(path: Path) -> dict[str, str]:
 
 def _objects(path: Path) -> dict[str, list[str]]:
     """{key: [names]}, or rows with image_id (or image) and objects."""
-    text = read_text(path)
+    text = read_text(path).strip()
     whole: Any = None
-    if (text.lstrip().startswith("{") and len(text.strip().splitlines()) == 1) or text.lstrip().startswith("{\n"):
+    if text.startswith(("{\n", "{\r\n")) or (text.startswith("{") and "\n" not in text):
         whole = read_json(path)
     if isinstance(whole, dict) and "objects" not in whole:
-        bad = next((key for key, names in whole.items() if not isinstance(names, list)), None)
-        if bad is not None:
-            raise BadData(
-                f"{path}: expected a list of objects for each image; found {whole[bad]!r} for {bad!r}. Correct it."
-            )
+        for key, names in whole.items():
+            if not OBJECTS.fits(names):
+                raise BadData(f"{path}, image {key!r}: expected {OBJECTS.words}; found {short(names)}. Correct it.")
         return whole
-    found = {}
-    for line, row in rows(path):
+    found: dict[str, list[str]] = {}
+    for place, row in rows(path):
         key = "image_id" if "image_id" in row else "image"
-        need(row, (key, "objects"), path, line)
-        if str(row[key]) in found:
-            raise BadData(f"{path}, line {line}: the image {row[key]} stands twice. Keep one line an image.")
-        found[str(row[key])] = row["objects"]
+        image = str(Schema({key: KEY, "objects": OBJECTS}).check(row, place)[key])
+        if image in found:
+            raise BadData(f"{place}: the image {image} stands twice. Keep one line an image.")
+        found[image] = row["objects"]
     return found
 
 

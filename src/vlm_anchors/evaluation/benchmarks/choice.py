@@ -8,6 +8,7 @@ was not asked does not count against a question.
 """
 
 import base64
+import binascii
 import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +17,27 @@ from pathlib import Path
 from typing import Any
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio, switch
-from .files import need, of_split, question_files, read_json, read_text, unique
+from .files import of_split, question_files, read_object, read_text, unique
 from .official import json_lines, scored_elsewhere
 from .parsing import LETTER_DIALECTS, parse_letter
+from .schema import KEY, NUMBER, TEXT, WORDS, Kind, Schema, list_of, nullable, optional, short, words_of
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ROTATION = 1_000_000  # MMBench numbers the rotations of question 7 as 1000007, 2000007, ...
+PROBLEM = Schema(
+    question=WORDS,
+    choices=list_of(TEXT, 1),
+    answer=NUMBER,
+    hint=optional(TEXT),
+    image=optional(WORDS),
+    subject=optional(WORDS),
+)
+INDEX = Kind("a whole number", lambda value: isinstance(value, str) and value.isascii() and value.isdecimal())
+ROW = Schema(index=INDEX, question=WORDS, A=TEXT, B=TEXT)
+MISSING = frozenset(
+    ",#N/A,#N/A N/A,#NA,-1.#IND,-1.#QNAN,-NaN,-nan,1.#IND,1.#QNAN,<NA>,N/A,NA,NULL,NaN,None,n/a,nan,null".split(",")
+)
+"""What pandas reads as no value, exactly; VLMEvalKit reads the file with it."""
 
 
 class _Choice(Benchmark):
@@ -40,7 +56,9 @@ class _Choice(Benchmark):
         return {"answers.jsonl": json_lines(map(answer_of, records))}
 
     def read(self, record: Record) -> str | None:
-        return parse_letter(record["answer"].strip(), record["truth"]["options"], self.dialect)
+        """The letter an answer says; blanks before it are the script's business."""
+        truth = record["truth"]
+        return parse_letter(record["answer"], truth["options"], self.dialect, truth.get("letters"))
 
 
 def answer_of(record: Record) -> dict[str, Any]:
@@ -63,21 +81,23 @@ class ScienceQa(_Choice):
     licence = "said to be CC BY-NC-SA 4.0, not confirmed"
     note = "Questions are worded hint, question, options A. B. C.; LLaVA's own file may word a few differently."
     metrics_of = (Metric("accuracy", "higher", "percent"), Metric("image_accuracy", "higher", "percent"))
+    truth = Schema(answer=words_of(*LETTERS), options=list_of(TEXT, 1))
     protocols = ("llava",)
 
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
         """The folder with problems.json and pid_splits.json; `split` is test (default), val, minival, ..."""
-        problems, splits = read_json(data / "problems.json"), read_json(data / "pid_splits.json")
+        problems = read_object(data / "problems.json", "ScienceQA's object of problems by id")
+        splits = read_object(data / "pid_splits.json", "ScienceQA's object of lists of ids by split")
         wanted = split or "test"
         if wanted not in splits:
             raise BadData(f"{data / 'pid_splits.json'} has no split {wanted!r}. It has: {', '.join(splits)}.")
         found = []
-        for place, pid in enumerate(splits[wanted], 1):
-            if str(pid) not in problems:
+        for pid in map(str, Schema({wanted: list_of(KEY)}).check(splits, str(data / "pid_splits.json"))[wanted]):
+            if pid not in problems:
                 raise BadData(
                     f"problems.json has no problem {pid} of split {wanted}. Take both files from the same release."
                 )
-            found.append(_problem(str(pid), problems[str(pid)], wanted, data / "problems.json", place))
+            found.append(_problem(pid, problems[pid], wanted, f"{data / 'problems.json'}, problem {pid}"))
         return unique(found, data)
 
     def counts(self, records: Sequence[Record]) -> list[Counts]:
@@ -95,21 +115,20 @@ class ScienceQa(_Choice):
         return {"accuracy": c["right"] / c["n"] * 100, "image_accuracy": None if seen is None else seen * 100}
 
 
-def _problem(pid: str, row: Mapping, split: str, path: Path, place: int) -> Question:
-    need(row, ("question", "choices", "answer"), path, place)
+def _problem(pid: str, row: Any, split: str, place: str) -> Question:
+    PROBLEM.check(row, place)
     if not 0 <= row["answer"] < len(row["choices"]):
-        raise BadData(
-            f"{path}, problem {pid}: answer {row['answer']} is none of its {len(row['choices'])} choices. Correct it."
-        )
+        raise BadData(f"{place}: answer {row['answer']} is none of its {len(row['choices'])} choices. Correct it.")
     text = worded(row.get("hint") or "", row["question"], row["choices"])
     image = f"{split}/{pid}/{row['image']}" if row.get("image") else None
     truth = {"answer": LETTERS[row["answer"]], "options": list(row["choices"])}
-    return Question(pid, image, text, row.get("subject", "all"), truth)
+    return Question(pid, image, text, row.get("subject") or "all", truth)
 
 
-def worded(hint: str, question: str, options: Sequence[str]) -> str:
+def worded(hint: str, question: str, options: Sequence[str], letters: Sequence[str] = LETTERS) -> str:
     """LLaVA's wording: hint, question, and one option a line."""
-    lines = [*([hint] if hint else []), question, *(f"{LETTERS[i]}. {option}" for i, option in enumerate(options))]
+    lines = [*([hint] if hint else []), question]
+    lines += [f"{letter}. {option}" for letter, option in zip(letters, options, strict=False)]
     return "\n".join(lines)
 
 
@@ -126,6 +145,9 @@ class MmBench(_Choice):
     licence = "not confirmed"
     note = "The official reading may ask GPT what an answer means; this one does not. The test split is scored by the server."
     metrics_of = (Metric("accuracy", "higher"), Metric("circular", "higher"))
+    truth = Schema(
+        answer=nullable(words_of(*LETTERS)), options=list_of(TEXT, 2), base=NUMBER, turn=NUMBER, letters=optional(WORDS)
+    )
     protocols = ("llava",)
 
     def __post_init__(self):
@@ -136,29 +158,39 @@ class MmBench(_Choice):
         """A TSV with index, question, hint, A to D, answer (not where "test" is in its name), category, image in base64."""
         path = question_files(data, (".tsv",))[0]
         found: list[Question] = []
-        for line, row in table(path):
-            need(row, ("index", "question", "A", "B", *([] if _is_test(path) else ["answer"])), path, line)
-            found.extend(self._rotations(row, path, line))
+        for place, row in table(path):
+            ROW.check(row, place)
+            found.extend(self._rotations(row, place, not _is_test(path)))
         return of_split(unique(found, path), split, path)
 
-    def _rotations(self, row: Mapping[str, str], path: Path, line: int) -> Iterator[Question]:
-        options = [row[letter] for letter in LETTERS if not _none(row.get(letter))]
-        known = not _is_test(path)
-        if known and row["answer"] not in LETTERS[: len(options)]:
-            raise BadData(
-                f"{path}, line {line}: the answer {row['answer']!r} is none of its {len(options)} options. Correct it."
-            )
-        index, right = int(row["index"]), LETTERS.index(row["answer"]) if known else 0
-        group = row.get("l2-category") or row.get("category") or "all"
+    def _rotations(self, row: Mapping[str, str], place: str, known: bool) -> Iterator[Question]:
+        """The question, or one for each rotation of its options. `known`: the file has the answers."""
+        letters = [letter for letter in LETTERS if row.get(letter, "") not in MISSING]
+        options = [row[letter] for letter in letters]
+        if len(options) < 2:
+            raise BadData(f"{place}: expected two options or more; found {len(options)}. {_missing_words(row)}")
+        if known:
+            Schema(answer=TEXT).check(row, place)
+            if row["answer"] not in letters:
+                raise BadData(
+                    f"{place}: the answer {row['answer']!r} is none of the options {', '.join(letters)}. {_missing_words(row)}"
+                )
+        index, right = int(row["index"]), letters.index(row["answer"]) if known else 0
+        group = next((row[name] for name in ("l2-category", "category") if row.get(name, "") not in MISSING), "all")
+        hint = row.get("hint", "")
+        if hint in MISSING or hint.lower() in ("nan", "none"):  # pandas', then LLaVA's own rule
+            hint = ""
+        # An option may be empty with others after it: VLMEvalKit keeps their letters.
+        gap = {"letters": "".join(letters)} if letters != list(LETTERS[: len(letters)]) else {}
         # A file that has the rotations already brings its own; else they are made here.
         turns = len(options) if self.circular and index < ROTATION else 1
         for turn in range(turns):
             turned = options[turn:] + options[:turn]
-            hint = "" if _none(row.get("hint")) else row["hint"]
-            letter = LETTERS[(right - turn) % len(options)] if known else None
+            letter = letters[(right - turn) % len(options)] if known else None
             truth = {"answer": letter, "options": turned, "base": index % ROTATION, "turn": turn or index // ROTATION}
             key = str(index) if turns == 1 else f"{index}/{turn}"
-            yield Question(key, f"{index % ROTATION}.jpg", worded(hint, row["question"], turned), group, truth)
+            text = worded(hint, row["question"], turned, letters)
+            yield Question(key, f"{index % ROTATION}.jpg", text, group, truth | gap)
 
     def cluster(self, record: Record) -> str:
         return str(record["truth"]["base"])
@@ -189,18 +221,28 @@ class MmBench(_Choice):
         }
 
 
-def table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a TSV as pandas reads them: tabs, double quotes around cells that need them."""
+def _missing_words(row: Mapping[str, str]) -> str:
+    """Which cells of options pandas, and so VLMEvalKit, takes for missing."""
+    cells = [f"{letter} is {row[letter]!r}" for letter in LETTERS if row.get(letter) and row[letter] in MISSING]
+    if not cells:
+        return "Correct it."
+    return f"Pandas reads some words as no value, and {' and '.join(cells)}: write the option in other words."
+
+
+def table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """(place, row) of a TSV as pandas reads it: tabs, double quotes around cells that need them."""
     read_text(path)
     csv.field_size_limit(sys.maxsize)  # a cell holds a whole image
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, delimiter="\t")
-        for number, row in enumerate(reader, 2):
-            if None in row or any(value is None for value in row.values()):
-                raise BadData(
-                    f"{path}, line {number}: expected {len(reader.fieldnames or ())} columns. Is the file cut off?"
-                )
-            yield number, row
+        try:
+            for number, row in enumerate(reader, 2):
+                place = f"{path}, line {number}"
+                if None in row or any(value is None for value in row.values()):
+                    raise BadData(f"{place}: expected {len(reader.fieldnames or ())} columns. Is the file cut off?")
+                yield place, row
+        except csv.Error as problem:
+            raise BadData(f"{path}, line {reader.line_num}: no table divided by tabs ({problem}).") from None
 
 
 def _is_test(path: Path) -> bool:
@@ -208,18 +250,31 @@ def _is_test(path: Path) -> bool:
     return "test" in path.stem.lower()
 
 
-def _none(value: str | None) -> bool:
-    """LLaVA's is_none: missing, NaN or the word none."""
-    return value is None or value.lower() in ("", "nan", "none")
-
-
 def unpack_images(path: Path, folder: Path) -> int:
-    """Writes the images a TSV holds to `folder`, named by index; how many. Rotations point to their question's image."""
+    """Writes the images a TSV holds to a folder, named by index. Rotations point to their question's image.
+
+    Args:
+        path: MMBench's TSV, with the columns index and image (base64).
+        folder: Made where it is not there.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        BadData: A cell holds no image.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    for line, row in table(path):
-        need(row, ("index", "image"), path, line)
-        if int(row["index"]) < ROTATION:
-            (folder / f"{row['index']}.jpg").write_bytes(base64.b64decode(row["image"]))
-            count += 1
+    for place, row in table(path):
+        Schema(index=INDEX, image=WORDS).check(row, place)
+        if int(row["index"]) >= ROTATION:
+            continue
+        try:
+            content = base64.b64decode(row["image"], validate=True)
+        except binascii.Error as problem:
+            raise BadData(
+                f"{place}: expected an image in base64 in the field 'image'; found {short(row['image'])} ({problem})."
+            ) from None
+        (folder / f"{row['index']}.jpg").write_bytes(content)
+        count += 1
     return count

@@ -1,24 +1,36 @@
-"""Reading question files: every way one can be wrong ends in a sentence with the line, what was expected and what to do."""
+"""Reading question files: every fault of one ends in a sentence with its line, what was expected and what to do."""
 
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from .base import BadData, Question
+from .schema import NO_FIELDS, short
 
 OFFICIAL = Path(__file__).parent / "official_files.json"
+OTHER_FILES = {
+    "<!doctype": "a web page",
+    "<html": "a web page",
+    "<?xml": "an XML document",
+    "version https://git-lfs": "a pointer of Git LFS",
+}
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """(line or place, object) of a JSON array or of JSON lines; which of the two it is, the first character tells."""
+def rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(place, object) of a JSON array or of JSON lines; which of the two it is, the first character tells.
+
+    The place ("FILE, line 3" or "FILE, entry 3") is how errors name the row.
+    """
     text = read_text(path)
     if text.lstrip().startswith("["):
-        return [(place, _object(row, path, f"entry {place}")) for place, row in enumerate(_array(text, path), 1)]
-    return [(line, row) for line, row in _lines(text, path)]
+        places = [(f"{path}, entry {number}", row) for number, row in enumerate(_array(text, path), 1)]
+    else:
+        places = [(f"{path}, line {number}", row) for number, row in _lines(text, path)]
+    return [(place, NO_FIELDS.check(row, place)) for place, row in places]
 
 
 def read_text(path: Path) -> str:
@@ -37,6 +49,9 @@ def read_text(path: Path) -> str:
         ) from None
     if not text.strip():
         raise BadData(f"{path} is empty. Expected the official question file; download it again.")
+    for begin, what in OTHER_FILES.items():
+        if text.lstrip()[:40].lower().startswith(begin):
+            raise BadData(f"{path} is {what}, saved in place of the file. Download the file itself.")
     return text
 
 
@@ -48,6 +63,26 @@ def read_json(path: Path) -> Any:
         raise BadData(_broken(path, problem)) from None
 
 
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """One JSON object; `what` says what it should be, for the error."""
+    whole = read_json(path)
+    if not isinstance(whole, dict):
+        raise BadData(f"{path}: expected {what}; found {_kind_of(whole)}. Is it another benchmark's file?")
+    return whole
+
+
+def read_list(path: Path, what: str) -> list[Any]:
+    """One JSON array; `what` says what it should be, for the error."""
+    whole = read_json(path)
+    if not isinstance(whole, list):
+        raise BadData(f"{path}: expected {what}; found {_kind_of(whole)}. Is it another benchmark's file?")
+    return whole
+
+
+def _kind_of(value: Any) -> str:
+    return "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else short(value)
+
+
 def _array(text: str, path: Path) -> list[Any]:
     try:
         return json.loads(text)
@@ -57,63 +92,64 @@ def _array(text: str, path: Path) -> list[Any]:
 
 def _broken(path: Path, problem: json.JSONDecodeError) -> str:
     where = f"line {problem.lineno}"
-    if problem.pos >= len(problem.doc.rstrip()) - 1 or "Unterminated" in problem.msg:
+    if _has_comma_too_many(problem):
+        return f"{path}, {where}: a comma stands before a closing bracket, which JSON does not allow. Remove the comma."
+    if _is_cut_off(problem):
         return f"{path} is cut off in {where}: its JSON does not end. Download or write it again."
     if problem.msg == "Extra data":
         return f"{path} holds several JSON values from {where} on. Expected one JSON document here, not JSON lines."
     return f"{path} is not valid JSON in {where}: {problem.msg}. Expected one JSON document, or one JSON object a line."
 
 
-def _lines(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    lines = text.splitlines()
+def _has_comma_too_many(problem: json.JSONDecodeError) -> bool:
+    before, after = problem.doc[: problem.pos].rstrip(), problem.doc[problem.pos :].lstrip()
+    if after.startswith(","):
+        before, after = ",", after[1:].lstrip()
+    return before.endswith(",") and after[:1] in ("]", "}")
+
+
+def _is_cut_off(problem: json.JSONDecodeError) -> bool:
+    """Whether the text ends where more was expected, or in the middle of a string, a number or a word."""
+    rest = problem.doc[problem.pos :].strip()
+    words = ("true", "false", "null", "-")
+    return not rest or "Unterminated" in problem.msg or any(word.startswith(rest) for word in words)
+
+
+def _lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
+    """Lines end with a line feed alone: other signs that end lines elsewhere may stand in a JSON string."""
+    lines = text.split("\n")
+    last = max(number for number, line in enumerate(lines, 1) if line.strip())
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            yield number, json.loads(line)
         except json.JSONDecodeError as problem:
-            raise BadData(_broken_line(text, path, number, len(lines), problem)) from None
-        yield number, _object(row, path, f"line {number}")
+            raise BadData(_broken_line(text, path, number, last, problem)) from None
 
 
 def _broken_line(text: str, path: Path, number: int, last: int, problem: json.JSONDecodeError) -> str:
-    if number == 1 and text.lstrip().startswith("{"):
+    line = problem.doc.strip()
+    if line.endswith(",") and _is_json(line[:-1]):
+        return (
+            f"{path}, line {number}: a comma follows the object. Expected one JSON object a line without commas between "
+            f"them, or one JSON array in [ ]."
+        )
+    if _has_comma_too_many(problem):
+        return f"{path}, line {number}: a comma stands before a closing bracket, which JSON does not allow. Remove the comma."
+    if number == 1 and last > 1 and _is_cut_off(problem) and (line == "{" or _is_json(text)):
         return f"{path}, line 1: expected one whole JSON object a line, or a JSON array; found an object spread over lines."
-    if number == last:
+    if number == last and _is_cut_off(problem):
         return f"{path} is cut off in line {number}: its JSON does not end. Download or write it again."
-    found = _short(text.splitlines()[number - 1])
-    return f"{path}, line {number}: expected one JSON object a line; found {found} ({problem.msg})."
+    return f"{path}, line {number}: expected one JSON object a line; found {short(line)} ({problem.msg})."
 
 
-def _object(row: Any, path: Path, where: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise BadData(f"{path}, {where}: expected an object with named fields; found {_short(row)}.")
-    return row
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def need(row: Mapping[str, Any], keys: Sequence[str], path: Path, line: int) -> None:
-    """Raises where a field is missing, and names those that are there."""
-    missing = [key for key in keys if key not in row]
-    if missing:
-        found = ", ".join(map(repr, row)) or "none"
-        raise BadData(
-            f"{path}, line {line}: expected the field {missing[0]!r}; found {found}. Is it another benchmark's file?"
-        )
-
-
-def word(row: Mapping[str, Any], key: str, allowed: Sequence[str], path: Path, line: int) -> str:
-    """A field that must be one of a few words, exactly."""
-    value = row[key]
-    if value not in allowed:
-        raise BadData(
-            f"{path}, line {line}: {key!r} must be {' or '.join(map(repr, allowed))}; found {_short(value)}. Correct it."
-        )
-    return value
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return True
 
 
 def unique(questions: Iterable[Question], path: Path) -> list[Question]:

@@ -15,11 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, switch
-from .files import need, of_split, question_files, rows, unique, word
+from .files import of_split, question_files, rows, unique
 from .official import json_array
 from .parsing import WITHOUT_LABEL, parse_yes_no
+from .schema import KEY, LABELLED, TEXT, WORDS, Schema, nullable, optional, words_of
 
 FIELDS = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
+ROW = Schema(
+    category=WORDS,
+    subcategory=WORDS,
+    visual_input=words_of("0", "1", "2", 0, 1, 2),
+    set_id=KEY,
+    figure_id=KEY,
+    question_id=KEY,
+    question=WORDS,
+    gt_answer=words_of("0", "1"),
+    filename=nullable(WORDS),
+    sample_note=optional(TEXT),
+    gt_answer_details=optional(TEXT),
+)
 FOR_THE_JUDGE = ("sample_note", "gt_answer_details")  # not scored here; the official script's judge reads them
 
 
@@ -45,6 +59,7 @@ class Hallusion(Benchmark):
         Metric("yes_difference", "neither"),
         Metric("false_positive_ratio", "neither"),
     )
+    truth = Schema(LABELLED.fields, **dict.fromkeys(FIELDS, WORDS))
     protocols = ("hallusion-official", "vlmevalkit", "llava")
     yes_no = True
 
@@ -59,9 +74,8 @@ class Hallusion(Benchmark):
         """HallusionBench.json: a JSON array; gt_answer "1" is yes, "0" no; filename null where there is no image."""
         path = next((p for p in question_files(data) if "result" not in p.stem), data)
         found = []
-        for line, row in rows(path):
-            need(row, (*FIELDS, "question", "gt_answer", "filename"), path, line)
-            label = {"0": "no", "1": "yes"}[word(row, "gt_answer", ("0", "1"), path, line)]
+        for place, row in rows(path):
+            label = {"0": "no", "1": "yes"}[ROW.check(row, place)["gt_answer"]]
             if self.images_only and row["filename"] is None:
                 continue
             truth = {"label": label, **{field: str(row[field]) for field in FIELDS}}

@@ -1,6 +1,7 @@
 """NLTK and spaCy, where a benchmark's official number needs them; loaded when asked for, with a sentence where missing."""
 
 import functools
+import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,14 @@ def nltk_module(what: str) -> Any:
     except ImportError:
         raise install("nltk", what) from None
     return nltk
+
+
+def nltk_version() -> str:
+    """The version that divides words: 3.10 does so otherwise than 3.9."""
+    try:
+        return f"nltk {importlib.metadata.version('nltk')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "nltk"
 
 
 def with_nltk_data(call: Callable[[], Any], what: str) -> Any:

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled
-from .files import need, of_split, question_files, read_json, rows, unique
+from .files import of_split, question_files, read_object, rows, unique
 from .official import in_file_order, json_lines
+from .schema import KEY, WORDS, Kind, Schema, either, list_of
+
+ROW = Schema(question_id=KEY, image=WORDS, text=WORDS, category=WORDS)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class LlavaBench(Benchmark):
         Metric("reference_mark", "neither", "points"),
         Metric("mark", "higher", "points"),
     )
+    truth = Schema(question_id=KEY)
     protocols = ("llava",)
 
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
@@ -38,8 +42,8 @@ class LlavaBench(Benchmark):
         paths = [p for p in question_files(data) if "question" in p.stem] or question_files(data)[:1]
         found = []
         for path in paths:
-            for line, row in rows(path):
-                need(row, ("question_id", "image", "text", "category"), path, line)
+            for place, row in rows(path):
+                ROW.check(row, place)
                 truth = {"question_id": row["question_id"]}
                 found.append(Question(str(row["question_id"]), row["image"], row["text"], row["category"], truth))
         return of_split(unique(found, data), split, data)
@@ -111,13 +115,13 @@ def content(question: Record, reference: str, caption: str | Sequence[str], rule
 
 def requests(records: Sequence[Record], data: Path, rules: Path) -> list[str]:
     """What the judge is asked about each record. `data` holds context.jsonl and answers_gpt4.jsonl; rules: table/rule.json."""
-    table = read_json(rules)
-    captions = _column(data / "context.jsonl", "image", "caption")
-    references = _column(data / "answers_gpt4.jsonl", "question_id", "text")
+    table = read_object(rules, "LLaVA's rules, an object with a role and a prompt for each category")
+    captions = _column(data / "context.jsonl", "image", "caption", either(WORDS, list_of(WORDS, 1)))
+    references = _column(data / "answers_gpt4.jsonl", "question_id", "text", WORDS)
     asked = []
     for record in records:
-        rule = table.get(f"llava_bench_{record['group']}") if isinstance(table, dict) else None
-        if not isinstance(rule, dict) or not {"role", "prompt"} <= set(rule):
+        rule = table.get(f"llava_bench_{record['group']}")
+        if not isinstance(rule, dict) or not all(WORDS.fits(rule.get(name)) for name in ("role", "prompt")):
             raise BadData(
                 f"{rules} has no rule 'llava_bench_{record['group']}' with a role and a prompt. Give LLaVA's "
                 f"llava/eval/table/rule.json."
@@ -130,9 +134,6 @@ def requests(records: Sequence[Record], data: Path, rules: Path) -> list[str]:
     return asked
 
 
-def _column(path: Path, key: str, value: str) -> dict[str, Any]:
-    found = {}
-    for line, row in rows(path):
-        need(row, (key, value), path, line)
-        found[str(row[key])] = row[value]
-    return found
+def _column(path: Path, key: str, value: str, kind: Kind) -> dict[str, Any]:
+    schema = Schema({key: KEY, value: kind})
+    return {str(schema.check(row, place)[key]): row[value] for place, row in rows(path)}

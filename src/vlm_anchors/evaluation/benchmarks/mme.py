@@ -9,6 +9,7 @@ Differs: the two questions of an image are found by its name, not by standing on
 files both give the same pairs.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record,
 from .files import of_split, question_files, read_text, unique
 from .official import by_group
 from .parsing import WITHOUT_LABEL, parse_yes_no
+from .schema import LABELLED, short
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 HALLUCINATION = ("existence", "count", "position", "color")
+ONE_SIGN = re.compile("[\t\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Mme(Benchmark):
         Metric("cognition", "higher", "points"),
         Metric("hallucination", "higher", "points"),
     )
+    truth = LABELLED
     protocols = ("mme-official", "llava", "memvr", "imccd", "clva")
     yes_no = True
 
@@ -102,32 +106,45 @@ class Mme(Benchmark):
 
 def read_task(path: Path) -> list[Question]:
     """One sub-task's file; its name is the sub-task's name."""
-    found = []
-    lines = [line for line in read_text(path).split("\n") if line.strip()]
-    for number, line in enumerate(lines, 1):
-        columns = line.rstrip("\r").split("\t")
+    found: list[Question] = []
+    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
+    for number, line in lines:
+        place, columns = f"{path}, line {number}", line.rstrip("\r").split("\t")
         if len(columns) not in (3, 4):
             raise BadData(
-                f"{path}, line {number}: expected image, question and answer divided by tabs; found {len(columns)} column(s). "
+                f"{place}: expected image, question and answer divided by tabs; found {len(columns)} column(s). "
                 f"A response must not hold tabs or line breaks."
             )
         image, text, label = columns[:3]
+        for column, value in (("image", image), ("question", text)):
+            if not value.strip():
+                raise BadData(f"{place}: expected the {column} in its column; found {short(value)}. Correct it.")
         if label not in ("Yes", "No"):
-            raise BadData(f"{path}, line {number}: the answer must be 'Yes' or 'No'; found {label!r}. Correct it.")
-        found.append(Question(f"{path.stem}/{number}", image, text, path.stem, {"label": label.lower()}))
-    for number in range(0, len(found), 2):
-        pair = found[number : number + 2]
+            raise BadData(f"{place}: the answer must be 'Yes' or 'No'; found {label!r}. Correct it.")
+        found.append(Question(f"{path.stem}/{len(found) + 1}", image, text, path.stem, {"label": label.lower()}))
+    seen: dict[str | None, int] = {}
+    for place_in_file in range(0, len(found), 2):
+        pair, number = found[place_in_file : place_in_file + 2], lines[place_in_file][0]
         if len(pair) < 2 or pair[0].image != pair[1].image:
             raise BadData(
-                f"{path}, line {number + 1}: expected two questions on {pair[0].image}, one after the other. "
+                f"{path}, line {number}: expected two questions on {pair[0].image}, one after the other. "
                 f"The official score pairs neighbouring lines; the file is cut off or was shuffled."
             )
+        if pair[0].image in seen:
+            raise BadData(
+                f"{path}, line {number}: {pair[0].image} was asked about in line {seen[pair[0].image]} already. Expected two "
+                f"questions an image; the file holds something twice."
+            )
+        seen[pair[0].image] = number
     return found
 
 
 def columns_of(record: Record) -> tuple[str, str, str, str]:
-    """One line of the official results folder; breaks and tabs in the response would begin another column."""
-    label, response = record["truth"]["label"].capitalize(), " ".join(record["answer"].split())
+    """One line of the official results folder; breaks and tabs in the response would begin another column.
+
+    Each becomes one blank and none goes: the script looks at the first four characters, whatever they are.
+    """
+    label, response = record["truth"]["label"].capitalize(), ONE_SIGN.sub(" ", record["answer"])
     return str(record["image"]), record["question"], label, response
 
 

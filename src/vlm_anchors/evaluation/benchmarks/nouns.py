@@ -40,9 +40,11 @@ ABBREVIATIONS = frozenset("mr mrs ms dr st jr sr vs e.g i.e u.s u.k a.m p.m no e
 
 def tokens(text: str) -> list[str]:
     """Words and signs as nltk.word_tokenize divides lower-case captions (Treebank rules, sentence ends at full stops)."""
-    text = re.sub(r"([;@#$%&?!*()\[\]{}<>\"“”«»„`]|--|\.{2,})", r" \1 ", text)
+    text = re.sub(r"([;@#$%&?!*()\[\]{}<>\"“”«»„`\u2012-\u2015]|''|--|\.{2,})", r" \1 ", text)
     text = re.sub(r"([:,])(?!\d)", r" \1 ", text)
     text = re.sub(r"([‘’])", r" \1 ", text)
+    # An apostrophe before a word begins a quotation, unless the two are a short form's ending.
+    text = re.sub(r"(?<!\w)'(?!(?:re|ve|ll|m|t|s|d|n)\b)(?=\w)", " ' ", text)
     found: list[str] = []
     for word in text.split():
         found.extend(_split_word(word))
@@ -53,24 +55,24 @@ def _split_word(word: str) -> list[str]:
     """A full stop at the end and the endings of short forms are tokens of their own."""
     if len(word) > 1 and word.endswith(".") and word[:-1] not in ABBREVIATIONS and not re.fullmatch(r"\.+", word):
         return [*_split_word(word[:-1]), "."]
+    if len(word) > 1 and word.endswith("'") and word[-2] != "'":
+        return [*_split_word(word[:-1]), "'"]
     if word == "cannot":
         return ["can", "not"]
-    if match := re.fullmatch(r"(.*[^' ])('s|'m|'d|'ll|'re|'ve|n't|')", word):
+    if match := re.fullmatch(r"(.*[^' ])('s|'m|'d|'ll|'re|'ve|n't)", word):
         return [match[1], match[2]]
-    if match := re.fullmatch(r"'(?!(?:re|ve|ll|m|t|s|d|n)\b)(\w.*)", word):
-        return ["'", *_split_word(match[1])]
     return [word]
 
 
 _IRREGULAR = {"people": "person", "children": "child", "men": "man", "geese": "goose", "oxen": "ox", "kine": "cow"}
+_LEFT = ("collies", "doggies")  # pattern.en lists them as plurals in -ie, and returns them as they are
 _UNCHANGED = frozenset("scissors aircraft bison cattle luggage series species".split())
 _ENDINGS = [
     (re.compile(rule), to)
     for rule, to in (
-        (r".*(doggie|collie)s$", r"\1"),
         (r"(quiz)zes$", r"\1"),
         (r"^(ox)en", r"\1"),
-        (r".*(bus)es$", r"\1"),  # minibuses too
+        (r"(bus)es$", r"\1"),
         (r"(alias|status)es$", r"\1"),
         (r"([octpvir|])i$", r"\1us"),
         (r"(cris|ax|test)es$", r"\1is"),
@@ -100,7 +102,7 @@ _ENDINGS = [
 
 def pattern(word: str) -> str:
     """The singular as pattern.en's rules make it, whatever the word is: a final s goes from "bus" and "glass" too."""
-    if word in _UNCHANGED or word.endswith("'"):
+    if word in _UNCHANGED or word.endswith(("'", *_LEFT)):
         return word
     for plural, singular in _IRREGULAR.items():
         if word.endswith(plural):

@@ -119,18 +119,25 @@ def strip_punctuation(text: str) -> str:
 
 LETTER_DIALECTS = {
     "llava": "LLaVA eval_science_qa.py: a lone letter, 'X. ...', or exactly one 'The answer is X'",
-    "vlmevalkit": "VLMEvalKit can_infer, without a language model: one option letter as a word, or one option's text",
+    "vlmevalkit": "VLMEvalKit can_infer since June 2026, without a language model: one option letter as a word, 'answer is X' "
+    "with or without **, or one option's text",
+    "vlmevalkit-2025": "VLMEvalKit can_infer from August 2025 to June 2026: the same without 'answer is X'",
     "strict": "ours: a lone option letter, also '(X)', 'X.', 'X:' or 'X)' before anything else",
 }
 
 
-def parse_letter(text: str, options: Sequence[str], dialect: str = "llava") -> str | None:
-    """'A', 'B', ... or None (unread). `options` are the options' texts, in order."""
-    letters = [chr(ord("A") + i) for i in range(len(options))]
+def parse_letter(
+    text: str, options: Sequence[str], dialect: str = "llava", letters: Sequence[str] | None = None
+) -> str | None:
+    """'A', 'B', ... or None (unread).
+
+    `options` are the options' texts, in order; `letters` theirs, where they are not A, B, C, ...
+    """
+    letters = [chr(ord("A") + i) for i in range(len(options))] if letters is None else list(letters)
     if dialect == "llava":
         return _letter_llava(text, letters)
-    if dialect == "vlmevalkit":
-        return _letter_vlmevalkit(text, dict(zip(letters, options, strict=True)))
+    if dialect in ("vlmevalkit", "vlmevalkit-2025"):
+        return _letter_vlmevalkit(text, dict(zip(letters, options, strict=True)), dialect == "vlmevalkit")
     if dialect == "strict":
         match = re.fullmatch(r"\s*\(?([A-Z])(?:[.):]\s.*|[.):]?)\s*", text, re.DOTALL)
         return match[1] if match and match[1] in letters else None
@@ -158,16 +165,25 @@ REFUSALS = (
 )
 
 
-def _letter_vlmevalkit(text: str, options: dict[str, str]) -> str | None:
-    if any(refusal in text for refusal in REFUSALS):
-        return None
-    words = re.sub(r"[.()\[\],:;!*#{}]", " ", text).split()
-    hits = [letter for letter in options if letter in words]
-    # Early in a long answer the letter A is more likely an article.
-    if len(hits) == 1 and words.index(hits[0]) > len(words) - 5:
-        return hits[0]
-    if not hits and "Z" in words:
-        return None
+API_FAILED = "Failed to obtain answer via API"
+ANSWER_IS = re.compile(r"answer\s+is\s+\**([A-D])", re.IGNORECASE)
+
+
+def _letter_vlmevalkit(text: str, options: dict[str, str], answer_is: bool) -> str | None:
+    if API_FAILED not in text:
+        if any(refusal in text for refusal in REFUSALS):
+            return None
+        words = re.sub(r"[.()\[\],:;!*#{}]", " ", text).split()
+        hits = [letter for letter in options if letter in words]
+        # Early in a long answer the letter A is more likely an article.
+        if len(hits) == 1 and words.index(hits[0]) > len(words) - 5:
+            return hits[0]
+        if not hits and "Z" in words:
+            return None
+        # The script asks for no end of the word: "the answer is cat" is read as C.
+        said = ANSWER_IS.search(text) if answer_is else None
+        if said and said[1].upper() in options:
+            return said[1].upper()
     lower = text.lower()
     if len(lower) > 2 * sum(len(str(option)) for option in options.values()):
         return None

@@ -3,8 +3,9 @@
     accuracy = (TP + TN) / n   precision = TP / (TP + FP)   recall = TP / (TP + FN)   F1 = 2 P R / (P + R)   yes is positive
 
 Script: AoiDragon/POPE evaluate.py, which LLaVA's eval_pope.py repeats. It reads every answer as yes or no (dialect
-"pope"), so nothing is unread there; the other dialects and what they do with the same words are in reading.py.
-Differs: answers belong to questions by id here, by line there; where the script divides by zero, the number is None.
+"pope"), so nothing is unread there; the other dialects and what they do with the same words are in parsing.py.
+Differs: answers belong to questions by id here, by line there; where the script divides by zero, the number is None;
+"imange", a misprint of older files that VCD's copies share, is asked as "image" and counted in the remark.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio
-from .files import need, question_files, rows, unique, word
+from .files import question_files, rows, unique
 from .official import by_group, json_lines, safe_name
 from .parsing import YES_NO_DIALECTS, parse_yes_no
+from .schema import KEY, LABEL, LABELLED, WORDS, Schema
 
 KINDS = ("random", "popular", "adversarial")
 SOURCES = ("coco", "aokvqa", "gqa", "scenes")
 MISPRINT = "imange"  # files before October 2023 replaced "a" by "an" inside "image" too
+OLD_RANDOM = 2910  # questions of the random split before October 2023; 3000 since
+ROW = Schema(question_id=KEY, image=WORDS, text=WORDS, label=LABEL)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Pope(Benchmark):
         Metric("recall", "higher"),
         Metric("yes_ratio", "neither"),
     )
+    truth = LABELLED
     protocols = ("llava", "vcd", "opera", "icd", "pai", "clearsight", "imccd", "deco", "vista", "lmms", "clva", "bare")
     yes_no = True
 
@@ -53,18 +58,24 @@ class Pope(Benchmark):
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
         """JSON lines (COCO) or a JSON array (A-OKVQA, GQA): question_id, image, text, label."""
         found: list[Question] = []
-        ages: dict[str, str] = {}
+        by_file: dict[str, list[Question]] = {}
         for path in question_files(data):
             group = group_of(path)
             if split is not None and split not in group:
                 continue
             read = read_file(path, group)
-            ages[path.name] = age_of(read)
+            by_file[path.name] = read
             found.extend(read)
         if not found:
             raise BadData(f"{data} has no split {split!r}. It has: {', '.join(map(group_of, question_files(data)))}.")
-        one_age(ages, data)
+        one_age(by_file, data)
         return unique(found, data)
+
+    def remark_on(self, records: Sequence[Record]) -> str:
+        corrected = sum("misprint" in record["truth"] for record in records)
+        return (
+            f"{self.remark()}; {corrected} questions had {MISPRINT!r}, asked as 'image'" if corrected else self.remark()
+        )
 
     def answer_files(self, records: Sequence[Record]) -> dict[str, str]:
         """For evaluate.py: a file a split, {"question", "answer"} a line, in the order of the questions."""
@@ -85,12 +96,14 @@ class Pope(Benchmark):
 
 
 def read_file(path: Path, group: str) -> list[Question]:
-    """The questions of one official file."""
+    """The questions of one official file; the old misprint is corrected, and noted in their truth."""
     found = []
-    for line, row in rows(path):
-        need(row, ("question_id", "image", "text", "label"), path, line)
-        label = word(row, "label", ("yes", "no"), path, line)
-        found.append(Question(f"{group}/{row['question_id']}", str(row["image"]), row["text"], group, {"label": label}))
+    for place, row in rows(path):
+        ROW.check(row, place)
+        text, truth = row["text"], {"label": row["label"]}
+        if MISPRINT in text:
+            text, truth = text.replace(MISPRINT, "image"), {**truth, "misprint": MISPRINT}
+        found.append(Question(f"{group}/{row['question_id']}", row["image"], text, group, truth))
     return unique(found, path)
 
 
@@ -104,20 +117,22 @@ def group_of(path: Path) -> str:
     return f"{source}/{kind}" if source else kind
 
 
-def age_of(questions: Sequence[Question]) -> str:
-    """Which release a file belongs to; the number of questions or the old misprint tells."""
-    old = len(questions) == 2910 or any(MISPRINT in question.text for question in questions)
-    return "before October 2023" if old else "current"
+def one_age(by_file: Mapping[str, Sequence[Question]], data: Path) -> None:
+    """Splits of two releases hold different questions; their average would be of nothing.
 
-
-def one_age(ages: Mapping[str, str], data: Path) -> None:
-    """Splits of two releases hold different questions; their average would be of nothing."""
-    if len(set(ages.values())) > 1:
-        old = next(name for name, age in ages.items() if age != "current")
-        new = next(name for name, age in ages.items() if age == "current")
+    The old release is known by the size of its random split, and has the misprint in every split. The misprint alone does
+    not tell: one of VCD's copies of the current files has it too.
+    """
+    old = [name for name, questions in by_file.items() if len(questions) == OLD_RANDOM]
+    new = [
+        name
+        for name, questions in by_file.items()
+        if name not in old and not any("misprint" in question.truth for question in questions)
+    ]
+    if old and new:
         raise BadData(
-            f"{data} mixes two releases of POPE: {old} is from before October 2023 (2910 random questions, 'imange'), {new} "
-            f"is current (3000). Take all from one release, or give one file."
+            f"{data} mixes two releases of POPE: {old[0]} is from before October 2023 ({OLD_RANDOM} random questions), "
+            f"{new[0]} is current (3000). Take all from one release, or give one file."
         )
 
 

@@ -3,8 +3,9 @@
     VQA accuracy = mean over the ten people of min(1, matches among the other nine / 3)
 
 Script: GT-Vision-Lab/VQA vqaEval.py. It cleans answers (punctuation, articles, numbers, contractions) only where the ten
-are not all the same (dialect "official"); "evalai" always does, after a tokenizer of its own, as LLaVA, lmms-eval and the
-EvalAI servers. GQA's eval.py compares strings; LLaVA first drops final full stops and case (dialect "llava").
+are not all the same (dialect "official"); "evalai" always does, after a tokenizer of its own, as LLaVA and the EvalAI
+servers. lmms-eval always does, without that tokenizer: it is neither. GQA's eval.py compares strings; LLaVA first drops
+final full stops and case (dialect "llava").
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +14,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled
-from .files import need, of_split, question_files, read_json, rows, unique
+from .files import of_split, question_files, read_object, rows, unique
 from .official import json_array, scored_elsewhere
 from .parsing import strip_punctuation
+from .schema import FLAG, KEY, NUMBER, OBJECT, TEXT, WORDS, Schema, either, list_of, optional
 
 NUMBERS = {"none": "0"} | {
     w: str(i) for i, w in enumerate("zero one two three four five six seven eight nine ten".split())
 }
 ARTICLES = ("a", "an", "the")
+ASKED = Schema(question_id=NUMBER, image_id=NUMBER, question=WORDS)
+NOTED = Schema(question_id=NUMBER, answers=list_of(OBJECT, 1), answer_type=optional(WORDS))
+ANSWER = Schema(answer=TEXT)
+VIZWIZ_ASKED = Schema(image=WORDS, question=WORDS, answer_type=optional(WORDS))
+VIZWIZ_ANSWERED = Schema(answers=list_of(either(TEXT, OBJECT), 1))
+GQA_ROW = Schema(imageId=KEY, question=WORDS, answer=TEXT, isBalanced=optional(FLAG), types=optional(OBJECT))
 
 
 def _contractions() -> dict[str, str]:
@@ -95,6 +103,7 @@ class _ShortAnswers(Benchmark):
     dialect: str
     dialects: ClassVar[tuple[str, ...]] = ("official", "evalai")
     metrics_of: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", "higher", "percent"),)
+    truth = Schema(answers=list_of(TEXT))
     protocols = ("llava", "bare")
 
     def __post_init__(self):
@@ -146,21 +155,22 @@ class Vqav2(_ShortAnswers):
         if "test" in asked[0].stem.lower():
             return of_split(unique(_without_answers(*asked), data), split, data)
         noted = _two(data, "annotations", ("annotation",))
-        notes = {note["question_id"]: note for note in noted[1]}
+        notes: dict[int, dict[str, Any]] = {}
+        for number, note in enumerate(noted[1], 1):
+            place = f"{noted[0]}, entry {number}"
+            if NOTED.check(note, place)["question_id"] in notes:
+                raise BadData(f"{place}: the question {note['question_id']} stands twice. Keep one entry a question.")
+            notes[note["question_id"]] = note
         subtype = "train2014" if "train2014" in asked[0].stem else "val2014"
         found = []
-        for place, row in enumerate(asked[1], 1):
-            need(row, ("question_id", "image_id", "question"), asked[0], place)
-            note = notes.get(row["question_id"])
-            if note is None:
-                raise BadData(
-                    f"{noted[0]} has no answers to question {row['question_id']}. Take both files of one split."
-                )
-            truth = {"answers": [str(each["answer"]) for each in note["answers"]]}
+        for number, row in enumerate(asked[1], 1):
+            key = ASKED.check(row, f"{asked[0]}, entry {number}")["question_id"]
+            if key not in notes:
+                raise BadData(f"{noted[0]} has no answers to question {key}. Take both files of one split.")
+            note, place = notes[key], f"{noted[0]}, question {key}"
+            truth = {"answers": [ANSWER.check(each, place, "answers.")["answer"] for each in note["answers"]]}
             image = f"COCO_{subtype}_{row['image_id']:012d}.jpg"
-            found.append(
-                Question(str(row["question_id"]), image, row["question"], note.get("answer_type", "all"), truth)
-            )
+            found.append(Question(str(key), image, row["question"], note.get("answer_type") or "all", truth))
         return of_split(unique(found, data), split, data)
 
 
@@ -186,13 +196,17 @@ class Vizwiz(_ShortAnswers):
         """val.json: image, question, answers (ten of them), answer_type; test.json has no answers."""
         found = []
         for path in question_files(data):
-            for line, row in rows(path):
-                row = {"answers": [], **row} if path.stem == "test" else row
-                need(row, ("image", "question", "answers"), path, line)
-                truth = {"answers": [each["answer"] if isinstance(each, dict) else each for each in row["answers"]]}
-                group = row.get("answer_type", path.stem)
+            for place, row in rows(path):
+                VIZWIZ_ASKED.check(row, place)
+                people = [] if path.stem == "test" else VIZWIZ_ANSWERED.check(row, place)["answers"]
+                truth = {"answers": [_answer(each, place) for each in people]}
+                group = row.get("answer_type") or path.stem
                 found.append(Question(Path(row["image"]).stem, row["image"], row["question"], group, truth))
         return of_split(unique(found, data), split, data)
+
+
+def _answer(each: str | dict[str, Any], place: str) -> str:
+    return each if isinstance(each, str) else ANSWER.check(each, place, "answers.")["answer"]
 
 
 @dataclass(frozen=True)
@@ -209,6 +223,7 @@ class Gqa(_ShortAnswers):
         "Accuracy, binary and open, over the balanced questions; consistency, validity and grounding are not computed."
     )
     dialects = ("llava", "exact")
+    truth = Schema(answer=TEXT)
     metrics_of = (
         Metric("accuracy", "higher", "percent"),
         Metric("binary", "higher", "percent"),
@@ -218,16 +233,12 @@ class Gqa(_ShortAnswers):
     def questions(self, data: Path, split: str | None = None) -> list[Question]:
         """testdev_balanced_questions.json: {id: {imageId, question, answer, isBalanced, types}}."""
         path = question_files(data)[0]
-        whole = read_json(path)
-        if not isinstance(whole, dict):
-            raise BadData(
-                f"{path}: expected GQA's object of questions by id; found a list. Give testdev_balanced_questions.json."
-            )
+        whole = read_object(path, "GQA's object of questions by id (testdev_balanced_questions.json)")
         found = []
-        for place, (key, row) in enumerate(whole.items(), 1):
-            need(row, ("imageId", "question", "answer"), path, place)
-            if row.get("isBalanced", True):
-                kind = "open" if row.get("types", {}).get("structural", "query") == "query" else "binary"
+        for key, row in whole.items():
+            GQA_ROW.check(row, f"{path}, question {key}")
+            if row.get("isBalanced") is not False:
+                kind = "open" if (row.get("types") or {}).get("structural", "query") == "query" else "binary"
                 found.append(Question(key, f"{row['imageId']}.jpg", row["question"], kind, {"answer": row["answer"]}))
         return of_split(unique(found, path), split, path)
 
@@ -244,28 +255,31 @@ class Gqa(_ShortAnswers):
         return float(self.cleaned(answer) == truth["answer"])
 
     def formulas(self, parts: Mapping[str, Mapping[str, float]]) -> Metrics:
-        kinds = {kind: super(Gqa, self).formulas({kind: parts[kind]})["accuracy"] for kind in parts}
-        return {**super().formulas(parts), "binary": kinds.get("binary"), "open": kinds.get("open")}
+        kinds = {kind: _percent(parts[kind]) for kind in parts}
+        return {"accuracy": _percent(pooled(parts)), "binary": kinds.get("binary"), "open": kinds.get("open")}
 
 
-def _without_answers(path: Path, rows_: Sequence[dict[str, Any]]) -> list[Question]:
+def _percent(counts: Mapping[str, float]) -> float:
+    """In eval.py's order of operations: 23 of 160 is printed as 14.37, not 14.38."""
+    return round(counts["right"] / counts["n"] * 100, 2)
+
+
+def _without_answers(path: Path, asked: Sequence[Any]) -> list[Question]:
     """The questions of a test split; test-dev is a part of test2015."""
     found = []
-    for place, row in enumerate(rows_, 1):
-        need(row, ("question_id", "image_id", "question"), path, place)
+    for number, row in enumerate(asked, 1):
+        ASKED.check(row, f"{path}, entry {number}")
         image = f"COCO_test2015_{row['image_id']:012d}.jpg"
         found.append(Question(str(row["question_id"]), image, row["question"], "test", {"answers": []}))
     return found
 
 
-def _two(data: Path, key: str, words: Sequence[str]) -> tuple[Path, list[dict[str, Any]]]:
+def _two(data: Path, key: str, words: Sequence[str]) -> tuple[Path, list[Any]]:
     """The file of a folder whose name says the word, and the list it holds."""
     paths = [p for p in question_files(data) if any(each in p.stem.lower() for each in words)]
     if len(paths) != 1:
         raise BadData(
             f"{data} must hold one {words[0]} file of VQAv2; found {len(paths)}. Give the folder of one split."
         )
-    whole = read_json(paths[0])
-    if not isinstance(whole, dict) or key not in whole:
-        raise BadData(f"{paths[0]}: expected an object with {key!r}. Is it VQAv2's official file?")
-    return paths[0], whole[key]
+    whole = read_object(paths[0], f"VQAv2's official file, an object with {key!r}")
+    return paths[0], Schema({key: list_of(OBJECT)}).check(whole, str(paths[0]))[key]

@@ -20,7 +20,7 @@ def answer_files(runs: Iterable[Path], folder: Path) -> dict[Path, str]:
         data = {"model": str(run.info.get("model", ""))}
         for (method, decoding), seeds in by_key(run.records).items():
             for seed, records in seeds.items():
-                check_records(records, benchmark.name, (*NEEDED, "question"))
+                check_records(records, benchmark, (*NEEDED, "question"))
                 place = folder / safe_name(benchmark.name) / folder_name(method, decoding, seed)
                 for name, text in benchmark.answer_files([{**data, **record} for record in records]).items():
                     file = place / name

@@ -206,7 +206,7 @@ def rows_of(benchmark: Benchmark, records: Sequence[Record], against: str, draws
     for key, seeds in runs.items():
         answers = list(seeds.values())
         for each in answers:
-            check_records(each, benchmark.name)
+            check_records(each, benchmark)
         scores = [score(benchmark, each, statistics.counted(benchmark, each, known)) for each in answers]
         means = statistics.average([each.metrics for each in scores])
         ranges, gaps = {}, {}
