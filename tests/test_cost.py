@@ -50,7 +50,8 @@ def test_a_decoding_step_adds_few_kernels_and_none_a_layer():
     [
         ("clearsight", 1.1), ("deco", 1.1), ("memvr", 1.1), ("pai:gamma=1", 1.1), ("middle-layers", 1.1),
         ("vista", 1.25),  # eight small kernels in each layer, which turn its MLP's output
-        ("pai", 2.1), ("icd", 2.1), ("vcd", 2.1), ("m3id", 2.1),
+        ("pai", 2.1), ("icd", 2.1), ("vcd", 2.1), ("m3id", 2.1), ("avisc", 2.1), ("only", 1.1),
+        ("sid", 2.3),  # each layer of the branch has a mask of its own
         ("imccd", 2.4),  # the blurred rows of each layer are written out
     ],
 )  # fmt: skip

@@ -10,7 +10,9 @@ from vlm_anchors.apps.cli.commands import app
 from vlm_anchors.errors import BadParameter, UnknownName
 from vlm_anchors.methods import METHODS
 
-BASELINES = ("vcd", "icd", "imccd", "memvr", "clearsight", "pai", "deco", "vista", "middle-layers")
+BASELINES = (
+    "vcd", "icd", "imccd", "memvr", "clearsight", "pai", "deco", "vista", "middle-layers", "sid", "avisc", "only",
+)  # fmt: skip
 PRESETS = [(entry.name, preset) for entry in METHODS for preset in entry.load().presets]
 OFFICIAL = {
     "vcd:preset=llava-1.5-7b/pope": (1.0, {"beta": 0.2, "step": 500}),
@@ -33,6 +35,10 @@ OFFICIAL = {
     "deco:preset=llava-1.5-7b": (0.6, {"top_p": 0.9, "top_k": 20, "outside": "cut"}),
     "deco:preset=llava-1.5-7b/readme": (0.5, {}),
     "middle-layers:preset=llava-1.5-7b": (0.5, {"layers": None}),
+    "sid:preset=llava-1.5-7b/pope": (0.5, {"beta": 0.1, "keep": 100}),
+    "sid:preset=llava-1.5-7b/chair": (0.5, {"beta": 0.1, "keep": 50}),
+    "avisc:preset=llava-1.5-7b/pope": (1.0, {"beta": 0.1, "gamma": 0.5, "lam": 1.0}),
+    "avisc:preset=llava-1.5-7b/amber": (2.5, {"beta": 0.1, "gamma": 0.5, "lam": 1.0, "fill": "zeros"}),
     "clva:preset=any": (14.0, {"beta": 0.9}),
 }
 """What the official programs run with, typed in a second time."""
@@ -49,6 +55,9 @@ def test_the_published_values(spec, values):
 def test_values_without_an_alpha_and_ours():
     for task, lam in (("chair", 0.17), ("pope", 0.01), ("mmhal", 0.1)):
         assert va.VISTA.preset(f"llava-1.5-7b/{task}") == va.VISTA(lam=lam, mix=0.3, pca=True)
+    assert va.ONLY.preset("llava-1.5-7b/pope") == va.ONLY(add=3.0, subtract=1.0, gamma=0.2, beta=0.1)
+    assert va.ONLY.preset("llava-1.5-7b/chair").gamma == va.ONLY.preset("instructblip-7b/mme").gamma == 0.25
+    assert not va.ONLY.preset("instructblip-7b/pope").norm and va.ONLY.preset("instructblip-7b/mme").beta == 0.4
     assert va.ClearSight.preset("llava-1.5-7b/pope") == va.ClearSight(enhance=1.15, suppress=0.95)
     assert va.MemVR.preset("qwen2.5-vl-7b") == va.MemVR(alpha=0.28, gamma=0.75, activation="silu", norm=False)
     assert va.M3ID.preset("llava-1.5-7b/pope") == va.M3ID(rate=0.02, cut=0.3, offset=10)

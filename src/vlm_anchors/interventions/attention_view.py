@@ -136,6 +136,29 @@ class AttentionView:
         last = place[None] == self.rows.source[:, None]
         return last if self.rows.shared is None else last | ~self.rows.shared
 
+    def last_row_weights(self) -> Float[Tensor, "b h 1 k"]:
+        """Softmax attention over all keys of the row that chooses the next token, float32; no other row is computed."""
+        query, mask = self._query, self._last_mask()
+        if self.rows.index is not None:
+            assert self.rows.source is not None
+            query = take_rows(query, self.rows.index.gather(1, self.rows.source[:, None]))
+        scores = self._scores(query.float(), self._key.float())
+        return (scores if mask is None else scores + mask).softmax(-1)
+
+    def last_row_keys(self) -> Bool[Tensor, "b k"]:
+        """The keys that the row which chooses the next token may see."""
+        mask = self._last_mask()
+        if mask is None:
+            return torch.ones(len(self._key), self._key.shape[2], dtype=torch.bool, device=self._key.device)
+        return (mask > torch.finfo(mask.dtype).min / 2)[:, 0, 0]
+
+    def _last_mask(self) -> Float[Tensor, "b 1 1 k"] | None:
+        mask, source = self._row_mask, self.rows.source
+        if mask is None or source is None:
+            return mask
+        mask = mask.expand(len(source), -1, -1, -1)
+        return mask.gather(2, source[:, None, None, None].expand(-1, 1, 1, mask.shape[-1]))
+
     def plain_scores(self) -> Float[Tensor, "b h r k"]:
         """Scores of the text rows before the softmax, no mask added, in the query's own dtype."""
         return self._scores(take_rows(self._query, self.rows.index), self._key)

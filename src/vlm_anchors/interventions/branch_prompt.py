@@ -3,12 +3,12 @@
 Shapes: b samples, q tokens of the prompt, d width of the decoder, n visual tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import CannotAct
@@ -19,6 +19,7 @@ from .forward_pass import ForwardState
 from .insertion.anchored import insertion_of
 from .method import Method, name_of
 from .prompt_pass import _marks
+from .text_rows import TextRows, prompt_rows
 from .token_map import Marks
 from .vision_tower import pixels_given_to
 
@@ -68,8 +69,11 @@ class Prompt:
         assert self.view.real is not None
         return BranchInputs(self.view.embeds, self.view.real, self._kwargs.get("position_ids"))
 
-    def edited(self, method: Method) -> BranchInputs:
-        """The same prompt again, its attention edited by `method` in the layers that it watches."""
+    def edited(self, method: Method, rows: TextRows | None = None) -> BranchInputs:
+        """The same prompt again, its attention edited by `method` in the layers that it watches.
+
+        rows: the rows whose attention is edited; None = the text rows.
+        """
         main, memory = self.view.forward_state, {name: kept for name, kept in self.memory.items() if name != NUMBER}
         own = replace(
             main.generation, method=method, attention_layers=method.attention_layers(self.target), recorder=None
@@ -77,8 +81,29 @@ class Prompt:
         own = replace(own, memory=memory, kept={}, literal=False)
         # Up to the first text row nothing is edited, unless the first branch's MLPs are.
         alike = self.target.family.causal_prefix and "mlp" not in self._hooks.method.active_hooks()
-        shared = main.rows.first() if alike else 0
-        return replace(self.as_prompted(), forward_state=ForwardState(own, main.rows, own.kept), shared=shared)
+        rows = main.rows if rows is None else rows
+        shared = rows.first() if alike else 0
+        return replace(self.as_prompted(), forward_state=ForwardState(own, rows, own.kept), shared=shared)
+
+    def rows_from_the_image(self) -> TextRows:
+        """The first visual token and every row after it, visual or not."""
+        return prompt_rows(self.marks.visual.cumsum(1).bool() & self.as_prompted().real, None)
+
+    def filler(self, value: float) -> Callable[[Bool[Tensor, "b v"]], Float[Tensor, "b q d"]]:
+        """Makes the prompt's embeddings with those of chosen visual tokens, and of copies of them, set to one value.
+
+        It may be called when the pass is over; what this prompt knows of its call is then gone.
+        """
+        visual, valid, embeds = self.marks.visual, self.view.visual.valid, self.as_prompted().embeds
+        inserted = insertion_of(self.call_context.mm_encoder_outputs)
+        originals = None if inserted is None else inserted.originals_of(len(visual)).to(visual.device)
+
+        def fill(chosen: Bool[Tensor, "b v"]) -> Float[Tensor, "b q d"]:
+            mask = torch.zeros_like(visual).masked_scatter(visual, chosen[valid])
+            mask = mask if originals is None else mask.gather(1, originals)
+            return embeds.masked_fill(mask[..., None], value)
+
+        return fill
 
     def without_image(self) -> BranchInputs:
         """The same words, no visual token and no tag around one."""

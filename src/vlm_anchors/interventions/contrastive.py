@@ -7,6 +7,7 @@ its mask and its positions, and with them what M-RoPE models keep as rope_deltas
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +39,8 @@ class BranchInputs:
     """The branch's own edit of attention, where it has one; no other hook acts on a branch."""
     shared: int = 0
     """Leading tokens that the first branch reads alike, so that its keys and values serve here too."""
+    late_embeds: Callable[[], Float[Tensor, "b q d"]] | None = None
+    """Makes the embeddings to read in place of `embeds`, where they depend on the first branch's own pass."""
 
 
 class ContrastiveBranch:
@@ -62,7 +65,8 @@ class ContrastiveBranch:
             forward_state = (
                 None if forward_state is None else replace(forward_state, rows=forward_state.rows.after(known))
             )
-        return self._run(stack, branch_inputs.embeds[:, known:], positions, forward_state)
+        embeds = branch_inputs.embeds if branch_inputs.late_embeds is None else branch_inputs.late_embeds()
+        return self._run(stack, embeds[:, known:], positions, forward_state)
 
     def step(self, stack: nn.Module, embeds: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b d"]:
         positions = self.next

@@ -17,6 +17,7 @@ from .contrastive import BranchInputs
 from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState
 from .method import Method, name_of
 from .prompt_pass import real_rows
+from .text_rows import TextRows
 
 if TYPE_CHECKING:
     from .hooks import ForwardPass, MethodHooks
@@ -122,9 +123,9 @@ class _Joined(Prompt):
             "piece with an empty cache."
         )
 
-    def edited(self, method: Method) -> BranchInputs:
+    def edited(self, method: Method, rows: TextRows | None = None) -> BranchInputs:
         self.need_one_piece()
-        return super().edited(method)
+        return super().edited(method, rows)
 
     def encode(self, pixels: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
         """Encoded once an image, then given to each of its questions."""

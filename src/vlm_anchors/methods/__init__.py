@@ -25,6 +25,12 @@ METHODS = Catalogue(
             "arXiv 2509.23109",
         ),
         Entry(
+            "avisc",
+            "vlm_anchors.methods.avisc:AvisC",
+            "Takes off what the model says of the few visual tokens that draw attention whatever is asked",
+            "arXiv 2405.17820",
+        ),
+        Entry(
             "clearsight",
             "vlm_anchors.methods.clearsight:ClearSight",
             "Scales the scores of middle layers: up on the image, down on the system prompt",
@@ -67,10 +73,22 @@ METHODS = Catalogue(
             "arXiv 2411.16724",
         ),
         Entry(
+            "only",
+            "vlm_anchors.methods.only:ONLY",
+            "Adds or takes off one extra output, made from the heads of one layer that lean on text",
+            "arXiv 2507.00898",
+        ),
+        Entry(
             "pai",
             "vlm_anchors.methods.pai:PAI",
             "Boosts the newest row's attention to the image, against a reading without it",
             "arXiv 2407.21771",
+        ),
+        Entry(
+            "sid",
+            "vlm_anchors.methods.sid:SID",
+            "Takes off what the model says when it sees only the visual tokens it attends to least",
+            "arXiv 2408.02032",
         ),
         Entry(
             "vcd",
