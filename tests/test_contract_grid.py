@@ -26,7 +26,7 @@ ELSEWHERE = {
     "icd": WORDS, "vista": WORDS, "pai": {"paligemma", "paligemma2"},
     "m3id": {"paligemma", "paligemma2"}, "vcd": WORDS | TILES | PADDED,
     "imccd": set(FAMILIES) - {"llava", "qwen2.5-vl"},
-    "sid": WORDS, "avisc": WORDS, "only": {"glm4v", "gemma3", "paligemma", "paligemma2"},
+    "sid": WORDS, "avisc": WORDS, "only": {"glm-4v", "gemma3", "paligemma", "paligemma2"},
 }  # fmt: skip
 REFUSED = {(name, family) for name, families in ELSEWHERE.items() for family in families}
 """What does not run, and is told so when it is attached. Everything else must run to the end."""
