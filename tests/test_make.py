@@ -19,7 +19,7 @@ def shell(*command, cwd=ROOT, **environment):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
-@pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "types", "fix", "docs", "help"])
+@pytest.mark.parametrize("target", ["demo", "demo-smollm2", "test", "test-all", "lint", "types", "fix", "docs", "help"])
 def test_targets(target, tmp_path):
     """Looked at, not run: `-n` in a copy of what make reads, so that no .venv is touched."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):

