@@ -321,3 +321,37 @@ def test_a_model_too_shallow_is_refused(tmp_path_factory):
     vlm = SimpleNamespace(model=built.llava(layers=3), processor=SimpleNamespace(tokenizer=None), name="small")
     with pytest.raises(CannotAct, match="small has 3 decoder layers; diagnose reads decoders of 4 layers or more"):
         premises.observe(vlm, samples.from_scenes(2))
+
+
+def test_every_second_question_chooses_the_positive_layer_and_the_others_judge_it():
+    seen, drifts = Observed(DEPTH, 4), []
+    for number in range(2 * premises.ENOUGH):
+        best = 7 if number % 2 == 0 else 3  # those that judge would choose another layer
+        seen.on_asked.append(
+            [
+                {"layer": layer, "on_asked": 0.9 if layer == best else 0.2, "chance": 0.1}
+                for layer in range(1, DEPTH + 1)
+            ]
+        )
+        drifts.append({layer: [{"layer": 1, "number": number, "from": layer}] for layer in seen.candidates})
+    premises._choose_positive_layer(seen, drifts)
+    assert (seen.positive_layer, seen.middle, seen.chosen_on) == (7, 4, premises.ENOUGH)
+    assert len(seen.on_asked) == premises.ENOUGH
+    assert [table[0]["number"] for table in seen.drift] == list(range(1, 2 * premises.ENOUGH, 2))
+    assert {table[0]["from"] for table in seen.drift} == {7}
+
+
+def test_few_questions_or_unknown_boxes_leave_the_papers_layer():
+    for boxes, questions in ((premises.ENOUGH - 1, premises.ENOUGH - 1), (premises.ENOUGH, premises.ENOUGH + 1)):
+        seen = Observed(DEPTH, 4)
+        seen.on_asked = [[{"layer": 7, "on_asked": 1.0, "chance": 0.0}] for _ in range(boxes)]
+        premises._choose_positive_layer(seen, [{} for _ in range(questions)])
+        assert (seen.positive_layer, seen.chosen_on) == (4, 0)
+
+
+def test_curves_that_cross_only_from_the_chosen_layer_are_a_drift():
+    """The maps leave the first layer's only behind the paper's layer, 13, and come back."""
+    seen = drawn(curve(0.9, 0.9, 0.9, 0.1, 0.6, 0.6), curve(0.1, 0.1, 0.1, 0.5, 0.2, 0.2), 30)
+    assert not verdicts.has_drift(seen)
+    seen.positive_layer = 17
+    assert verdicts.has_drift(seen)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .measures import Table
 
 BATCH = 8
+ENOUGH = 16
+"""Questions about objects with known boxes from which a positive layer is chosen; with fewer the paper's rule stands."""
 
 
 @dataclass
@@ -39,6 +41,10 @@ class Observed:
 
     depth: int
     middle: int
+    positive_layer: int = 0
+    """Where positive anchors come from: `middle`, or the layer whose anchors lie on the asked object most often."""
+    chosen_on: int = 0
+    """Questions that chose it. `drift` and `on_asked` then hold the other questions only; 0 if it was not chosen."""
     shares: "list[Table]" = field(default_factory=list)
     drift: "list[Table]" = field(default_factory=list)
     entropy: "list[Table]" = field(default_factory=list)
@@ -54,9 +60,20 @@ class Observed:
     cosines: list[tuple[float, float]] = field(default_factory=list)
     """Best cosine of the asked word, and the median of the other words'."""
 
+    def __post_init__(self):
+        self.positive_layer = self.positive_layer or self.middle
+
+    @property
+    def candidates(self) -> range:
+        """Layers that may give the positive anchors: 2 to two thirds of the depth."""
+        return range(2, max(2 * self.depth // 3, 2) + 1)
+
 
 def observe(vlm: "Vlm", probes: Sequence[Probe], progress: Any = lambda done: None) -> Observed:
     """Run every question through the plain model once, as a prompt; nothing is generated.
+
+    Where boxes are known for `ENOUGH` questions, every second one chooses the positive layer, as the paper chose its own on
+    validation data, and the others show whether maps drift from its anchors.
 
     Raises `CannotAct` for models that look at their image in a Q-Former, or that are too shallow for a middle layer, and
     `BadSetting` for a single question, from which nothing can be told from chance.
@@ -71,15 +88,32 @@ def observe(vlm: "Vlm", probes: Sequence[Probe], progress: Any = lambda done: No
         why = "looks at its image in a Q-Former" if target.kind != "decoder" else f"has {target.depth} decoder layers"
         raise CannotAct(f"{vlm.name} {why}; diagnose reads decoders of 4 layers or more. Choose another model.")
     seen = Observed(target.depth, measures.middle_layer(target.depth))
+    drifts: list[dict[int, Table]] = []
     for start in range(0, len(probes), BATCH):
         batch = probes[start : start + BATCH]
         for probe, trace, grid in _traced(vlm, batch):
             _note(seen, trace)
+            drifts.append({layer: measures.drift(trace, layer) for layer in seen.candidates})
             if grid is not None and probe.asked:
                 _note_places(seen, trace, grid, probe)
                 _note_words(seen, vlm, grid, probe)
         progress(min(start + BATCH, len(probes)))
+    _choose_positive_layer(seen, drifts)
     return seen
+
+
+def _choose_positive_layer(seen: Observed, drifts: "Sequence[dict[int, Table]]") -> None:
+    """Every second question chooses; only the others are kept for what is said about the chosen layer."""
+    if len(seen.on_asked) < ENOUGH or len(seen.on_asked) != len(drifts):
+        return
+    gains = dict.fromkeys(seen.candidates, 0.0)
+    for row in (row for table in seen.on_asked[::2] for row in table):
+        if row["layer"] in gains:
+            gains[row["layer"]] += row["on_asked"] - row["chance"]
+    seen.positive_layer = max(gains, key=lambda layer: gains[layer])
+    seen.chosen_on = len(seen.on_asked[::2])
+    seen.on_asked = seen.on_asked[1::2]
+    seen.drift = [each[seen.positive_layer] for each in drifts[1::2]]
 
 
 def _traced(vlm: "Vlm", batch: Sequence[Probe]) -> Iterator[tuple[Probe, Trace, ImageGrid | None]]:

@@ -70,8 +70,8 @@ def _deep(seen: Observed) -> range:
 
 
 def _between(seen: Observed) -> range:
-    """Intermediate layers: from the middle one, whose anchors CLVA takes, up to the deep ones."""
-    return range(seen.middle, _deep(seen).start)
+    """Intermediate layers: from the one whose anchors CLVA takes up to the deep ones."""
+    return range(min(seen.positive_layer, _deep(seen).start - 1), _deep(seen).start)
 
 
 def _over(table: "Table", column: str, layers: range) -> float:
@@ -163,7 +163,7 @@ def _anchors(seen: Observed) -> Verdict:
 
 
 def _positive_on_object(seen: Observed) -> Verdict | None:
-    rows = [row for table in seen.on_asked for row in table if row["layer"] == seen.middle]
+    rows = [row for table in seen.on_asked for row in table if row["layer"] == seen.positive_layer]
     if not rows:
         return None
     mean, error = mean_and_error([row["on_asked"] - row["chance"] for row in rows])
@@ -171,8 +171,8 @@ def _positive_on_object(seen: Observed) -> Verdict | None:
     holds = mean > SIGMAS * error
     return Verdict(
         "positive anchors lie on the asked object", "CLVA", holds,
-        f"{found:.0%} in layer {seen.middle}, {chance:.0%} by chance ({len(rows)} questions)",
-        "the middle layer points at what is asked" if holds else "they point elsewhere: try another positive_layer",
+        f"{found:.0%} in layer {seen.positive_layer}, {chance:.0%} by chance ({len(rows)} questions)",
+        "that layer points at what is asked" if holds else "they point elsewhere: try another positive_layer",
     )  # fmt: skip
 
 
@@ -206,19 +206,20 @@ def _words(seen: Observed, tau: float | None, concern: str) -> Verdict:
 def suggestion(seen: Observed, tau: float | None) -> dict[str, Any]:
     """Layer parameters for CLVA and tau for AttAnchor, as SPECs, each with its reason.
 
-    positive_layer: among layers 2 to two thirds, the one whose anchors lie on the asked object most; without boxes the one
-    that looks at the image most. layers: from the first layer after it whose share of the image is below `FADES` of the
+    positive_layer: among layers 2 to two thirds, the one whose anchors lie on the asked object most, on every second
+    question where there are enough; without boxes the one that looks at the image most. layers: from the first layer after it
+    whose share of the image is below `FADES` of the
     highest; all after it where none is. beta: 0 where negative anchors lie on objects.
     """
     table = layer_table(seen)
-    early = [row for row in table if 2 <= row["layer"] <= max(2 * seen.depth // 3, 2)]
+    early = [row for row in table if row["layer"] in seen.candidates]
     known = [row for row in early if "on_asked" in row]
     best = (
         max(known, key=lambda row: row["on_asked"] - row["chance"])
         if known
         else max(early, key=lambda row: row["visual"])
     )
-    layer, peak = best["layer"], max(row["visual"] for row in table)
+    layer, peak = seen.positive_layer if seen.chosen_on else best["layer"], max(row["visual"] for row in table)
     faded = [row["layer"] for row in table if row["layer"] > layer and row["visual"] < FADES * peak]
     first = faded[0] if faded else layer + 1
     why = "its anchors lie on the asked object most often" if known else "it looks at the image most"
@@ -237,6 +238,7 @@ def as_dict(seen: Observed, tau: float | None, concern: str) -> dict[str, Any]:
     """Everything as plain values."""
     return {
         "drift": has_drift(seen),
+        "positive_layer": {"layer": seen.positive_layer, "paper": seen.middle, "chosen_on": seen.chosen_on},
         "verdicts": [asdict(one) for one in verdicts(seen, tau, concern)],
         "suggestion": suggestion(seen, tau),
         "layers": layer_table(seen),
