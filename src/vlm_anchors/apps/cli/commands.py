@@ -12,6 +12,7 @@ from .catalogues import benchmarks, families, methods
 from .diagnosing import diagnose
 from .drawing import scenes
 from .evaluating import evaluate, lmms_task, report
+from .exporting import export_vllm
 from .judging import judge
 from .looking import look
 from .training import merge, train
@@ -65,7 +66,13 @@ def _root(
 HEADINGS: dict[str, dict[str, Any]] = {
     "Ask and look": {"ask": ask, "compare": compare, "look": look, "app": serve},
     "Measure": {"eval": evaluate, "judge": judge, "report": report, "bench": bench, "lmms-task": lmms_task},
-    "Fit to a model": {"diagnose": diagnose, "calibrate": calibrate, "train": train, "merge": merge},
+    "Fit to a model": {
+        "diagnose": diagnose,
+        "calibrate": calibrate,
+        "train": train,
+        "merge": merge,
+        "export-vllm": export_vllm,
+    },
     "What there is": {"methods": methods, "families": families, "benchmarks": benchmarks},
 }
 for heading, commands in HEADINGS.items():

@@ -48,6 +48,9 @@ def evaluate(
         int | None,
         typer.Option("--ray", metavar="N", min=1, help="Answer in N workers of Ray, here or on its cluster."),
     ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="SPEC", help="transformers, or vllm where it is installed: docs/vllm.md.")
+    ] = "transformers",
 ) -> None:
     """Answer a benchmark's questions. Resumes when run again; shards under torchrun. Without --data: bundled scenes."""
     from ...evaluation.runner.run import evaluate as run
@@ -55,16 +58,32 @@ def evaluate(
 
     _both_or_neither(data, images)
     shortened(plan(benchmark, method or [], protocol, decoding)[1], max_new_tokens)
-    if ray:  # only the workers answer: the card is theirs
+    answer_with = _engine(engine, out)
+    if ray or answer_with:  # only the workers or the engine answer: the card is theirs
         model = replace(model, settings={**model.settings, "device": "cpu"})
     vlm = model.load()
     data, images = _questions(benchmark, data, images, out, split, limit)
     added = run(
         vlm, benchmark, out, data=data, images=images, methods=method or None, split=split, limit=limit,
         protocol_name=protocol, decoding=decoding, seed=seed, max_new_tokens=max_new_tokens, batch_size=batch_size,
-        reuse=not no_reuse, ray_workers=ray, progress=options.progress(),
+        reuse=not no_reuse, ray_workers=ray, answer_with=answer_with, progress=options.progress(),
     )  # fmt: skip
     print(f"{added} answers added to {out}. Next: vlm-anchors report {out}", file=sys.stderr)
+
+
+def _engine(spec: str, out: Path) -> Any:
+    """What makes another engine answer; None for transformers."""
+    from ...errors import UnknownName
+    from ...registry import did_you_mean, parse_spec
+
+    name, settings = parse_spec(spec)
+    if name == "vllm":
+        from ...integrations.vllm.answerer import VllmAnswerer
+
+        return lambda answerer: VllmAnswerer.of(answerer, out / "vllm-model", **settings)
+    if name != "transformers" or settings:
+        raise UnknownName(f"No engine {spec!r}.{did_you_mean(name, ['transformers', 'vllm'])}")
+    return None
 
 
 def lmms_task(

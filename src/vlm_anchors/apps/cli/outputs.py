@@ -10,7 +10,7 @@ import typer
 
 def folder(option: str = "--out", *, metavar: str = "DIR", help: str) -> Any:
     """An option that names a folder to write into, made if it is not there."""
-    return typer.Option(option, metavar=metavar, help=help, parser=lambda text: _folder(option, text))
+    return typer.Option(option, metavar=metavar, help=help, parser=lambda text: writable_folder(option, text))
 
 
 def file(option: str = "--out", *, metavar: str = "FILE", help: str) -> Any:
@@ -18,7 +18,8 @@ def file(option: str = "--out", *, metavar: str = "FILE", help: str) -> Any:
     return typer.Option(option, metavar=metavar, help=help, parser=lambda text: _file(option, text))
 
 
-def _folder(option: str, text: str) -> Path:
+def writable_folder(option: str, text: str) -> Path:
+    """The folder that an option or argument names, if it can be written to."""
     from ...errors import BadSetting
 
     place = _named(option, text, "a folder to write into")

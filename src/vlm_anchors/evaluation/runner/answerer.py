@@ -13,6 +13,7 @@ from ...inputs.images import read_image
 from ...inputs.prompt_builder import Sample, check_question
 from ...models.vlm import Vlm
 from ...specs import DecodingLike, MethodLike, choose, spec_of_all
+from ...types import Answer
 from ..benchmarks.files import find_image
 from ..benchmarks.protocols import Protocol
 from .answer import answer_batch, can_reuse
@@ -48,6 +49,11 @@ class Answerer:
     yes_no: bool
     reuse: bool
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What run.json says of an engine other than transformers."""
+        return {}
+
     def sent(self) -> "Answerer":
         """The same without the model, for another process."""
         return replace(self.with_model(None), images=self.images.resolve())
@@ -62,7 +68,7 @@ class Answerer:
     def __call__(self, job: Job) -> list[dict[str, Any]]:
         which, group = job
         run = self.runs[which]
-        answers = answer_batch(run, self._samples(group), self.reuse and can_reuse(run))
+        answers = self.answer(run, self._samples(group))
         method, decoding, seed = key_of_run(run)
         records = []
         for one, answer in zip(group, answers, strict=True):
@@ -80,6 +86,10 @@ class Answerer:
                 more["yes_no"] = [round(logit, 4) if math.isfinite(logit) else None for logit in answer.yes_no]
             records.append(one.question.record(answer.text, **more))
         return records
+
+    def answer(self, run: GenerationPlan, samples: Sequence[Sample]) -> list[Answer]:
+        """Answers in the order of the samples."""
+        return answer_batch(run, samples, self.reuse and can_reuse(run))
 
     def _samples(self, group: Sequence[Asked]) -> list[Sample]:
         """Each image file is read once; its questions share the very same object."""

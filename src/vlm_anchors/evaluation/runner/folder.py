@@ -9,7 +9,7 @@ from typing import Any
 from ...durable import AppendedLines, write_whole
 from ...errors import BadRun
 
-FIXED = ("model", "revision", "benchmark", "data_sha256", "protocol", "max_new_tokens", "dtype")
+FIXED = ("model", "revision", "benchmark", "data_sha256", "protocol", "max_new_tokens", "dtype", "engine")
 """Settings that make two answers comparable: one RUN has one value of each."""
 
 Key = tuple[str, str, str, int | None]

@@ -36,6 +36,7 @@ def evaluate(
     batch_size: int = 16,
     reuse: bool = True,
     ray_workers: int | None = None,
+    answer_with: Callable[[Answerer], Answerer] | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> int:
     """Answers what is missing in the RUN folder `out`; returns how many answers were added.
@@ -44,8 +45,8 @@ def evaluate(
     list of such, each of which answers every question; by default the one the model was trained with. decoding, seed,
     max_new_tokens: instead of the protocol's. reuse: prefill system and image once an image, where that is exact.
     ray_workers: answer in so many workers of Ray, each with the model loaded anew by name, instead of in this process;
-    `vlm` may lie on the CPU then. Under torchrun or SLURM each rank answers its share of the batches and writes its own
-    records file.
+    `vlm` may lie on the CPU then. answer_with: makes another engine answer, from what would answer through transformers.
+    Under torchrun or SLURM each rank answers its share of the batches and writes its own records file.
 
     Raises `UserError` subclasses before anything is answered: missing images, another model's RUN, bad names.
     """
@@ -58,7 +59,9 @@ def evaluate(
     ]
     runs = tuple({key_of_run(run): run for run in runs_asked}.values())  # what is named twice answers once
     answerer = Answerer(runs, Path(images), bench.yes_no, reuse)
-    settings = _settings(vlm, bench, Path(data), official, chosen)
+    if answer_with is not None:
+        answerer = answer_with(answerer)
+    settings = {**_settings(vlm, bench, Path(data), official, chosen), **answerer.about}
     rank, world = shard()
     with RunFolder(Path(out), rank, world) as folder:
         folder.settle(settings)
