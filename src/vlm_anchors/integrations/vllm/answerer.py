@@ -14,7 +14,7 @@ from ...generation.decodings import Greedy
 from ...generation.generate import GenerationPlan
 from ...generation.sampling import YesNo
 from ...inputs.prompt_builder import Sample, prompt_of
-from ...models.load import BUNDLED, is_bundled
+from ...models.load import BUNDLED, BUNDLED_FOLDER
 from ...models.vlm import Vlm
 from ...specs import spec_of_all
 from ...types import Answer
@@ -54,7 +54,8 @@ class VllmAnswerer(Answerer):
                     "its answers would differ. Use --decoding greedy, or leave --engine out."
                 )
         vlm = answerer.runs[0].vlm
-        model = str(export_vllm(BUNDLED, folder)) if is_bundled(vlm) else vlm.name
+        bundled = vlm.name == BUNDLED or Path(vlm.name).resolve() == BUNDLED_FOLDER
+        model = str(export_vllm(BUNDLED, folder)) if bundled else vlm.name
         return cls(answerer.runs, answerer.images, answerer.yes_no, False, model, {**_fitting(vlm), **settings})
 
     @property
