@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import vlm_anchors as va
 from vlm_anchors import scenes
-from vlm_anchors.interventions.attention_view import Edit
+from vlm_anchors.interventions.attention_view import AttentionEdit
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Brighter(va.Method):
         return frozenset(range(target.depth // 2 + 1, target.depth + 1))
 
     def attention(self, view):
-        return Edit(bias=math.log(self.times) * view.visible[:, None, None].float())  # (b, 1, 1, visual keys)
+        return AttentionEdit(bias=math.log(self.times) * view.visible[:, None, None].float())  # (b, 1, 1, visual keys)
 
 
 vlm = va.load("scenes")

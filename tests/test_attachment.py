@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import warnings
 
 import pytest
 import tiny
@@ -72,7 +73,7 @@ def test_threads_with_different_dials(model):
 
 def test_a_thread_that_did_not_attach_runs_the_plain_model_and_says_so(model):
     plain, seen = logits(model), []
-    with pytest.warns(AnchorsWarning, match="attach inside the thread"), attach(model, CLVA()):
+    with pytest.warns(AnchorsWarning, match="Attach inside the thread"), attach(model, CLVA()):
         thread = threading.Thread(target=lambda: seen.append(logits(model)))
         thread.start()
         thread.join()
@@ -271,13 +272,21 @@ def test_a_handle_that_never_ran_blames_no_thread(model, recwarn):
         logits(model)
         attach(model, CLVA()).detach()
     attach(model, CLVA()).detach()
-    assert not [one for one in recwarn if "ran only in threads" in str(one.message)]
+    assert not [one for one in recwarn if "was attached in another" in str(one.message)]
 
 
-def test_a_run_in_another_thread_is_told(model):
-    handle = attach(model, CLVA())
-    thread = threading.Thread(target=logits, args=(model,))
+def test_a_run_in_another_thread_is_told_at_its_first_forward(model):
+    handle, told = attach(model, CLVA()), []
+
+    def run():
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                logits(model)
+                told.append(len(seen))
+
+    thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    with pytest.warns(AnchorsWarning, match="ran only in threads that had not attached the method"):
-        handle.detach()
+    handle.detach()
+    assert told == [1, 1]

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from vlm_anchors.errors import AnchorsWarning, CannotAct
 from vlm_anchors.interventions.attachment import attach
-from vlm_anchors.interventions.contrastive import CacheWithBranch
+from vlm_anchors.interventions.contrastive import FollowedCache
 from vlm_anchors.methods.deco import DeCo
 from vlm_anchors.methods.imccd import IMCCD
 from vlm_anchors.methods.memvr import MemVR
@@ -58,7 +58,7 @@ def test_the_twin_follows(method, change):
 
     with attach(model, method):
         cache = start(model, batch)
-        assert isinstance(cache, CacheWithBranch) and isinstance(cache, DynamicCache)
+        assert isinstance(cache, FollowedCache) and isinstance(cache, DynamicCache)
         _, mask = step(model, cache, first, batch["attention_mask"])
         if change == "crop":
             step(model, cache, torch.tensor([[5], [6], [7]]), mask)

@@ -1,4 +1,4 @@
-"""The parts of an Edit that stand for one another: values or outputs replaced, scores shifted by a bias's amount."""
+"""The parts of an edit that stand for one another: values or outputs replaced, scores shifted by a bias's amount."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +9,7 @@ from cases import CASES, model_of, run
 
 from vlm_anchors.errors import CannotAct
 from vlm_anchors.interventions.attachment import attach
-from vlm_anchors.interventions.attention_view import Edit
+from vlm_anchors.interventions.attention_view import AttentionEdit
 from vlm_anchors.interventions.method import Method
 
 
@@ -31,15 +31,15 @@ class Try(Method):
         weights = view.weights()
         visual = view.visual_of(view.value)
         if self.part == "value":
-            return Edit(value=view.with_visual(view.value, torch.zeros_like(visual)))
+            return AttentionEdit(value=view.with_visual(view.value, torch.zeros_like(visual)))
         if self.part == "output":
             unseen = view.scores().softmax(-1).masked_fill(view.visual_keys()[:, None, None], 0)
-            return Edit(output=view.weighted(unseen))
+            return AttentionEdit(output=view.weighted(unseen))
         if self.part == "bias":
-            return Edit(bias=torch.full_like(weights, 2.0))
+            return AttentionEdit(bias=torch.full_like(weights, 2.0))
         if self.part == "shift":
-            return Edit(shift=2.0 * view.visual_keys()[:, None, None].to(view.dtype))
-        return Edit(key=view.key.clone())
+            return AttentionEdit(shift=2.0 * view.visual_keys()[:, None, None].to(view.dtype))
+        return AttentionEdit(key=view.key.clone())
 
 
 @pytest.mark.parametrize("name", list(CASES))

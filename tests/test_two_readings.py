@@ -139,7 +139,7 @@ def test_what_the_image_adds(family):
     change = lasts(inputs) - lasts(words_of(prompt))
     with torch.no_grad(), quietly(family, VISTA(mix=0.0)) as handle:
         model(**inputs)
-        held = handle._latest.memory["directions"]
+        held = handle._latest.states[0].directions
     assert torch.allclose(held, torch.nn.functional.normalize(change, dim=-1), atol=1e-5)
 
 

@@ -33,12 +33,17 @@ class Entry:
         return getattr(importlib.import_module(module), cls)
 
 
+CATALOGUES: "dict[str, Catalogue]" = {}
+"""Every catalogue, by its kind: how a lower layer finds a name without importing what is above it."""
+
+
 class Catalogue:
     """Names of one kind (`kind` is the word shown to the user: "method", "decoding")."""
 
     def __init__(self, kind: str, entries: Iterable[Entry]):
         self.kind = kind
         self._entries: dict[str, Entry] = {}
+        CATALOGUES.setdefault(kind, self)
         for entry in entries:
             self.add(entry)
 

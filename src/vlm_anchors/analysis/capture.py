@@ -8,6 +8,7 @@ sizes. Equal to eager's weights within float error (tests/test_capture.py).
 Shapes: l layers captured, h query heads, r text rows, m rows whose maps are kept (the last of the r), v visual tokens.
 """
 
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..errors import BadSetting, CannotAct
 from ..interventions.attention_parts import Parts, keys_seen, parts_of
-from ..interventions.attention_view import AttentionView, Edit
+from ..interventions.attention_view import AttentionEdit, AttentionView
 from ..interventions.text_rows import TextRows, Visual
 
 
@@ -114,11 +115,11 @@ class Capture:
         self.max_rows, self.max_tokens, self.token_bytes = max_rows, max_tokens, token_bytes
         self.left_out = 0
         """Generated tokens beyond `max_tokens`, which were not kept."""
-        self._memory: dict[Any, Any] | None = None
+        self._generation: Any = lambda: None
         self._passes: list[_Pass] = []
-        self._current: dict[Any, Any] | None = None
+        self._current: Any = lambda: None
 
-    def see(self, view: AttentionView, edit: Edit | None) -> None:
+    def see(self, view: AttentionView, edit: AttentionEdit | None) -> None:
         """Called by the engine for every layer of every pass."""
         if self.layers is not None and view.layer not in self.layers:
             return
@@ -136,13 +137,14 @@ class Capture:
             )
 
     def _pass_of(self, view: AttentionView) -> _Pass | None:
-        """The pass this layer belongs to: each pass brings a dictionary of its own, each generation as well."""
-        if view.memory is not self._memory:
-            self._memory, self._passes, self.left_out, self._current = view.memory, [], 0, None
+        """The pass this layer belongs to. Held weakly: a generation holds caches."""
+        if view.forward.generation is not self._generation():
+            self._generation, self._current = weakref.ref(view.forward.generation), lambda: None
+            self._passes, self.left_out = [], 0
         full = len(self._passes) > self.max_tokens
-        if self._current is view.kept:
+        if self._current() is view.forward:
             return None if self.left_out else self._passes[-1]
-        self._current = view.kept
+        self._current = weakref.ref(view.forward)
         if full:
             self.left_out += 1
             return None

@@ -22,7 +22,7 @@ from ..generation.generate import read_sample
 from ..inputs.prompt_builder import prepare
 from ..interventions.attachment import attach
 from ..interventions.attention_parts import keys_seen
-from ..interventions.attention_view import AttentionView, Edit
+from ..interventions.attention_view import AttentionEdit, AttentionView
 from ..interventions.insertion.anchored import ENCODED, Encoded
 from ..methods.attanchor import AttAnchor
 from .anchor_distances import Post, cosines, posted, prompts_of
@@ -243,7 +243,7 @@ class _Pairs:
         self.posts = posts
         self.seen: dict[int, list[list[dict[str, float]]]] = {}
 
-    def see(self, view: AttentionView, edit: Edit | None) -> None:
+    def see(self, view: AttentionView, edit: AttentionEdit | None) -> None:
         assert view.rows.index is not None, "a prompt, not a decoding step"
         row = {int(place): at for at, place in enumerate(view.rows.index[0])}
         scores = view.scores()[0]

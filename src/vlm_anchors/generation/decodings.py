@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..interventions.method import choice, number, spec_of
+from ..parameters import choice, number, spec_of
 from ..registry import Catalogue, Entry
 
 DECODINGS = Catalogue(

@@ -17,7 +17,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import CannotAct
-from .attention_view import AttentionView, Edit, spread_bias, take_rows
+from .attention_view import AttentionEdit, AttentionView, spread_bias, take_rows
 from .chunk_attention import edited_rows, put_rows
 from .forward_pass import ForwardState, row_mask_of
 
@@ -81,16 +81,16 @@ def _edited(kernel, forward_state, layer, module, query, key, value, attention_m
     columns = forward_state.columns(layer, key.shape[2])
     scale = kwargs.get("scaling")
     view = AttentionView(
-        layer, forward_state.depth, forward_state.rows, forward_state.visual, forward_state.kept, forward_state.memory,
-        forward_state.latents, query, key, row_mask, columns, query.shape[-1] ** -0.5 if scale is None else scale,
-        kwargs.get("softcap"), _value=value,
+        layer, forward_state, forward_state.rows, query, key, row_mask, columns,
+        query.shape[-1] ** -0.5 if scale is None else scale, kwargs.get("softcap"), _value=value,
     )  # fmt: skip
     edit = forward_state.see(view)
     if edit is None or (edit.bias is None and edit.only_bias):
         return kernel(module, query, key, value, attention_mask, *args, **kwargs)
+    forward_state.count_edit(edit)
     if not edit.only_bias:
         return edited_rows(kernel, forward_state, edit, module, query, key, value, attention_mask, view, args, kwargs)
-    if forward_state.generation.literal:
+    if forward_state.generation.setup.literal:
         return literal_attention(forward_state, edit, columns, query, key, value, attention_mask, view, causal), None
     if forward_state.rows.index is None:
         mask = _with_bias(forward_state, edit, columns, row_mask, attention_mask, query, key)
@@ -128,7 +128,7 @@ def literal_attention(forward_state, edit, columns, query, key, value, attention
     return (weights.to(value.dtype) @ value.repeat_interleave(groups, 1)).transpose(1, 2).contiguous()
 
 
-def _with_bias(forward_state, edit: Edit, columns, row_mask, attention_mask, query, key) -> Tensor:
+def _with_bias(forward_state, edit: AttentionEdit, columns, row_mask, attention_mask, query, key) -> Tensor:
     """Row mask plus bias over all keys, in the query's dtype; shared by every layer that returns the same edit."""
 
     def make() -> Tensor:
@@ -139,4 +139,4 @@ def _with_bias(forward_state, edit: Edit, columns, row_mask, attention_mask, que
         return (full + row_mask.to(query.dtype)).clamp(min=floor)
 
     rows = query.shape[2] if forward_state.rows.index is None else forward_state.rows.index.shape[1]
-    return forward_state.once((edit.bias, attention_mask, columns[0]), key.shape[2], make)
+    return forward_state.once(make, edit.bias, attention_mask, columns[0], key.shape[2])

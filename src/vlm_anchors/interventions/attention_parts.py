@@ -1,6 +1,6 @@
 """What each text row's attention is made of: the image, the system's words before it, the first token, all other words.
 
-Shapes as in view.py; b samples, h query heads, r text rows, v visual keys, k keys.
+Shapes as in attention_view.py; b samples, h query heads, r text rows, v visual keys, k keys.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .attention_view import AttentionView, Edit, spread_bias
+from .attention_view import AttentionEdit, AttentionView, spread_bias
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Parts:
     """|O_P| and |O_V| of Eq. 12: lengths of the linguistic and the visual part of a head's output."""
 
 
-def parts_of(view: AttentionView, edit: Edit | None, norms: bool = False) -> tuple[Parts, Parts | None]:
+def parts_of(view: AttentionView, edit: AttentionEdit | None, norms: bool = False) -> tuple[Parts, Parts | None]:
     """The parts as the model has them in this layer, and after the method's edit (None where it edits no weights).
 
     The scores are computed once; nothing of the size queries x keys is made, only text rows x keys.

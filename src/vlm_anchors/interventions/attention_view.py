@@ -6,7 +6,7 @@ Shapes: b samples, h query heads, g key heads, r text rows, v visual keys, k key
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,15 +14,24 @@ from torch import Tensor
 
 from .text_rows import TextRows, Visual
 
+if TYPE_CHECKING:
+    from .forward_pass import ForwardState
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Edit:
+class AttentionEdit:
     """A change to the attention of text rows; every part is optional.
 
-    bias: added to the scores of visual keys before the softmax, float32, finite, (b, 1 or h, 1 or r, v). Adding log f
-    is multiplying the weight by f and normalising the row again. shift: the same for all keys, in the query's dtype. key,
-    value: what text rows see in place of the layer's keys and values; the cache keeps the layer's own. output: what text
-    rows put out, in place of everything; the kernel is not run for them.
+    Attributes:
+        bias: Added to the scores of visual keys before the softmax, float32, finite. Adding log f is multiplying the
+            weight by f and normalising the row again.
+        shift: The same for all keys, in the query's dtype.
+        key: What text rows see in place of the layer's keys; the cache keeps the layer's own.
+        value: The same for the values.
+        output: What text rows put out, in place of everything; the kernel is not run for them.
+        rows: Which text rows it changes, where not all: for `effects`, nothing is computed from it.
     """
 
     bias: Float[Tensor, "b _h _r v"] | None = None
@@ -30,6 +39,7 @@ class Edit:
     key: Float[Tensor, "b g k d"] | None = None
     value: Float[Tensor, "b g k d"] | None = None
     output: Float[Tensor, "b h r d"] | None = None
+    rows: Bool[Tensor, "b r"] | None = None
 
     @property
     def only_bias(self) -> bool:
@@ -42,16 +52,9 @@ class AttentionView:
 
     layer: int
     """Decoder layer (or Q-Former cross-attention layer), from 1."""
-    depth: int
-    """How many such layers the model has."""
+    forward: "ForwardState" = field(repr=False)
+    """The forward pass it belongs to."""
     rows: TextRows
-    visual: Visual
-    kept: dict[Any, Any]
-    """Lives as long as the forward pass; write-once, so that a replay under gradient checkpointing finds the same."""
-    memory: dict[Any, Any]
-    """Lives as long as the generation."""
-    latents: bool
-    """True in a Q-Former, whose rows are latent queries: there is no last row."""
     _query: Float[Tensor, "b h q d"]
     _key: Float[Tensor, "b g k d"]
     _row_mask: Float[Tensor, "b 1 r k"] | None
@@ -60,12 +63,40 @@ class AttentionView:
     _softcap: float | None = None
     _weights: Float[Tensor, "b h r v"] | None = field(default=None)
     _value: Float[Tensor, "b g k d"] | None = None
+    _number: int = -1
 
-    def keep(self, name: Any, make: Callable[[], Any]) -> Any:
-        """`make()` the first time in this pass, the same object ever after."""
-        if name not in self.kept:
-            self.kept[name] = make()
-        return self.kept[name]
+    def of(self, number: int) -> "AttentionView":
+        """The same layer as the method of this number sees it, with its own state."""
+        self._number = number
+        return self
+
+    @property
+    def depth(self) -> int:
+        """How many such layers the model has."""
+        return self.forward.depth
+
+    @property
+    def visual(self) -> Visual:
+        return self.forward.visual
+
+    @property
+    def latents(self) -> bool:
+        """True in a Q-Former, whose rows are latent queries: there is no last row."""
+        return self.forward.latents
+
+    @property
+    def state(self) -> Any:
+        """The method's own state of this generation."""
+        return self.forward.generation.states[self._number]
+
+    @property
+    def pass_state(self) -> Any:
+        """The method's own state of this forward pass."""
+        return self.forward.states[self._number]
+
+    def once(self, make: Callable[[], T], *things: Any) -> T:
+        """`make()` once a forward pass for the same things (texts and numbers by value, all else by identity)."""
+        return self.forward.once(make, self._number, *things)
 
     @property
     def visible(self) -> Bool[Tensor, "b v"]:
@@ -79,8 +110,8 @@ class AttentionView:
 
     @property
     def only_visual(self) -> bool:
-        """True where every key is a visual one: each row's visual mass is 1 then, whatever the head."""
-        return self._key.shape[2] == self.visual.index.shape[1]
+        """True in a Q-Former all of whose keys are visual: each row's visual mass is 1 then, whatever the head."""
+        return self.latents and self._key.shape[2] == self.visual.index.shape[1]
 
     def rows_in(self, queries: int) -> int:
         """Text rows of a pass with so many query rows."""
@@ -121,12 +152,12 @@ class AttentionView:
             inside = torch.zeros(len(index), size, dtype=torch.int8, device=index.device)
             return inside.scatter_add_(1, index, valid.to(torch.int8)).bool()
 
-        return self.keep(("visual keys", size, id(index)), make)
+        return self.forward.once(make, "visual keys", index, size)
 
     def keys_before(self) -> Bool[Tensor, "b k"]:
         """Which keys stand before the first visual token (the system prompt; padding in front counts); once a pass."""
         visual = self.visual_keys()
-        return self.keep(("keys before", id(visual)), lambda: (visual.cumsum(1) == 0) & visual.any(1, keepdim=True))
+        return self.forward.once(lambda: (visual.cumsum(1) == 0) & visual.any(1, keepdim=True), "keys before", visual)
 
     def last_rows(self) -> Bool[Tensor, "b r"] | None:
         """The row that chooses the next token: the prompt's last, or each given answer row; None means every row."""
@@ -218,7 +249,7 @@ class AttentionView:
             self._weights = self._take_visual(self.scores().softmax(-1))
         return self._weights
 
-    def edited_weights(self, edit: Edit) -> Float[Tensor, "b h r v"]:
+    def edited_weights(self, edit: AttentionEdit) -> Float[Tensor, "b h r v"]:
         """A~: the same after an edit of scores or keys."""
         if edit.bias is None and edit.shift is None and edit.key is None:
             return self.weights()

@@ -13,24 +13,25 @@ from torch import Tensor, nn
 
 from ..errors import CannotAct
 from ..models.decoder import AttentionTarget
-from .call_context import CallContext
-from .contrastive import NUMBER, BranchInputs, left_padded
-from .forward_pass import ForwardState
+from .call_context import CallContext, current, methods_off
+from .composition import Composition
+from .contrastive import BranchInputs, left_padded
+from .forward_pass import ForwardState, Setup
 from .insertion.anchored import insertion_of
 from .method import Method, name_of
 from .prompt_pass import _marks
 from .text_rows import TextRows, prompt_rows
 from .token_map import Marks
-from .vision_tower import pixels_given_to
+from .vision_tower import encode, pixels_given_to, require_tower
 
 if TYPE_CHECKING:
-    from .hooks import ForwardPass, MethodHooks
+    from .hooks import ForwardPass, ModelHooks
 
 
 class Prompt:
     """The whole prompt, just before the decoder reads it."""
 
-    def __init__(self, view: "ForwardPass", hooks: "MethodHooks", kwargs: Mapping[str, Any], past: int):
+    def __init__(self, view: "ForwardPass", hooks: "ModelHooks", kwargs: Mapping[str, Any], past: int):
         self.view, self._hooks, self._kwargs, self._past = view, hooks, kwargs, past
 
     @property
@@ -40,15 +41,21 @@ class Prompt:
     @property
     def processor(self) -> Any:
         """The model's processor; None where the method was attached to a bare model."""
-        return self._hooks.processor
+        return self.view.forward_state.generation.setup.processor
 
     @property
-    def memory(self) -> dict[Any, Any]:
-        return self.view.memory
+    def name(self) -> str:
+        """Name of the method that reads it."""
+        return name_of(self.view.method)
+
+    @property
+    def state(self) -> Any:
+        """The method's own state of this generation."""
+        return self.view.state
 
     @property
     def call_context(self) -> CallContext:
-        return self._hooks.call_context() or CallContext.seen(None, self.target.stack, (), self._kwargs)
+        return current.get() or CallContext.seen(None, self.target.stack, (), self._kwargs)
 
     @property
     def marks(self) -> Marks:
@@ -59,7 +66,7 @@ class Prompt:
         """Refuse a prompt of which a part was read before, for a method that changes every row of it."""
         if self._past:
             raise CannotAct(
-                f"{name_of(self._hooks.method)} needs the whole prompt, but this one came in pieces (prefill_chunk_size, a "
+                f"{self.name} needs the whole prompt, but this one came in pieces (prefill_chunk_size, a "
                 "prefix that was kept) or ends with its image. Feed it in one piece with an empty cache, words behind the image."
             )
 
@@ -69,21 +76,23 @@ class Prompt:
         assert self.view.real is not None
         return BranchInputs(self.view.embeds, self.view.real, self._kwargs.get("position_ids"))
 
-    def edited(self, method: Method, rows: TextRows | None = None) -> BranchInputs:
-        """The same prompt again, its attention edited by `method` in the layers that it watches.
+    def edited(self, method: Method, state: Any, rows: TextRows | None = None) -> BranchInputs:
+        """The same prompt again, its attention edited in a branch of its own.
 
-        rows: the rows whose attention is edited; None = the text rows.
+        Args:
+            method: Whose edit it is, in the layers that it names.
+            state: That method's state for this generation.
+            rows: The rows whose attention is edited; None = the text rows.
         """
-        main, memory = self.view.forward_state, {name: kept for name, kept in self.memory.items() if name != NUMBER}
-        own = replace(
-            main.generation, method=method, attention_layers=method.attention_layers(self.target), recorder=None
-        )
-        own = replace(own, memory=memory, kept={}, literal=False)
+        main = self.view.forward_state
+        setup = Setup(Composition((method,)), main.depth, method.attention_layers(self.target))
+        own = replace(main.generation, setup=setup, states=(state,), branch=None, is_branch=True, edited_rows=None)
+        own.prompt_states = own.new_pass_states()
         # Up to the first text row nothing is edited, unless the first branch's MLPs are.
-        alike = self.target.family.causal_prefix and "mlp" not in self._hooks.method.active_hooks()
+        alike = self.target.family.causal_prefix and main.generation.setup.methods.at("mlp") is None
         rows = main.rows if rows is None else rows
         shared = rows.first() if alike else 0
-        return replace(self.as_prompted(), forward_state=ForwardState(own, rows, own.kept), shared=shared)
+        return replace(self.as_prompted(), forward_state=ForwardState(own, rows, own.prompt_states), shared=shared)
 
     def rows_from_the_image(self) -> TextRows:
         """The first visual token and every row after it, visual or not."""
@@ -116,7 +125,7 @@ class Prompt:
         """Token ids in front of the first image and its tags, one list a sample, padding left out."""
         marks, ids = self.marks, self.call_context.input_ids
         if ids is None or ids.shape[1] != self.view.embeds.shape[1]:
-            raise CannotAct(f"{name_of(self._hooks.method)} rewrites the prompt's words and needs input_ids.")
+            raise CannotAct(f"{self.name} rewrites the prompt's words and needs input_ids.")
         before = ((marks.visual | marks.delimiters).cumsum(1) == 0) & self.as_prompted().real
         return [row[keep].tolist() for row, keep in zip(ids, before, strict=True)]
 
@@ -152,7 +161,7 @@ class Prompt:
         rows = _repeated(torch.cat(list(features)), counts)
         if rows is None:
             raise CannotAct(
-                f"{name_of(self._hooks.method)} changes the image, but the prompt has {sum(counts)} visual tokens and its "
+                f"{self.name} changes the image, but the prompt has {sum(counts)} visual tokens and its "
                 f"images give {sum(map(len, features))}. Pass the processor's own inputs, images only."
             )
         embeds = prompt_inputs.embeds.masked_scatter(visual[..., None], rows.to(prompt_inputs.embeds))
@@ -172,22 +181,21 @@ class Prompt:
         videos = (encoded.get("video"), call_context.pixel_values_videos, (seen or {}).get("pixel_values_videos"))
         if any(video is not None for video in videos):
             raise CannotAct(
-                f"{name_of(self._hooks.method)} changes images before the vision tower sees them and has no form for videos. "
+                f"{self.name} changes images before the vision tower sees them and has no form for videos. "
                 "Ask about images, or use another method."
             )
         if seen is None or "pixel_values" not in seen:
             raise CannotAct(
-                f"{name_of(self._hooks.method)} changes the image before the vision tower sees it, but these inputs bring "
+                f"{self.name} changes the image before the vision tower sees it, but these inputs bring "
                 "its output only (mm_encoder_outputs). Pass pixel_values."
             )
         return seen
 
     def encode(self, prompt_inputs: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
         """Projected visual tokens of other inputs of the vision tower, run with all hooks shut."""
-        tower = self._hooks.tower
-        assert tower is not None
-        with self._hooks.methods_off(), torch.no_grad():
-            return list(tower.encode(prompt_inputs))
+        tower = require_tower(self.target, self.name)
+        with methods_off(), torch.no_grad():
+            return list(encode(tower, prompt_inputs))
 
     def last_outputs(self, branch_inputs: BranchInputs) -> Float[Tensor, "b l d"]:
         """Every layer's output for the last token of a branch, read in a pass of its own."""

@@ -1,11 +1,19 @@
-"""What the outer modules of a model were called with: token ids and labels never reach the decoder, so they are noted."""
+"""What is under way in this context: the handles that are attached, and the calls around the decoder.
 
-from collections.abc import Mapping
+Both are context-local (`ContextVar`), so threads and async tasks may use different methods on one model. Token ids and
+labels never reach the decoder, so what the outer modules of a model were called with is noted here.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .attachment import Handle
 
 _NOTED = (
     "input_ids",
@@ -46,5 +54,20 @@ class CallContext:
         return replace(outer or CallContext(), outer=outer, **noted)
 
 
-current: ContextVar[CallContext | None] = ContextVar("vlm_anchors_facts", default=None)
+current: ContextVar[CallContext | None] = ContextVar("vlm_anchors_call", default=None)
 """CallContext of the calls that are running in this context, the innermost one's; None outside of any."""
+active: ContextVar[tuple["Handle", ...]] = ContextVar("vlm_anchors_active", default=())
+"""Handles attached in this context, the innermost one last."""
+NO_METHOD: Any = type("NoMethod", (tuple,), {})()
+"""The value of `active` while a contrastive branch runs: no method acts, not even one that is enabled everywhere."""
+
+
+@contextmanager
+def methods_off() -> Iterator[None]:
+    """A contrastive branch: no method acts on what runs inside."""
+    before, call_context = active.set(NO_METHOD), current.set(current.get())
+    try:
+        yield
+    finally:
+        current.reset(call_context)
+        active.reset(before)

@@ -1,4 +1,4 @@
-"""Edits of keys, values, single scores and outputs of text rows: the parts of an `Edit` beyond its bias.
+"""Edits of keys, values, single scores and outputs of text rows: the parts of an `AttentionEdit` beyond its bias.
 
 As with a bias, a prompt runs the base kernel untouched and then once more for the text rows alone; a decoding step is
 one call. The cache is never written to: replaced keys and values live as long as the layer's forward.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CannotAct
-from .attention_view import AttentionView, Edit, spread_bias, take_rows
+from .attention_view import AttentionEdit, AttentionView, spread_bias, take_rows
 from .forward_pass import ForwardState
 
 Kernel = Callable[..., tuple[Tensor, Tensor | None]]
@@ -20,7 +20,7 @@ Kernel = Callable[..., tuple[Tensor, Tensor | None]]
 def edited_rows(
     kernel: Kernel,
     forward_state: ForwardState,
-    edit: Edit,
+    edit: AttentionEdit,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -31,7 +31,7 @@ def edited_rows(
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
     """The attention function's result, (b, q, h, d) and weights where the kernel gives them."""
-    if forward_state.generation.literal:
+    if forward_state.generation.setup.literal:
         raise CannotAct(
             "literal=True is the literal form of a bias (CLVA); this method's own tests hold its literal form."
         )
@@ -56,7 +56,7 @@ def edited_rows(
 
 
 def _row_mask(
-    forward_state: ForwardState, edit: Edit, view: AttentionView, attention_mask: Tensor | None, query: Tensor
+    forward_state: ForwardState, edit: AttentionEdit, view: AttentionView, attention_mask: Tensor | None, query: Tensor
 ) -> Tensor | None:
     """What is added to the scores of the text rows, in the query's dtype; None where that is nothing."""
     plain = view.row_mask
@@ -64,7 +64,7 @@ def _row_mask(
         if forward_state.rows.index is None or plain is None:
             return attention_mask if forward_state.rows.index is None else None
         return forward_state.once(
-            (plain, "text rows"), 0, lambda: plain.to(query.dtype).clamp(min=torch.finfo(query.dtype).min)
+            lambda: plain.to(query.dtype).clamp(min=torch.finfo(query.dtype).min), "text rows", plain
         )
     shift = edit.shift
     if edit.bias is not None:
@@ -74,7 +74,7 @@ def _row_mask(
     if plain is None:
         rows = view.rows_in(query.shape[2])
         return shift if shift.shape[2] == rows else shift.expand(-1, -1, rows, -1)
-    own = forward_state.once((plain, "own dtype"), 0, lambda: plain.to(query.dtype))
+    own = forward_state.once(lambda: plain.to(query.dtype), "own dtype", plain)
     return (shift + own).clamp_(min=torch.finfo(query.dtype).min)
 
 

@@ -17,15 +17,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
-from .forward_pass import STATE_ATTRIBUTE, ForwardState
+from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState
 from .text_rows import TextRows
 
 KEYWORD = "forward_state"
 """The one keyword that carries a pass from the decoder to its attention layers."""
-CONTRASTIVE_BRANCH = "contrastive branch"
-"""The name under which a generation's memory holds its contrastive branch."""
-NUMBER = "hooks"
-"""The name under which a generation's memory holds the number of the handle it belongs to; a branch's has none."""
 
 
 @dataclass(eq=False)
@@ -51,8 +47,6 @@ class ContrastiveBranch:
         self.mask = None if bool(branch_inputs.real.all()) else branch_inputs.real.long()
         self.next = None if branch_inputs.positions is None else branch_inputs.positions[..., -1:] + 1
         self.generation = None if branch_inputs.forward_state is None else branch_inputs.forward_state.generation
-        self.carried: dict[str, Tensor] = {}
-        """What a method remembers of each sample, samples first: it follows the beams."""
 
     def prefill(self, stack: nn.Module, branch_inputs: BranchInputs, first: Any = None) -> Float[Tensor, "b d"]:
         """The last token's final hidden state. first: the first branch's cache, which holds the prompt by now."""
@@ -75,7 +69,9 @@ class ContrastiveBranch:
         if positions is not None:
             self.next = positions + 1
         own = self.generation
-        forward_state = None if own is None else ForwardState(own, TextRows(None, None, None, None), {})
+        forward_state = (
+            None if own is None else ForwardState(own, TextRows(None, None, None, None), own.new_pass_states())
+        )
         return self._run(stack, embeds, positions, forward_state)
 
     def _run(
@@ -90,15 +86,15 @@ class ContrastiveBranch:
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.cache.reorder_cache(beam_idx)
-        self._rows(lambda tensor, dim: tensor.index_select(dim, beam_idx.to(tensor.device)))
+        self._rows(_FOLLOWED["reorder_cache"](beam_idx))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         self.cache.batch_select_indices(indices)
-        self._rows(lambda tensor, dim: tensor[indices] if dim == 0 else tensor[:, indices])
+        self._rows(_FOLLOWED["batch_select_indices"](indices))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.cache.batch_repeat_interleave(repeats)
-        self._rows(lambda tensor, dim: tensor.repeat_interleave(repeats, dim=dim))
+        self._rows(_FOLLOWED["batch_repeat_interleave"](repeats))
 
     def crop(self, tokens_to_remove: int) -> None:
         self.cache.crop(tokens_to_remove)
@@ -110,8 +106,7 @@ class ContrastiveBranch:
             self.next = self.next - abs(tokens_to_remove)
 
     def _rows(self, change: Any) -> None:
-        """Change the sample dimension of mask, positions and what is carried."""
-        self.carried = {name: change(values, 0) for name, values in self.carried.items()}
+        """Change the sample dimension of mask and positions."""
         if self.mask is not None:
             self.mask = change(self.mask, 0)
         if self.next is not None:
@@ -123,41 +118,54 @@ def holds_all(cache: Any) -> bool:
     return all(type(layer) in (DynamicLayer, StaticLayer) for layer in cache.layers) and not cache.offloading
 
 
-_FOLLOWED = ("reorder_cache", "crop", "batch_repeat_interleave", "batch_select_indices")
+_FOLLOWED: dict[str, Callable[..., Callable[[Tensor, int], Tensor]]] = {
+    "reorder_cache": lambda beams: lambda tensor, dim: tensor.index_select(dim, beams.to(tensor.device)),
+    "batch_select_indices": lambda chosen: lambda tensor, dim: tensor.index_select(dim, _numbers(chosen, tensor)),
+    "batch_repeat_interleave": lambda times: lambda tensor, dim: tensor.repeat_interleave(times, dim=dim),
+}
+"""What `generate` does to the samples of a cache, and what the same is for any tensor and its sample dimension."""
 
 
-class CacheWithBranch:
-    """Marks the classes of caches that a contrastive branch follows. `plain` is the class such a cache had before."""
+def _numbers(chosen: Tensor, tensor: Tensor) -> Tensor:
+    chosen = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
+    return chosen.to(tensor.device)
+
+
+class FollowedCache:
+    """Marks the classes of caches whose generation follows them. `plain` is the class such a cache had before."""
 
     plain: type
 
 
 @functools.cache
-def _led_class(plain: type) -> type:
+def _followed_class(plain: type) -> type:
     def passing_on(name: str) -> Any:
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             result = getattr(plain, name)(self, *args, **kwargs)
-            generation = getattr(self, STATE_ATTRIBUTE, None)
-            contrastive_branch = None if generation is None else generation.memory.get(CONTRASTIVE_BRANCH)
-            if contrastive_branch is not None:
-                getattr(contrastive_branch, name)(*args, **kwargs)
+            generation: GenerationState | None = getattr(self, STATE_ATTRIBUTE, None)
+            if generation is None:
+                return result
+            if name in _FOLLOWED:
+                generation.follow_beams(_FOLLOWED[name](*args, **kwargs))
+            if generation.branch is not None:
+                getattr(generation.branch, name)(*args, **kwargs)
             return result
 
         return method
 
-    methods = {name: passing_on(name) for name in _FOLLOWED if hasattr(plain, name)}
-    return type(plain.__name__, (CacheWithBranch, plain), {**methods, "plain": plain, "__module__": plain.__module__})
+    methods = {name: passing_on(name) for name in (*_FOLLOWED, "crop") if hasattr(plain, name)}
+    return type(plain.__name__, (FollowedCache, plain), {**methods, "plain": plain, "__module__": plain.__module__})
 
 
 def follow_cache(cache: Any) -> None:
-    """From now on, the contrastive branch of the generation that rides on this cache follows it."""
-    if not isinstance(cache, CacheWithBranch):
+    """From now on, the generation that rides on this cache follows its beams, and so does its contrastive branch."""
+    if not isinstance(cache, FollowedCache):
         kind: Any = type(cache)
-        cache.__class__ = _led_class(kind)
+        cache.__class__ = _followed_class(kind)
 
 
 def stop_following(cache: Any) -> None:
-    if isinstance(cache, CacheWithBranch):
+    if isinstance(cache, FollowedCache):
         cache.__class__ = cache.plain
 
 

@@ -1,30 +1,38 @@
 """One forward pass as the attention layers see it, and the generation it belongs to.
 
-A `Generation` rides on the cache object: born with the prompt, gone with the cache; two generations or two models
-never meet. A `Pass` is made for each forward of the decoder and handed down as a keyword; it dies with the forward.
-Neither holds a module, so a cache can be deep-copied.
+A `GenerationState` rides on the cache object: born with the prompt, gone with the cache; two generations or two models
+never meet. A `ForwardState` is made for each forward of the decoder and handed down as a keyword; it dies with the
+forward. Neither holds a module, so a cache can be deep-copied.
 """
 
 import copy
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .attention_view import AttentionView, Edit
-from .method import Method
+from .attention_view import AttentionEdit, AttentionView
+from .composition import Composition
 from .text_rows import TextRows, Visual
+
+if TYPE_CHECKING:
+    from .contrastive import ContrastiveBranch
 
 STATE_ATTRIBUTE = "_vlm_anchors"
 """The attribute under which a generation rides on its cache."""
+_FOLLOWS = "follows the beams"
+PER_SAMPLE = {_FOLLOWS: True}
+"""`field(default=None, metadata=PER_SAMPLE)`: in a method's state a tensor, samples first, that follows the beams."""
 
 
 class Recorder(Protocol):
     """Sees every layer after the method did; changes nothing."""
 
-    def see(self, view: AttentionView, edit: Edit | None) -> None: ...
+    def see(self, view: AttentionView, edit: AttentionEdit | None) -> None: ...
 
 
 @dataclass
@@ -34,24 +42,60 @@ class Lifetime:
     on: bool = True
 
 
-@dataclass
-class GenerationState:
-    """What outlives a forward pass: the method, where the visual keys are, and what the method remembers."""
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What a handle fixed when it was attached: the same for each of its generations, and for copies of their caches."""
 
-    method: Method
+    methods: Composition
     depth: int
-    attention_layers: frozenset[int]
-    recorder: Recorder | None
-    visual: Visual
-    lifetime: Lifetime = field(default_factory=Lifetime)
+    attention_layers: frozenset[int] = frozenset()
+    hidden_layers: frozenset[int] = frozenset()
+    mlp_layers: frozenset[int] = frozenset()
+    recorder: Recorder | None = None
     literal: bool = False
     """Edited layers compute full matrices (see `attach`)."""
+    processor: Any = None
+    lifetime: Lifetime = field(default_factory=Lifetime)
+
+
+@dataclass(eq=False)
+class PrefixRead:
+    """The first piece of a prompt as the decoder read it. rows: which of its prompts each row was, where they moved."""
+
+    embeds: Float[Tensor, "b p d"]
+    ids: Int[Tensor, "b p"]
+    real: Bool[Tensor, "b p"]
+    pixels: Mapping[str, Any] | None
+    prompts: int
+    rows: Int[Tensor, " b"] | None = None
+
+    def of(self, rows: Int[Tensor, " n"]) -> "PrefixRead":
+        return PrefixRead(self.embeds[rows], self.ids[rows], self.real[rows], self.pixels, self.prompts, rows)
+
+
+@dataclass(eq=False)
+class GenerationState:
+    """What outlives a forward pass: where the visual keys are, what was counted, and each method's own state."""
+
+    setup: Setup
+    visual: Visual
+    states: tuple[Any, ...]
+    """One object a method, made by its `new_state`."""
+    prompt_states: tuple[Any, ...] = ()
+    """The methods' pass states of the pass that held the prompt: `effects` reads them."""
+    branch: "ContrastiveBranch | None" = None
+    is_branch: bool = False
+    """A contrastive branch's own generation: only its edit of attention acts on it."""
+    without_image: Bool[Tensor, " b"] | None = None
+    """Samples without an image, which no hook changes; None: each has one."""
+    prefix: PrefixRead | None = None
     text_seen: bool = False
     steps: int = 0
+    edited_rows: Tensor | None = None
+    """Text rows of the prompt that an edit of attention changed, (b,)."""
+    edited_steps: int = 0
+    """Decoding steps in which attention was edited."""
     warned: bool = False
-    memory: dict[Any, Any] = field(default_factory=dict)
-    kept: dict[Any, Any] = field(default_factory=dict)
-    """What the method kept in the pass that held the prompt: `effects` is read from it."""
     prompt: TextRows | None = None
     end: int = 0
     """Keys in the cache once the prompt was read."""
@@ -60,10 +104,23 @@ class GenerationState:
     chunk_end: int = 0
     """Rows of the last pass that was not a decoding step, to tell a prompt fed in pieces from a conversation."""
 
+    @classmethod
+    def born(cls, setup: Setup, visual: Visual) -> "GenerationState":
+        return cls(setup, visual, tuple(part.new_state() for part in setup.methods.parts))
+
     @property
     def begun(self) -> bool:
         """Whether the prompt's text was read, or there is no image for it to follow: one more token is a decoding step."""
         return self.text_seen or self.visual.index.shape[1] == 0
+
+    def check_prompt(self) -> None:
+        """Let each method say where the prompt's visual tokens leave it nothing to act on."""
+        for part in self.setup.methods.parts if self.setup.attention_layers else ():
+            if part.active_hooks():
+                part.check_prompt(self.visual)
+
+    def new_pass_states(self) -> tuple[Any, ...]:
+        return tuple(part.new_pass_state() for part in self.setup.methods.parts)
 
     def note_length(self, cache: Any) -> None:
         length = None if cache is None else cache.get_seq_length()
@@ -72,17 +129,75 @@ class GenerationState:
     def count_steps(self) -> None:
         """Add the steps of a compiled graph, which cannot count: there are as many as keys after the prompt."""
         if self.length is not None:
-            self.steps = max(self.steps, int(self.length) - self.end)
+            more = max(int(self.length) - self.end - self.steps, 0)
+            self.steps += more
+            self.edited_steps += more if self.edited_rows is not None else 0
 
     def settle_steps(self) -> None:
         """Count for the last time: the cache may serve another prompt now."""
         self.count_steps()
         self.length = None
 
+    def count_edit(self, rows: TextRows, edited: Bool[Tensor, "b r"] | None) -> None:
+        """Called where an edit of attention is applied, once a pass. edited: which text rows; None: all of them."""
+        if rows.valid is None:
+            self.edited_steps += 1
+            return
+        valid = rows.valid if edited is None else rows.valid & edited
+        count = valid.sum(1)
+        self.edited_rows = count if self.edited_rows is None else self.edited_rows + count
+
+    @property
+    def has_followers(self) -> bool:
+        """Whether a method's state has a field that follows the beams."""
+        states = (state for state in self.states if dataclasses.is_dataclass(state))
+        return any(one.metadata.get(_FOLLOWS) for state in states for one in dataclasses.fields(state))
+
+    def follow_beams(self, change: Callable[[Tensor, int], Tensor]) -> None:
+        """Change the sample dimension of what follows the beams; `change` gets a tensor and its sample dimension."""
+        if self.without_image is not None:
+            self.without_image = change(self.without_image, 0)
+        for state in self.states:
+            for one in dataclasses.fields(state) if dataclasses.is_dataclass(state) else ():
+                if one.metadata.get(_FOLLOWS) and getattr(state, one.name) is not None:
+                    setattr(state, one.name, change(getattr(state, one.name), 0))
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "GenerationState":
-        """A copied cache goes on with the same method and watcher, and tables of its own."""
-        own = {name: copy.deepcopy(getattr(self, name), memo) for name in ("visual", "memory", "kept", "prompt")}
-        return replace(self, **own)
+        """A copied cache goes on with the same methods and recorder, and states of its own."""
+        names = ("visual", "states", "prompt_states", "branch", "without_image", "prefix", "prompt", "edited_rows")
+        return replace(self, **{name: copy.deepcopy(getattr(self, name), memo) for name in names})
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """One generation as one of its methods sees it afterwards, to tell its effects."""
+
+    _whole: GenerationState = field(repr=False)
+    _number: int
+
+    @property
+    def state(self) -> Any:
+        """The method's own state."""
+        return self._whole.states[self._number]
+
+    @property
+    def prompt_state(self) -> Any:
+        """The method's own pass state of the pass that held the prompt."""
+        states = self._whole.prompt_states
+        return states[self._number] if states else None
+
+    @property
+    def visual(self) -> Visual:
+        return self._whole.visual
+
+    @property
+    def depth(self) -> int:
+        return self._whole.setup.depth
+
+    @property
+    def steps(self) -> int:
+        """Decoding steps after the prompt's pass."""
+        return self._whole.steps
 
 
 @dataclass(eq=False)
@@ -91,7 +206,8 @@ class ForwardState:
 
     generation: GenerationState
     rows: TextRows
-    kept: dict[Any, Any]
+    states: tuple[Any, ...]
+    """One object a method, made by its `new_pass_state`."""
     latents: bool = False
     idle: bool = False
     """A pass with nothing to do (no text row yet): it only keeps the generation."""
@@ -99,7 +215,8 @@ class ForwardState:
     """`id(attention module)` -> layer where modules do not know their own index; None: `layer_idx + 1`."""
     offsets: dict[int, int] = field(default_factory=dict)
     """First key position still in the cache, for layers with a sliding window."""
-    _memo: list[tuple[tuple[Any, ...], int, Any]] = field(default_factory=list)
+    _counted: bool = False
+    _memo: list[tuple[tuple[Any, ...], Any]] = field(default_factory=list)
 
     @property
     def visual(self) -> Visual:
@@ -107,49 +224,58 @@ class ForwardState:
 
     @property
     def depth(self) -> int:
-        return self.generation.depth
-
-    @property
-    def memory(self) -> dict[Any, Any]:
-        return self.generation.memory
+        return self.generation.setup.depth
 
     def layer_of(self, module: nn.Module) -> int | None:
         """The layer of an attention module if it is watched, else None."""
         if self.idle:
             return None
+        setup = self.generation.setup
         layer = module.layer_idx + 1 if self.layers is None else self.layers.get(id(module))
-        return layer if layer in self.generation.attention_layers or self.generation.recorder is not None else None
+        return layer if layer in setup.attention_layers or setup.recorder is not None else None
 
-    def see(self, view: AttentionView) -> Edit | None:
-        generation = self.generation
-        edit = generation.method.attention(view) if view.layer in generation.attention_layers else None
-        if generation.recorder is not None:
-            generation.recorder.see(view, edit)
+    def see(self, view: AttentionView) -> AttentionEdit | None:
+        setup = self.generation.setup
+        part = setup.methods.at("attention") if view.layer in setup.attention_layers else None
+        edit = None if part is None else part.method.attention(view.of(part.number))
+        if setup.recorder is not None:
+            setup.recorder.see(view, edit)
         return edit
+
+    def count_edit(self, edit: AttentionEdit) -> None:
+        """Called where an edit is applied; a pass counts once, whichever of its layers it is."""
+        if not self._counted and not torch.compiler.is_compiling():
+            self._counted = True
+            rows = self.generation.prompt if self.latents else self.rows
+            assert rows is not None
+            self.generation.count_edit(rows, edit.rows)
 
     def columns(self, layer: int, keys: int) -> tuple[Tensor, Tensor]:
         """Index among this layer's keys, and existence, of each visual key."""
         visual, offset = self.visual, self.offsets.get(layer, 0)
         if offset == 0:
             return visual.index, visual.valid
-        return self.once((visual.index,), offset, lambda: _shifted(visual, offset))
+        return self.once(lambda: _shifted(visual, offset), visual.index, offset)
 
     def row_mask(self, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor | None:
         """The mask of the text rows as numbers to add, float32 (b, 1, r, k); None where nothing is masked."""
         q, k = query.shape[2], key.shape[2]
         if mask is None and (not causal or q == 1):
             return None
-        return self.once((mask,), k, lambda: row_mask_of(mask, self.rows.index, q, k, query.device))
+        return self.once(lambda: row_mask_of(mask, self.rows.index, q, k, query.device), "row mask", mask, k)
 
-    def once(self, things: tuple[Any, ...], size: int, make: Callable[[], Any]) -> Any:
-        """`make()` once for the same things (by identity) and size; later layers of the pass get the same object."""
-        for known, known_size, result in self._memo:
-            same = known_size == size and len(known) == len(things)
-            if same and all(a is b for a, b in zip(known, things, strict=True)):
+    def once(self, make: Callable[[], Any], *things: Any) -> Any:
+        """`make()` once for the same things (texts and numbers by value, all else by identity); then the same object."""
+        for known, result in self._memo:
+            if len(known) == len(things) and all(map(_same, known, things)):
                 return result
         result = make()
-        self._memo.append((things, size, result))
+        self._memo.append((things, result))
         return result
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (isinstance(one, (str, int)) and type(one) is type(other) and one == other)
 
 
 def _shifted(visual: Visual, offset: int) -> tuple[Tensor, Tensor]:
@@ -174,4 +300,6 @@ def row_mask_of(mask: Tensor | None, index: Tensor | None, q: int, k: int, devic
 
 
 def _additive(allowed: Tensor) -> Tensor:
-    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    return torch.zeros(allowed.shape, dtype=torch.float32, device=allowed.device).masked_fill(
+        ~allowed, torch.finfo(torch.float32).min
+    )

@@ -1,17 +1,14 @@
 """The hooks beyond attention: what layers and MLPs put out, next-token logits, and a contrastive branch.
 
-A method that opens none of them pays nothing: its handle installs no hook here. The hooks of one handle see only the
-passes of its own generations, which carry its number; with the hooks shut (a contrastive branch) there is no such pass.
+They are installed on a model once, the first time a method needs them, and dispatch by what the pass carries: a pass whose
+generation has no method at a hook goes through untouched. A contrastive branch's own pass has none of them.
 """
 
 import functools
-import itertools
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,25 +16,18 @@ from torch import Tensor, nn
 
 from ..errors import CannotAct
 from ..models.decoder import AttentionTarget
-from .contrastive import CONTRASTIVE_BRANCH, KEYWORD, NUMBER, BranchInputs, ContrastiveBranch, follow_cache
-from .forward_pass import ForwardState
+from .call_context import current, methods_off
+from .composition import Part
+from .contrastive import KEYWORD, BranchInputs, ContrastiveBranch, follow_cache
+from .forward_pass import ForwardState, GenerationState, Setup
 from .method import Method, name_of
 from .prefix_cache import note_prefix, whole_prompt
 from .prompt_pass import real_rows
 from .text_rows import Visual
-from .vision_tower import Tower, find_tower
-
-if TYPE_CHECKING:
-    from .call_context import CallContext
+from .vision_tower import tower_hooks
 
 BEYOND = frozenset({"mlp", "hidden", "logits"})
 ONE_GRAPH = "A method with hooks beyond attention is no part of a compiled graph. Compile with fullgraph=False."
-
-WITHOUT_IMAGE = "without image"
-"""The name under which a generation's memory holds which samples have no image (None: all have one); no hook changes them."""
-
-_numbers = itertools.count(1)
-_now: ContextVar["ForwardPass | None"] = ContextVar("vlm_anchors_pass", default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +41,11 @@ class Head:
 
 @dataclass(eq=False)
 class ForwardPass:
-    """One forward pass of the decoder as the hooks "hidden", "mlp" and "logits" see it."""
+    """One forward pass of the decoder as one method sees it in the hooks "hidden", "mlp" and "logits"."""
 
-    hooks: "MethodHooks" = field(repr=False)
+    hooks: "ModelHooks" = field(repr=False)
     forward_state: ForwardState = field(repr=False)
+    part: Part
     embeds: Float[Tensor, "b q d"]
     """What the decoder was given; visual tokens are the projected image."""
     real: Bool[Tensor, "b q"] | None
@@ -63,30 +54,36 @@ class ForwardPass:
     """This pass holds the prompt; else it is a decoding step of one row."""
     branch_inputs: BranchInputs | None = None
     early: Float[Tensor, "b n v"] | None = None
-    """Logits of the rows that the method's `head` put after the last one."""
+    """Logits of the rows that the method's `lm_head` put after the last one."""
     more: int = 0
     """How many they are."""
 
     @property
-    def kept(self) -> dict[Any, Any]:
-        """Lives as long as the forward pass."""
-        return self.forward_state.kept
+    def method(self) -> Method:
+        return self.part.method
 
     @property
-    def memory(self) -> dict[Any, Any]:
-        """Lives as long as the generation."""
-        return self.forward_state.memory
+    def generation(self) -> GenerationState:
+        return self.forward_state.generation
 
     @property
-    def carried(self) -> dict[str, Tensor]:
-        """Tensors of the generation, samples first, that follow the beams as the contrastive branch does; lost without one."""
-        contrastive_branch: ContrastiveBranch | None = self.memory.get(CONTRASTIVE_BRANCH)
-        return {} if contrastive_branch is None else contrastive_branch.carried
+    def state(self) -> Any:
+        """The method's own state of this generation."""
+        return self.generation.states[self.part.number]
+
+    @property
+    def pass_state(self) -> Any:
+        """The method's own state of this forward pass."""
+        return self.forward_state.states[self.part.number]
+
+    @property
+    def target(self) -> AttentionTarget:
+        return self.hooks.target
 
     @property
     def without_image(self) -> Bool[Tensor, " b"] | None:
         """Samples without an image, which are left alone; None where each has one."""
-        return self.carried.get(WITHOUT_IMAGE, self.memory.get(WITHOUT_IMAGE))
+        return self.generation.without_image
 
     def seeing(self, new: Float[Tensor, "b ..."], plain: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """`new` for samples with an image, `plain` for the others."""
@@ -107,146 +104,141 @@ class ForwardPass:
         return self.hooks.head.norm(hidden)
 
     def early_logits(self, hidden: Float[Tensor, "*b d"], norm: bool = True) -> Float[Tensor, "*b n"]:
-        """Logits of a layer's output at once; where they can wait for the last layer's, `head` makes both in one product."""
+        """Logits of a layer's output at once; where they can wait for the last layer's, `lm_head` makes both in one product."""
         # Not by a call, which is the model's own to its output embedding and would be taken for it.
         return self.hooks.head.out.forward(self.normed(hidden) if norm else hidden)
 
-    def widening(self, layer: int) -> Float[Tensor, ""]:
-        """Mean size of the weights that widen a layer's MLP; measured once a generation."""
-        if ("widening", layer) not in self.memory:
-            weight = widening_of(layers_of(self.hooks.target)[layer - 1], self.hooks.method)
-            self.memory["widening", layer] = weight.detach().abs().mean(dtype=torch.float32)
-        return self.memory["widening", layer]
+
+@dataclass(eq=False)
+class _Running:
+    """The forward pass under way in this context: whose hooks see it, and each hook's view of it."""
+
+    hooks: "ModelHooks"
+    views: dict[str, ForwardPass]
 
 
-class MethodHooks:
-    """The hooks that one handle needs beyond attention."""
+_running: ContextVar[_Running | None] = ContextVar("vlm_anchors_pass", default=None)
 
-    def __init__(
-        self,
-        method: Method,
-        target: AttentionTarget,
-        processor: Any,
-        methods_off: Callable[[], AbstractContextManager[None]],
-        call_context: "Callable[[], CallContext | None]",
-    ):
-        self.number = next(_numbers)
-        self.method, self.target, self.processor, self.methods_off, self.call_context = (
-            method,
-            target,
-            processor,
-            methods_off,
-            call_context,
-        )
-        self.head = find_head(target, method)
-        self.tower: Tower | None = None
+
+class ModelHooks:
+    """The hooks beyond attention of one model. `require` adds those that are missing; they stay until `close`."""
+
+    def __init__(self) -> None:
+        self.target: AttentionTarget
+        self.head: Head
         self._hooks: list[Any] = []
-        self._inert = False
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
+        self._places: set[tuple[str, int]] = set()
 
-    def _open(self) -> None:
-        target, method = self.target, self.method
-        if method.needs_pixels(target):
-            self.tower = find_tower(target, name_of(method))
-            self._hooks += self.tower.hooks
-        self._hooks.append(target.stack.register_forward_pre_hook(self._enter, with_kwargs=True))
-        layers = layers_of(target)
-        for layer in range(1, target.depth + 1):
-            if layer in method.hidden_layers(target):
-                self._hooks.append(layers[layer - 1].register_forward_hook(functools.partial(self._hidden, layer)))
-            if layer in method.mlp_layers(target):
-                self._hooks.append(
-                    mlp_of(layers[layer - 1], method).register_forward_hook(functools.partial(self._mlp, layer))
-                )
-        if "logits" in method.active_hooks():
-            self._hooks.append(self.head.out.register_forward_pre_hook(self._to_head))
-            self._hooks.append(self.head.out.register_forward_hook(self._from_head))
-        self._hooks.append(self.head.model.register_forward_hook(self._logits, always_call=True))
+    def require(self, target: AttentionTarget, setup: Setup) -> None:
+        """Install what the methods need beyond attention; nothing where they need nothing. Raises `CannotAct`."""
+        parts = setup.methods.using(BEYOND)
+        if not parts:
+            return
+        method = parts[0].method
+        self.target, self.head = target, find_head(target, method)
+        layers, mlp = layers_of(target), setup.methods.at("mlp")
+        mlps = {} if mlp is None else {layer: mlp_of(layers[layer - 1], mlp.method) for layer in setup.mlp_layers}
+        self._once("enter", 0, lambda: target.stack.register_forward_pre_hook(self._enter, with_kwargs=True))
+        for layer in setup.hidden_layers:
+            hook = functools.partial(self._hidden, layer)
+            self._once("hidden", layer, lambda: layers[layer - 1].register_forward_hook(hook))  # noqa: B023
+        for layer, module in mlps.items():
+            hook = functools.partial(self._mlp, layer)
+            self._once("mlp", layer, lambda: module.register_forward_hook(hook))  # noqa: B023
+        if setup.methods.at("logits") is not None:
+            self._once("to head", 0, lambda: self.head.out.register_forward_pre_hook(self._to_head))
+            self._once("from head", 0, lambda: self.head.out.register_forward_hook(self._from_head))
+            if ("tower", 0) not in self._places:
+                self._places.add(("tower", 0))
+                self._hooks += tower_hooks(target.outer)
+        self._once("logits", 0, lambda: self.head.model.register_forward_hook(self._logits, always_call=True))
+
+    def _once(self, name: str, layer: int, register: Any) -> None:
+        if (name, layer) not in self._places:
+            self._places.add((name, layer))
+            self._hooks.append(register())
 
     def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        view = _now.get()
-        if view is not None and view.hooks is self:
-            _now.set(None)
+        self._places.clear()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "MethodHooks":
-        """A copied model carries copies of the hooks, which do nothing."""
-        copy = MethodHooks.__new__(MethodHooks)
-        copy._inert = True
-        return copy
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ModelHooks":
+        """A copied model carries copies of the hooks, which find no pass of theirs and do nothing."""
+        return ModelHooks()
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        forward_state = None if self._inert else kwargs.get(KEYWORD)
-        if forward_state is None or forward_state.memory.get(NUMBER) != self.number:
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        forward_state: ForwardState | None = None if kwargs is None else kwargs.get(KEYWORD)
+        if kwargs is None or forward_state is None or forward_state.generation.is_branch or not self._places:
+            return
+        setup = forward_state.generation.setup
+        parts = setup.methods.using(BEYOND)
+        if not parts:
             return
         if torch.compiler.is_compiling():
             torch._dynamo.graph_break(msg=ONE_GRAPH)
-        _now.set(None)
+        _running.set(None)
         embeds = kwargs.get("inputs_embeds")
         if embeds is None:
             embeds = module.get_input_embeddings()(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
+        mask = kwargs.get("attention_mask")
         if forward_state.idle:
-            note_prefix(
-                forward_state, embeds, kwargs.get("attention_mask"), self.call_context(), self.target.family.mrope
-            )
+            note_prefix(forward_state, embeds, mask, current.get(), self.target.family.mrope)
             return
-        if forward_state.rows.index is None:
-            _now.set(ForwardPass(self, forward_state, embeds, None, False))
-            return
-        self._refuse(forward_state)
-        past = kwargs.get("past_key_values")
-        past = 0 if past is None else int(past.get_seq_length())
-        real = real_rows(kwargs.get("attention_mask"), torch.ones_like(embeds[..., 0], dtype=torch.bool), past)
-        view = ForwardPass(self, forward_state, embeds, real, True)
-        if not bool(real[:, -1].all()):
-            raise CannotAct(
-                f"{name_of(self.method)} acts on the last token of each row, but these rows are padded on the right. "
-                "Pad on the left (tokenizer.padding_side = 'left')."
-            )
-        sees = forward_state.visual.valid.any(1)
-        view.memory[WITHOUT_IMAGE] = None if bool(sees.all()) else ~sees
-        prompt = whole_prompt(view, self, kwargs, past)
-        self.method.begin(prompt)
-        view.branch_inputs = self.method.second(prompt)
-        _now.set(view)
+        prompt, past, real = forward_state.rows.index is not None, 0, None
+        if prompt:
+            self._refuse(forward_state, parts[0].method)
+            cache = kwargs.get("past_key_values")
+            past = 0 if cache is None else int(cache.get_seq_length())
+            real = real_rows(mask, torch.ones_like(embeds[..., 0], dtype=torch.bool), past)
+            if not bool(real[:, -1].all()):
+                raise CannotAct(
+                    f"{name_of(parts[0].method)} acts on the last token of each row, but these rows are padded on the right. "
+                    "Pad on the left (tokenizer.padding_side = 'left')."
+                )
+            sees = forward_state.visual.valid.any(1)
+            forward_state.generation.without_image = None if bool(sees.all()) else ~sees
+        views = {part.number: ForwardPass(self, forward_state, part, embeds, real, prompt) for part in parts}
+        if prompt:
+            prompts = {number: whole_prompt(view, self, kwargs, past) for number, view in views.items()}
+            for part in parts:
+                part.method.begin(prompts[part.number])
+            last: Part | None = setup.methods.at("logits")
+            if last is not None:
+                views[last.number].branch_inputs = last.method.branch(prompts[last.number])
+        used = {hook: own for hook in BEYOND if (own := setup.methods.at(hook)) is not None}
+        _running.set(_Running(self, {hook: views[part.number] for hook, part in used.items()}))
 
-    def _refuse(self, forward_state: ForwardState) -> None:
-        name = name_of(self.method)
+    def _refuse(self, forward_state: ForwardState, method: Method) -> None:
+        name = name_of(method)
         if self.target.stack.training and torch.is_grad_enabled():
             raise CannotAct(f"{name} acts while a model answers and has no training form. Call model.eval() first.")
-        if forward_state.kept is not forward_state.generation.kept or forward_state.rows.shared is not None:
+        if forward_state.states is not forward_state.generation.prompt_states or forward_state.rows.shared is not None:
             raise CannotAct(
                 f"{name} changes one next token at a time, so it has no form for given answers (labels), for "
                 "speculative decoding (assistant_model, prompt_lookup_num_tokens), or for a second turn on one cache."
             )
 
-    def _view(self) -> ForwardPass | None:
-        if self._inert:
-            return None
-        view = _now.get()
-        return view if view is not None and view.hooks is self else None
+    def _view(self, hook: str) -> ForwardPass | None:
+        running = _running.get()
+        return None if running is None or running.hooks is not self else running.views.get(hook)
 
     def _hidden(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        view = self._view()
-        if view is None:
-            return
-        hidden = output[0] if isinstance(output, tuple) else output
-        self.method.hidden(view, layer, hidden)
+        view = self._view("hidden")
+        if view is not None and layer in view.generation.setup.hidden_layers:
+            view.method.hidden(view, layer, output[0] if isinstance(output, tuple) else output)
 
     def _mlp(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        view = self._view()
-        new = None if view is None else self.method.mlp(view, layer, args[0], output)
-        return new if view is None or new is None else view.seeing(new, output)
+        view = self._view("mlp")
+        if view is None or layer not in view.generation.setup.mlp_layers:
+            return None
+        new = view.method.mlp(view, layer, args[0], output)
+        return None if new is None else view.seeing(new, output)
 
     def _to_head(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
-        view = self._view()
-        rows = None if view is None else self.method.head(view, args[0][:, -1])
+        view = self._view("logits")
+        rows = None if view is None else view.method.lm_head(view, args[0][:, -1])
         if view is None or rows is None:
             return None
         if view.without_image is not None:
@@ -255,45 +247,41 @@ class MethodHooks:
         return (torch.cat([args[0][:, :-1], rows], 1) if args[0].shape[1] > 1 else rows,)
 
     def _from_head(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        view = self._view()
+        view = self._view("logits")
         if view is None or not view.more:
             return None
         view.early = output[:, -view.more :]
         return output[:, : -view.more]
 
     def _logits(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        view = self._view()
-        if view is None:
-            return None
-        _now.set(None)
-        if "logits" not in self.method.active_hooks() or output is None:
+        view, running = self._view("logits"), _running.get()
+        if running is not None and running.hooks is self:
+            _running.set(None)
+        if view is None or output is None:
             return None
         if isinstance(output, tuple):
-            raise CannotAct(f"{name_of(self.method)} needs the model's output by name. Call it with return_dict=True.")
+            raise CannotAct(f"{name_of(view.method)} needs the model's output by name. Call it with return_dict=True.")
         logits = output.logits
         first = logits[:, -1].float()
-        new = view.seeing(self.method.logits(view, first, self._second(view, output)), first)[:, None]
+        new = view.seeing(view.method.logits(view, first, self._branch_logits(view, output)), first)[:, None]
         output.logits = new if logits.shape[1] == 1 else torch.cat([logits[:, :-1], new.to(logits.dtype)], 1)
         return output
 
-    def _second(self, view: ForwardPass, output: Any) -> Float[Tensor, "b n"] | None:
+    def _branch_logits(self, view: ForwardPass, output: Any) -> Float[Tensor, "b n"] | None:
         """The contrastive branch's next-token logits; None where the method has no contrastive branch."""
-        contrastive_branch: ContrastiveBranch | None = view.memory.get(CONTRASTIVE_BRANCH)
-        if view.branch_inputs is None and (contrastive_branch is None or view.prompt):
+        generation, cache = view.generation, getattr(output, "past_key_values", None)
+        if view.prompt and cache is not None and (view.branch_inputs is not None or generation.has_followers):
+            follow_cache(cache)
+        if view.branch_inputs is None and (generation.branch is None or view.prompt):
             return None
-        with self.methods_off(), torch.no_grad():
+        with methods_off(), torch.no_grad():
             if view.branch_inputs is not None:
-                contrastive_branch = ContrastiveBranch(self.target.config, view.branch_inputs)
-                cache = getattr(output, "past_key_values", None)
-                hidden = contrastive_branch.prefill(self.target.stack, view.branch_inputs, cache)
-                if cache is not None:
-                    view.memory[CONTRASTIVE_BRANCH] = contrastive_branch
-                    if view.without_image is not None:
-                        contrastive_branch.carried[WITHOUT_IMAGE] = view.without_image
-                    follow_cache(cache)
+                branch = ContrastiveBranch(self.target.config, view.branch_inputs)
+                hidden = branch.prefill(self.target.stack, view.branch_inputs, cache)
+                generation.branch = None if cache is None else branch
             else:
-                assert contrastive_branch is not None
-                hidden = contrastive_branch.step(self.target.stack, view.embeds)
+                assert generation.branch is not None
+                hidden = generation.branch.step(self.target.stack, view.embeds)
             return self.head.out(hidden).float()
 
     def last_outputs(self, branch_inputs: BranchInputs) -> Float[Tensor, "b l d"]:
@@ -307,7 +295,7 @@ class MethodHooks:
 
         hooks = [layer.register_forward_hook(note) for layer in layers_of(self.target)]
         try:
-            with self.methods_off(), torch.no_grad():
+            with methods_off(), torch.no_grad():
                 ContrastiveBranch(self.target.config, branch_inputs).prefill(self.target.stack, branch_inputs)
         finally:
             for hook in hooks:

@@ -26,8 +26,9 @@ def images_once(model: Any, owner: Sequence[int]) -> Iterator[None]:
     taken: list[bool] = []
     here = threading.get_ident()
 
-    def fewer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if threading.get_ident() != here:
+    def fewer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        # Without keywords: another thread, which was at this module while the hook was installed.
+        if kwargs is None or threading.get_ident() != here:
             return None
         pixels: Any = args[0] if args else kwargs.get(PIXELS)
         sized = kwargs.get("image_sizes") is not None  # one entry an image, which would have to be cut as well

@@ -1,29 +1,26 @@
 """System and image prefilled once and shared by the questions about it: exact where the prefix is causal."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
 from ..errors import CannotAct
 from ..models.families import Family
 from .branch_prompt import Prompt
-from .call_context import CallContext
+from .call_context import CallContext, current
 from .contrastive import BranchInputs
-from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState
-from .method import Method, name_of
+from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState, PrefixRead
+from .method import Method
 from .prompt_pass import real_rows
 from .text_rows import TextRows
 
 if TYPE_CHECKING:
-    from .hooks import ForwardPass, MethodHooks
-
-READ = "prefix"
-"""The name under which a generation's memory holds what its prompt began with, for those who read the prompt again."""
+    from .hooks import ForwardPass, ModelHooks
 
 
 def reusable(model: Any, family: Family) -> bool:
@@ -54,24 +51,9 @@ def continued(cache: DynamicCache, rows: Tensor) -> dict[str, DynamicCache]:
     if generation is not None:
         visual = generation.visual
         visual.index, visual.valid, visual.image = (t[rows] for t in (visual.index, visual.valid, visual.image))
-        if READ in generation.memory:
-            generation.memory[READ] = generation.memory[READ].of(rows)
+        if generation.prefix is not None:
+            generation.prefix = generation.prefix.of(rows)
     return {"past_key_values": cache}
-
-
-@dataclass(eq=False)
-class Read:
-    """The first piece of a prompt as the decoder read it. rows: which of its prompts each row was, where they moved."""
-
-    embeds: Float[Tensor, "b p d"]
-    ids: Int[Tensor, "b p"]
-    real: Bool[Tensor, "b p"]
-    pixels: Mapping[str, Any] | None
-    prompts: int
-    rows: Int[Tensor, " b"] | None = None
-
-    def of(self, rows: Int[Tensor, " n"]) -> "Read":
-        return Read(self.embeds[rows], self.ids[rows], self.real[rows], self.pixels, self.prompts, rows)
 
 
 def note_prefix(
@@ -84,15 +66,16 @@ def note_prefix(
     """Remember a piece without text rows, unless it is unknown what it holds (embeddings only, prepared inputs)."""
     if call_context is None or call_context.input_ids is None or call_context.mm_encoder_outputs is not None or mrope:
         return
-    if READ not in forward_state.memory and call_context.input_ids.shape == embeds.shape[:2]:
+    generation = forward_state.generation
+    if generation.prefix is None and call_context.input_ids.shape == embeds.shape[:2]:
         real = real_rows(mask, torch.ones_like(call_context.input_ids, dtype=torch.bool), 0)
-        forward_state.memory[READ] = Read(embeds, call_context.input_ids, real, call_context.pixels, len(embeds))
+        generation.prefix = PrefixRead(embeds, call_context.input_ids, real, call_context.pixels, len(embeds))
 
 
-def whole_prompt(view: "ForwardPass", hooks: "MethodHooks", kwargs: Mapping[str, Any], past: int) -> Prompt:
+def whole_prompt(view: "ForwardPass", hooks: "ModelHooks", kwargs: Mapping[str, Any], past: int) -> Prompt:
     """The prompt of this pass; with what was read before it, where that is known to be all of it."""
-    first: Read | None = view.memory.get(READ)
-    call_context = hooks.call_context()
+    first = view.forward_state.generation.prefix
+    call_context = current.get()
     if first is None or call_context is None or call_context.input_ids is None or first.embeds.shape[1] != past:
         return Prompt(view, hooks, kwargs, past)
     return _Joined(view, hooks, first, call_context)
@@ -101,7 +84,7 @@ def whole_prompt(view: "ForwardPass", hooks: "MethodHooks", kwargs: Mapping[str,
 class _Joined(Prompt):
     """A prompt that came in two pieces, as if it had come in one: padding, which stood between them, moved to the left."""
 
-    def __init__(self, view: "ForwardPass", hooks: "MethodHooks", first: Read, call_context: CallContext):
+    def __init__(self, view: "ForwardPass", hooks: "ModelHooks", first: PrefixRead, call_context: CallContext):
         assert view.real is not None and call_context.input_ids is not None
         real = torch.cat([first.real, view.real], 1)
         order = real.to(torch.int8).argsort(dim=1, stable=True)
@@ -119,20 +102,20 @@ class _Joined(Prompt):
 
     def need_one_piece(self) -> None:
         raise CannotAct(
-            f"{name_of(self._hooks.method)} changes rows of the whole prompt, but this one came in two pieces. Feed it in one "
+            f"{self.name} changes rows of the whole prompt, but this one came in two pieces. Feed it in one "
             "piece with an empty cache."
         )
 
-    def edited(self, method: Method, rows: TextRows | None = None) -> BranchInputs:
+    def edited(self, method: Method, state: Any, rows: TextRows | None = None) -> BranchInputs:
         self.need_one_piece()
-        return super().edited(method, rows)
+        return super().edited(method, state, rows)
 
     def encode(self, pixels: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
         """Encoded once an image, then given to each of its questions."""
         found = super().encode(pixels)
         if self._rows is not None and len(found) != self._prompts:
             raise CannotAct(
-                f"{name_of(self._hooks.method)} reads a shared prefix again where it holds one image in one piece; this one's "
+                f"{self.name} reads a shared prefix again where it holds one image in one piece; this one's "
                 f"{self._prompts} prompts have {len(found)} encoded pieces. Feed each prompt in one piece."
             )
         return found if self._rows is None else [found[row] for row in self._rows.tolist()]

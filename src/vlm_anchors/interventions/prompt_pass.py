@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ..errors import AnchorsWarning, CannotAct
 from ..models.decoder import AttentionTarget
+from ..parameters import name_of
 from .call_context import CallContext
 from .forward_pass import ForwardState, GenerationState
 from .insertion.anchored import insertion_of
-from .method import name_of
 from .qformer import features_among
 from .text_rows import TextRows, Visual, gather_visual, goes_on, join_visual, prompt_rows, single_rows, text_mask
 from .token_map import Marks, mark_found, mark_ids
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def step(generation: GenerationState, target: AttentionTarget, cache: Any, samples: int) -> ForwardState:
     """A decoding step of so many samples: one row each, which is a text row."""
     known = len(generation.visual.valid)
-    if generation.attention_layers and samples != known:
+    if generation.setup.attention_layers and samples != known:
         raise CannotAct(
-            f"{name_of(generation.method)} found the visual tokens of {known} prompts, but the cache now holds {samples} "
+            f"{name_of(generation.setup.methods)} found the visual tokens of {known} prompts, but the cache now holds {samples} "
             f"rows: some were selected or repeated after the prompt. Select or repeat the inputs before it instead."
         )
     if not torch.compiler.is_compiling():
@@ -35,12 +35,13 @@ def step(generation: GenerationState, target: AttentionTarget, cache: Any, sampl
     if idle and not generation.warned:
         generation.warned = True
         _warn_no_image(generation)
-    return ForwardState(generation, TextRows(None, None, None, None), {}, idle=idle, offsets=_offsets(target, cache, 1))
+    rows, states = TextRows(None, None, None, None), generation.new_pass_states()
+    return ForwardState(generation, rows, states, idle=idle, offsets=_offsets(target, cache, 1))
 
 
 def _warn_no_image(generation: GenerationState) -> None:
     warnings.warn(
-        f"No visual tokens in this prompt, so {name_of(generation.method)} leaves it as it is. "
+        f"No visual tokens in this prompt, so {name_of(generation.setup.methods)} leaves it as it is. "
         f"Pass the image's placeholder tokens (input_ids as the processor makes them).",
         AnchorsWarning,
         stacklevel=2,
@@ -48,9 +49,10 @@ def _warn_no_image(generation: GenerationState) -> None:
 
 
 def _warn_late(generation: GenerationState) -> None:
+    name = name_of(generation.setup.methods)
     warnings.warn(
-        f"No word of the prompt stands behind its image, or only one that was fed by itself, so {name_of(generation.method)} "
-        f"begins there. Put the question behind the image.",
+        f"No word of the prompt stands behind its image, or only one that was fed by itself, so {name} begins there. "
+        f"Put the question behind the image.",
         AnchorsWarning,
         stacklevel=2,
     )
@@ -89,25 +91,24 @@ def prompt(
     else:
         before = generation.visual.valid.any(1)
         _grow(generation, marks, past)
-    before = before | generation.method.all_rows
+    before = before | generation.setup.methods.all_rows
     text = text_mask(marks.visual, real, marks.delimiters, before)
     if not text.any():
-        return ForwardState(generation, TextRows(None, None, None, None), {}, idle=True)
-    kept: dict[Any, Any] = {}
+        return ForwardState(generation, TextRows(None, None, None, None), (), idle=True)
+    states = generation.new_pass_states()
     if generation.text_seen:
         _refuse_pieces(generation, call_context, q)
         rows = single_rows(text)
     else:
         rows = prompt_rows(text, _prompt_end(call_context, text, q, cache))
-        if past and q == 1 and generation.recorder is None:
+        if past and q == 1 and generation.setup.recorder is None:
             _warn_late(generation)
-        generation.text_seen, generation.prompt, generation.kept = True, rows, kept
+        generation.text_seen, generation.prompt, generation.prompt_states = True, rows, states
         if past:
             handle.follow(generation, cache)
         generation.chunk_end, generation.end = q, past + q
-        if generation.attention_layers:
-            generation.method.check_prompt(generation.visual)
-    return ForwardState(generation, rows, kept, offsets=_offsets(target, cache, q))
+        generation.check_prompt()
+    return ForwardState(generation, rows, states, offsets=_offsets(target, cache, q))
 
 
 def _length(call_context: CallContext, kwargs: dict[str, Any]) -> int:
@@ -163,10 +164,7 @@ def _born(handle: "Handle", target: AttentionTarget, marks: Marks, past: int) ->
             "The cache was filled before the method was attached, so it is unknown where its visual tokens are. "
             "Prefill the prompt with the method attached, or start from an empty cache."
         )
-    visual = gather_visual(marks.visual, marks.image, past)
-    return GenerationState(
-        handle.method, target.depth, handle.attention_layers, handle.recorder, visual, handle.lifetime, handle.literal
-    )
+    return GenerationState.born(handle.setup, gather_visual(marks.visual, marks.image, past))
 
 
 def _grow(generation: GenerationState, marks: Marks, past: int) -> None:

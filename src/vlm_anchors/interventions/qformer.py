@@ -1,4 +1,4 @@
-"""The Q-Former as a site: latent queries are the rows, image features the columns (CLVA's Eq. 14).
+"""The Q-Former as an attention target: latent queries are the rows, image features the columns (CLVA's Eq. 14).
 
 `generate` of InstructBLIP and BLIP-2 never calls the model's own forward, so the hook sits on the Q-Former itself.
 Each of its forwards is a generation of its own: it has no cache.
@@ -59,15 +59,13 @@ def latent_pass(handle: "Handle", target: AttentionTarget, kwargs: dict[str, Any
     features = kwargs["encoder_hidden_states"]
     latents = kwargs["query_embeds"].shape[1]
     patches = _patches(target, features, kwargs)
-    generation = GenerationState(
-        handle.method, target.depth, handle.attention_layers, handle.recorder, patches, handle.lifetime, handle.literal
-    )
+    generation = GenerationState.born(handle.setup, patches)
     generation.prompt = TextRows(None, torch.ones(len(features), latents, dtype=torch.bool), None, None)
     handle.began(generation, None)
-    if generation.attention_layers:
-        generation.method.check_prompt(generation.visual)
+    generation.prompt_states = generation.new_pass_states()
+    generation.check_prompt()
     return ForwardState(
-        generation, TextRows(None, None, None, None), generation.kept, latents=True, layers=target.layers
+        generation, TextRows(None, None, None, None), generation.prompt_states, latents=True, layers=target.layers
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .attention_view import AttentionView, Edit
+from .attention_view import AttentionEdit, AttentionView
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Shares:
 
     rows: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
 
-    def see(self, view: AttentionView, edit: Edit | None) -> None:
+    def see(self, view: AttentionView, edit: AttentionEdit | None) -> None:
         before = _share(view, view.weights())
         after = before if edit is None else _share(view, view.edited_weights(edit))
         self.rows.append((view.layer, before, after))

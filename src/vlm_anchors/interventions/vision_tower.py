@@ -50,25 +50,25 @@ def carry(output: Any, rows: Any, owner: Tensor) -> None:
         current.set(replace(call_context, pixels=_inputs_of_output[rows.last_hidden_state]))
 
 
-class Tower:
-    """The hooks that note what a vision tower (and a Q-Former) is given; `encode` runs it again."""
+class TowerHooks:
+    """Notes what a vision tower (and a Q-Former) is given. Installed once a model; `hooks` are those to remove."""
 
     def __init__(self, model: nn.Module, tower: nn.Module):
-        self.model = model
         self._reads_questions = hasattr(model, "qformer")
         self._inert = False
         self.hooks = [tower.register_forward_hook(self._ran, with_kwargs=True)]
         if self._reads_questions:
             self.hooks.append(model.qformer.register_forward_pre_hook(self._note_question, with_kwargs=True))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Tower":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TowerHooks":
         """A copied model carries copies of the hooks, which do nothing."""
-        copy = Tower.__new__(Tower)
+        copy = TowerHooks.__new__(TowerHooks)
         copy._inert = True
         return copy
 
-    def _ran(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-        if self._inert:
+    def _ran(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any = None) -> None:
+        # Called without keywords by a thread that was at this module while the hook was installed or removed.
+        if self._inert or not isinstance(kwargs, dict) or output is None:
             return
         pixels_in = {"pixel_values": args[0] if args else kwargs.get("pixel_values", kwargs.get("hidden_states"))}
         for name, argument in (("grid_thw", "image_grid_thw"), ("image_sizes", "image_sizes")):
@@ -80,9 +80,11 @@ class Tower:
         if self._reads_questions or current.get() is not None:
             current.set(replace(current.get() or CallContext(), pixels=pixels_in))
 
-    def _note_question(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _note_question(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
         call_context = current.get()
-        if self._inert or call_context is None or call_context.pixels is None or kwargs.get("input_ids") is None:
+        if self._inert or kwargs is None or kwargs.get("input_ids") is None:
+            return
+        if call_context is None or call_context.pixels is None:
             return
         latents = kwargs["query_embeds"].shape[1]
         question = {
@@ -91,17 +93,25 @@ class Tower:
         }
         current.set(replace(call_context, pixels={**call_context.pixels, **question}))
 
-    def encode(self, pixels_in: Mapping[str, Any]) -> Any:
-        """Projected visual tokens, one tensor an image; run it with all hooks shut, which undoes what the hooks note."""
-        wanted = inspect.signature(self.model.get_image_features).parameters
-        known = {name: value for name, value in pixels_in.items() if name in wanted}
-        return self.model.get_image_features(**known, return_dict=True).pooler_output
+
+def tower_hooks(modules: Sequence[nn.Module]) -> list[Any]:
+    """The hooks that note what the vision tower is given; none where there is no tower that can be reached."""
+    found = tower_of(modules)
+    return [] if found is None else TowerHooks(*found).hooks
 
 
-def find_tower(target: AttentionTarget, name: str) -> Tower:
+def require_tower(target: AttentionTarget, name: str) -> nn.Module:
+    """The module that makes image features of a model; `CannotAct` where it cannot be reached."""
     found = tower_of(target.outer)
     if found is None:
         raise CannotAct(
             f"{name} changes the image, and the vision tower of this model cannot be reached. Choose another model."
         )
-    return Tower(*found)
+    return found[0]
+
+
+def encode(model: nn.Module, pixels_in: Mapping[str, Any]) -> Any:
+    """Projected visual tokens, one tensor an image; run it with methods off, which undoes what the hooks note."""
+    wanted = inspect.signature(model.get_image_features).parameters
+    known = {name: value for name, value in pixels_in.items() if name in wanted}
+    return model.get_image_features(**known, return_dict=True).pooler_output

@@ -24,7 +24,8 @@ from torch import Tensor
 from ..interventions.insertion.anchored import Anchored
 from ..interventions.insertion.batch import Prompts, read_prompts, unprepared
 from ..interventions.insertion.plan import Copies
-from ..interventions.method import DEFAULTS, Method, Preset, choice, number
+from ..interventions.method import DEFAULTS, Method, Preset
+from ..parameters import parameter
 
 if TYPE_CHECKING:
     from ..models.vlm import Vlm
@@ -51,18 +52,11 @@ class AttAnchor(Method):
         DEFAULTS,
     )
 
-    tau: float = 0.12
-    order: str = "prompt"
-    tokens: str = "user"
-    images: str = "best"
-    mrope: str = "patch"
-
-    def __post_init__(self):
-        number(self, "tau", 0, 1)
-        choice(self, "order", "prompt", "reverse")
-        choice(self, "tokens", "user", "all")
-        choice(self, "images", "best", "each")
-        choice(self, "mrope", "patch", "text")
+    tau: float = parameter(0.12, 0, 1, slider=(0, 1, 0.01))
+    order: str = parameter("prompt", choices=("prompt", "reverse"))
+    tokens: str = parameter("user", choices=("user", "all"))
+    images: str = parameter("best", choices=("best", "each"))
+    mrope: str = parameter("patch", choices=("patch", "text"))
 
     def disabled(self) -> "AttAnchor":
         return replace(self, tau=1.0)

@@ -23,7 +23,8 @@ from torch import Tensor
 from ..interventions.insertion.anchored import Anchored
 from ..interventions.insertion.batch import Prompts, read_prompts, unprepared
 from ..interventions.insertion.plan import PAUSE, Copies
-from ..interventions.method import DEFAULTS, Method, Preset, choice, number
+from ..interventions.method import DEFAULTS, Method, Preset
+from ..parameters import parameter
 
 if TYPE_CHECKING:
     from ..models.vlm import Vlm
@@ -47,18 +48,11 @@ class AttAnchorI2T(Method):
         DEFAULTS,
     )
 
-    tau: float = 0.12
-    pause_tokens: int = 0
-    order: str = "raster"
-    tokens: str = "user"
-    mrope: str = "text"
-
-    def __post_init__(self):
-        number(self, "tau", 0, 1)
-        number(self, "pause_tokens", 0, 1000, whole=True)
-        choice(self, "order", "raster", "cosine")
-        choice(self, "tokens", "user", "all")
-        choice(self, "mrope", "text", "patch")
+    tau: float = parameter(0.12, 0, 1, slider=(0, 1, 0.01))
+    pause_tokens: int = parameter(0, 0, 1000, whole=True, slider=(0, 16, 1))
+    order: str = parameter("raster", choices=("raster", "cosine"))
+    tokens: str = parameter("user", choices=("user", "all"))
+    mrope: str = parameter("text", choices=("text", "patch"))
 
     def disabled(self) -> "AttAnchorI2T":
         return replace(self, tau=1.0, pause_tokens=0)

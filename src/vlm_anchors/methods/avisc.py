@@ -18,27 +18,43 @@ takes all visual tokens of a sample. Where the decoder reads a Q-Former's querie
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..interventions.attention_view import AttentionView, Edit
-from ..interventions.method import DEFAULTS, Method, Preset, choice, number
+from ..interventions.attention_view import AttentionEdit, AttentionView
+from ..interventions.method import DEFAULTS, Method, Preset
 from ..models.families import read_again
-from .shared import contrasts, counted_contrast, refuse_untested
+from ..parameters import INF, parameter
+from .shared import Counted, refuse_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.contrastive import BranchInputs
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..interventions.hooks import ForwardPass
     from ..models.decoder import AttentionTarget
 
 FILL = {"zeros": 0.0, "ones": 1.0}
+
+
+@dataclass
+class AvisCState(Counted):
+    """Of one generation: blind tokens of each sample, and how many layers were averaged to find them."""
+
+    blind: Int[Tensor, " b"] | None = None
+    layers: Int[Tensor, " b"] | None = None
+
+
+@dataclass
+class AvisCPassState:
+    """Of one forward pass: the last row's attention to the image in each layer."""
+
+    looks: list[Float[Tensor, "b v"]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -64,18 +80,11 @@ class AvisC(Method):
         DEFAULTS,
     )
 
-    alpha: float = 1.0
-    beta: float = 0.1
-    gamma: float = 0.5
-    lam: float = 1.0
-    fill: str = "zeros"
-
-    def __post_init__(self):
-        number(self, "alpha", 0)
-        number(self, "beta", 0, 1)
-        number(self, "gamma", 0, 1)
-        number(self, "lam", -float("inf"))
-        choice(self, "fill", *FILL)
+    alpha: float = parameter(1.0, 0, slider=(0, 3, 0.1))
+    beta: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05))
+    gamma: float = parameter(0.5, 0, 1)
+    lam: float = parameter(1.0, -INF, slider=(0, 3, 0.1))
+    fill: str = parameter("zeros", choices=tuple(FILL))
 
     @property
     def leaves_prefix_alone(self) -> bool:
@@ -93,13 +102,19 @@ class AvisC(Method):
     def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
         return frozenset(range(1, target.depth + 1)) if self.alpha else frozenset()
 
-    def attention(self, view: AttentionView) -> Edit | None:
+    def attention(self, view: AttentionView) -> AttentionEdit | None:
         if view.rows.index is not None:
             looks = view.at_visual(view.last_row_weights()).mean(1)[:, 0]
-            view.kept.setdefault("looks", []).append(looks)
+            view.pass_state.looks.append(looks)
         return None
 
-    def second(self, prompt: "Prompt") -> "BranchInputs | None":
+    def new_state(self) -> AvisCState:
+        return AvisCState()
+
+    def new_pass_state(self) -> AvisCPassState:
+        return AvisCPassState()
+
+    def branch(self, prompt: "Prompt") -> "BranchInputs | None":
         if not self.alpha:
             return None
         return replace(
@@ -109,20 +124,20 @@ class AvisC(Method):
     def _blind_alone(self, view: "ForwardPass", fill: Callable[[Tensor], Tensor]) -> Float[Tensor, "b q d"]:
         """The prompt as the branch reads it, once the first branch's attention to the image is known."""
         valid = view.visual.valid
-        blind, layers = blind_tokens(torch.stack(view.kept["looks"], 1), valid, self.gamma, self.lam)
-        view.memory["blind"], view.memory["layers"] = blind.sum(1), layers
+        blind, layers = blind_tokens(torch.stack(view.pass_state.looks, 1), valid, self.gamma, self.lam)
+        view.state.blind, view.state.layers = blind.sum(1), layers
         return fill(valid & ~blind)
 
     def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
-        return counted_contrast(view.memory, first, second, self.alpha, self.beta)
+        return view.state.contrast(first, second, self.alpha, self.beta)
 
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
-        effects = [{"rows_edited": 0, **one} for one in contrasts(generation)]
-        blind, layers = generation.memory.get("blind"), generation.memory.get("layers")
-        if blind is None or layers is None:
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
+        state: AvisCState = generation.state
+        effects: list[dict[str, Any]] = [dict(state.effects()) for _ in generation.visual.valid]
+        if state.blind is None or state.layers is None:
             return effects
         visual = [sum(counts) for counts in generation.visual.per_image()]
-        found = zip(effects, visual, blind.tolist(), layers.tolist(), strict=True)
+        found = zip(effects, visual, state.blind.tolist(), state.layers.tolist(), strict=True)
         return [{**one, "visual_tokens": n, "blind_tokens": m, "layers_averaged": k} for one, n, m, k in found]
 
 

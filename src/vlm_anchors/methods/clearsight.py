@@ -21,7 +21,7 @@ only, and its layers are 10-15 (9-14 from 0) at any depth, for the 13B model's 4
 """
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -29,16 +29,24 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import AnchorsWarning, BadParameter, CannotAct
-from ..interventions.attention_view import AttentionView, Edit
-from ..interventions.method import DEFAULTS, Method, Preset, choice, number
-from .shared import TESTED, check_range, layer_range, warn_untested
+from ..interventions.attention_view import AttentionEdit, AttentionView
+from ..interventions.method import DEFAULTS, Method, Preset
+from ..parameters import parameter
+from .shared import TESTED, layer_range, warn_untested
 
 if TYPE_CHECKING:
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..interventions.text_rows import Visual
     from ..models.decoder import AttentionTarget
 
 LAYERS = (10, 15)
+
+
+@dataclass
+class ClearSightState:
+    """Of one generation: layers that were edited."""
+
+    layers: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -60,20 +68,15 @@ class ClearSight(Method):
         DEFAULTS,
     )
 
-    enhance: float = 1.15
-    suppress: float = 0.95
-    layers: tuple[int, int] | None = None
-    heads: str = "all"
-    spare: float = 0.25
-    negative: str = "lowered"
+    enhance: float = parameter(1.15, 0, slider=(1, 2, 0.05))
+    suppress: float = parameter(0.95, 0, slider=(0, 1, 0.05))
+    layers: tuple[int, int] | None = parameter(None, layers=True, optional=True)
+    heads: str = parameter("all", choices=("all", "selected"))
+    spare: float = parameter(0.25, 0, 0.49)
+    negative: str = parameter("lowered", choices=("lowered", "raised"))
 
-    def __post_init__(self):
-        number(self, "enhance", 0)
-        number(self, "suppress", 0)
-        check_range(self, "layers")
-        choice(self, "heads", "all", "selected")
-        number(self, "spare", 0, 0.49)
-        choice(self, "negative", "lowered", "raised")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.heads == "all" and self.spare != ClearSight.spare:
             raise BadParameter(
                 f"ClearSight.spare leaves heads alone, and heads='all' edits every one; found {self.spare!r}. "
@@ -115,19 +118,23 @@ class ClearSight(Method):
                 stacklevel=2,
             )
 
+    def new_state(self) -> ClearSightState:
+        return ClearSightState()
+
     def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
         return frozenset() if self.off else frozenset(layer_range(self.layers, LAYERS, target))
 
-    def attention(self, view: AttentionView) -> Edit | None:
-        view.memory.setdefault("layers", set()).add(view.layer)
+    def attention(self, view: AttentionView) -> AttentionEdit | None:
+        state: ClearSightState = view.state
+        state.layers.add(view.layer)
         factors = self._factors(view)
         if self.heads == "all" and self.negative == "lowered":
-            return Edit(key=view.key * factors[:, None, :, None])
+            return AttentionEdit(key=view.key * factors[:, None, :, None])
         scores = view.plain_scores()
         shift = (scores if self.negative == "lowered" else scores.abs()) * (factors - 1)[:, None, None]
         if self.heads == "selected":
             shift = shift * self._selected(view)[:, :, None, None].to(shift.dtype)
-        return Edit(shift=shift)
+        return AttentionEdit(shift=shift)
 
     def _factors(self, view: AttentionView) -> Float[Tensor, "b k"]:
         """What each key's scores are multiplied by."""
@@ -137,7 +144,7 @@ class ClearSight(Method):
             factors = factors.masked_fill(view.visual_keys(), self.enhance)
             return factors.masked_fill(view.keys_before(), self.suppress)
 
-        return view.keep(("factors", id(view.visual_keys())), make)
+        return view.once(make, "factors", view.visual_keys())
 
     def _selected(self, view: AttentionView) -> Bool[Tensor, "b h"]:
         """Heads whose mass on the image, averaged over the text rows, is neither among the lowest nor the highest."""
@@ -150,7 +157,7 @@ class ClearSight(Method):
         """How many of so many heads are left alone at each end."""
         return int(self.spare * heads + 1e-9)
 
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
-        layers = sorted(generation.memory.get("layers", ()))
-        effects = {"layers": layers, "visual_tokens": 0}
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
+        state: ClearSightState = generation.state
+        effects = {"layers": sorted(state.layers), "visual_tokens": 0}
         return [{**effects, "visual_tokens": sum(counts)} for counts in generation.visual.per_image()]

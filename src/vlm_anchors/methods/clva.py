@@ -25,19 +25,35 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..errors import AnchorsWarning, BadParameter, CannotAct
-from ..interventions.method import Method, Preset, choice, number
+from ..errors import AnchorsWarning, CannotAct
+from ..interventions.attention_view import AttentionEdit, AttentionView
+from ..interventions.method import Method, Preset
+from ..parameters import INF, parameter
 
 if TYPE_CHECKING:
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..interventions.text_rows import Visual
     from ..models.decoder import AttentionTarget
 
-from ..interventions.attention_view import AttentionView, Edit
-
-INF = float("inf")
 ZERO = 1e-30
 """Stands for a factor of 0: far below float32's resolution of any row that has other keys, yet it has a logarithm."""
+
+
+@dataclass
+class CLVAState:
+    """Of one generation: the anchors found last, for `refresh="prompt"`."""
+
+    positive: Float[Tensor, "b s v"] | None = None
+    negative: Float[Tensor, "b s v"] | None = None
+
+
+@dataclass
+class CLVAPassState(CLVAState):
+    """Of one forward pass: its anchors, the heads they came from, and the edit that all deep layers share."""
+
+    sensitive: Bool[Tensor, "b h s"] | None = None
+    insensitive: Bool[Tensor, "b h s"] | None = None
+    edit: AttentionEdit | None = None
 
 
 @dataclass(frozen=True)
@@ -63,56 +79,24 @@ class CLVA(Method):
     hooks: ClassVar[frozenset[str]] = frozenset({"attention"})
     presets: ClassVar[tuple[Preset, ...]] = (Preset("any", "any", "paper", {"alpha": 14.0, "beta": 0.9}),)
 
-    alpha: float = 14.0
-    beta: float = 0.9
-    lam: float = 1.0
-    tau: float = 2.0
-    positive_layer: int | None = None
-    negative_layer: int = 1
-    layers: tuple[int, int] | None = None
-    normalise: str = "row"
-    refresh: str = "step"
-    empty: str = "extreme"
-    heads: str = "sigma"
-    gain: str = "anchors"
-    places: str = "found"
-    images: str = "each"
-    rows: str = "after"
-    target: str = "auto"
-    latents: str = "mean"
-    seed: int = 0
-
-    def __post_init__(self):
-        number(self, "alpha", -INF)
-        number(self, "beta", -INF)
-        number(self, "lam", 0)
-        number(self, "tau", 0)
-        number(self, "negative_layer", 1, whole=True)
-        if self.positive_layer is not None:
-            number(self, "positive_layer", 1, whole=True)
-        self._check_layers()
-        choice(self, "normalise", "row", "visual")
-        choice(self, "refresh", "step", "prompt")
-        choice(self, "empty", "extreme", "skip")
-        choice(self, "heads", "sigma", "all", "concentration")
-        choice(self, "gain", "anchors", "average")
-        choice(self, "places", "found", "random")
-        choice(self, "images", "each", "all")
-        choice(self, "rows", "after", "all")
-        choice(self, "target", "auto", "decoder")
-        choice(self, "latents", "mean", "last")
-        number(self, "seed", 0, 2**63 - 1, whole=True)
-
-    def _check_layers(self) -> None:
-        if self.layers is None:
-            return
-        whole = isinstance(self.layers, tuple) and len(self.layers) == 2 and all(type(n) is int for n in self.layers)
-        if not whole or not 1 <= self.layers[0] <= self.layers[1]:
-            raise BadParameter(f"CLVA.layers must be (first, last) with 1 <= first <= last; found {self.layers!r}.")
-
-    @property
-    def all_rows(self) -> bool:
-        return self.rows == "all"
+    alpha: float = parameter(14.0, -INF, slider=(0, 50, 0.5))
+    beta: float = parameter(0.9, -INF, slider=(0, 1, 0.05))
+    lam: float = parameter(1.0, 0, slider=(0, 3, 0.1))
+    tau: float = parameter(2.0, 0, slider=(0, 4, 0.1))
+    positive_layer: int | None = parameter(None, 1, whole=True, optional=True)
+    negative_layer: int = parameter(1, 1, whole=True)
+    layers: tuple[int, int] | None = parameter(None, layers=True, optional=True)
+    normalise: str = parameter("row", choices=("row", "visual"))
+    refresh: str = parameter("step", choices=("step", "prompt"))
+    empty: str = parameter("extreme", choices=("extreme", "skip"))
+    heads: str = parameter("sigma", choices=("sigma", "all", "concentration"))
+    gain: str = parameter("anchors", choices=("anchors", "average"))
+    places: str = parameter("found", choices=("found", "random"))
+    images: str = parameter("each", choices=("each", "all"))
+    rows: str = parameter("after", choices=("after", "all"))  # type: ignore[misc]
+    target: str = parameter("auto", choices=("auto", "decoder"))  # type: ignore[misc]
+    latents: str = parameter("mean", choices=("mean", "last"))
+    seed: int = parameter(0, 0, 2**63 - 1, whole=True)
 
     @property
     def leaves_prefix_alone(self) -> bool:
@@ -150,8 +134,8 @@ class CLVA(Method):
             (self.alpha or self.gain == "average", "positive_layer", self.positive(target.depth)),
             (self.beta and self.gain == "anchors", "negative_layer", self.negative_layer),
         ]
-        for parameter, name, layer in used:
-            if parameter and layer >= first:
+        for strength, name, layer in used:
+            if strength and layer >= first:
                 raise CannotAct(
                     f"{name} = {layer} is not before the first edited layer {first}, so its anchors would come too "
                     f"late. Choose an earlier layer, or edit later ones with layers=(first, last)."
@@ -170,6 +154,12 @@ class CLVA(Method):
                 stacklevel=2,
             )
 
+    def new_state(self) -> CLVAState:
+        return CLVAState()
+
+    def new_pass_state(self) -> CLVAPassState:
+        return CLVAPassState()
+
     def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
         if not self.alpha and not self.beta:
             return frozenset()
@@ -178,7 +168,7 @@ class CLVA(Method):
             anchors.add(self.negative_layer)
         return frozenset(anchors | set(self.edited(target.depth)))
 
-    def attention(self, view: AttentionView) -> Edit | None:
+    def attention(self, view: AttentionView) -> AttentionEdit | None:
         middle = self.positive(view.depth)
         if view.layer == self.negative_layer and self.beta and self.gain == "anchors":
             self._remember(view, "negative", lambda: self.anchors(view, sensitive=False))
@@ -187,22 +177,28 @@ class CLVA(Method):
             self._remember(view, "positive", lambda: find(view))
         if view.layer not in self.edited(view.depth):
             return None
-        edit = view.keep("edit", lambda: Edit(bias=self._bias(view)))
+        now: CLVAPassState = view.pass_state
+        if now.edit is None:
+            now.edit = AttentionEdit(bias=self._bias(view))
+        edit = now.edit
         return self._keep_visual_mass(view, edit) if self.normalise == "visual" else edit
 
     def _remember(self, view: AttentionView, name: str, find: Any) -> None:
         """Find anchors once a pass, or once a generation; a hard threshold carries no gradient."""
-        if self.refresh == "prompt" and name in view.memory:
-            view.kept[name] = view.memory[name]
-            return
-        with torch.no_grad():
-            view.memory[name] = view.keep(name, find)
+        now, state = view.pass_state, view.state
+        if getattr(now, name) is None:
+            found = getattr(state, name) if self.refresh == "prompt" else None
+            if found is None:
+                with torch.no_grad():
+                    found = find()
+            setattr(now, name, found)
+        setattr(state, name, getattr(now, name))
 
     def anchors(self, view: AttentionView, sensitive: bool = True) -> Float[Tensor, "b s v"]:
         """Eq. 1-4 and 8-9: 1 at anchors, 0 elsewhere."""
         weights = view.weights()
         chosen = self.head_set(view, sensitive)
-        view.kept["sensitive heads" if sensitive else "insensitive heads"] = chosen
+        setattr(view.pass_state, "sensitive" if sensitive else "insensitive", chosen)
         row = self._latent(view, view.anchor_row(weights))
         # The sum stands for the mean of Eq. 4: Z does not depend on M's scale.
         saliency = (row * chosen[..., None]).sum(1)
@@ -260,37 +256,39 @@ class CLVA(Method):
     def _bias(self, view: AttentionView) -> Float[Tensor, "b 1 s v"]:
         """log f of Eq. 10. A factor of 0 or less becomes `ZERO`: the key is gone, but a row of such keys keeps its shape."""
         with torch.no_grad():
-            kept = view.kept
+            now = view.pass_state
             if self.gain == "average":
-                factor = 1 + (self.alpha - self.beta) * kept["positive"]
+                factor = 1 + (self.alpha - self.beta) * now.positive
             else:
-                pull = self.alpha * kept["positive"] if self.alpha else 0.0
-                factor = 1 + pull - (self.beta * kept["negative"] if self.beta else 0.0)
+                pull = self.alpha * now.positive if self.alpha else 0.0
+                factor = 1 + pull - (self.beta * now.negative if self.beta else 0.0)
             return factor.clamp(min=ZERO).log()[:, None]
 
-    def _keep_visual_mass(self, view: AttentionView, edit: Edit) -> Edit:
+    def _keep_visual_mass(self, view: AttentionView, edit: AttentionEdit) -> AttentionEdit:
         """`normalise="visual"`: scale the visual keys' factors so that each row's visual mass stays what it was."""
         assert edit.bias is not None
         weights = view.weights()
         grown = (weights * edit.bias.exp()).sum(-1, keepdim=True)
         kept = (weights.sum(-1, keepdim=True) / grown.clamp(min=1e-30)).clamp(min=1e-30).log()
-        return Edit(bias=edit.bias + kept)
+        return AttentionEdit(bias=edit.bias + kept)
 
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
-        kept, visual = generation.kept, generation.visual
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
+        visual = generation.visual
+        now: CLVAPassState = generation.prompt_state
         edited = self.edited(generation.depth)
         effects: list[dict[str, Any]] = [{} for _ in visual.valid]
         for sign in ("positive", "negative"):
-            if sign in kept:
-                found = (kept[sign] > 0).any(1)
+            anchors = getattr(now, sign)
+            if anchors is not None:
+                found = (anchors > 0).any(1)
                 for sample, counts in enumerate(visual.per_image(found)):
                     effects[sample].setdefault("anchors", {})[sign] = counts
-        layers = {"sensitive heads": self.positive(generation.depth), "insensitive heads": self.negative_layer}
+        layers = {"sensitive": self.positive(generation.depth), "insensitive": self.negative_layer}
         for name, layer in layers.items():
-            if name in kept:
-                for sample, heads in enumerate(kept[name][..., 0]):
-                    chosen = (heads.nonzero()[:, 0] + 1).tolist()
-                    effects[sample][name.replace(" ", "_")] = {"layer": layer, "heads": chosen}
+            found = getattr(now, name)
+            for sample, heads in enumerate(() if found is None else found[..., 0]):
+                chosen = (heads.nonzero()[:, 0] + 1).tolist()
+                effects[sample][f"{name}_heads"] = {"layer": layer, "heads": chosen}
         for one in effects:
             one["layers"] = [edited.start, edited.stop - 1]
         return effects

@@ -15,22 +15,38 @@ batch; ours each sample's own. Outside C the code forbids a token, and so do we:
 model; `outside="kept"` leaves those tokens their logits. Official code exists for LLaVA-1.5 only.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..interventions.method import DEFAULTS, Method, Preset, choice, number
-from .shared import TESTED, check_range, count, layer_range, warn_untested
+from ..interventions.method import DEFAULTS, Method, Preset
+from ..parameters import parameter
+from .shared import TESTED, layer_range, warn_untested
 
 if TYPE_CHECKING:
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..interventions.hooks import ForwardPass
     from ..models.decoder import AttentionTarget
 
 LAYERS = (20, 28)
+
+
+@dataclass
+class DeCoState:
+    """Of one generation: steps that were corrected, and the layer chosen for each sample's first token."""
+
+    corrected: int = 0
+    first_layer: Int[Tensor, " b"] | None = None
+
+
+@dataclass
+class DeCoPassState:
+    """Of one forward pass: the last row's state after each layer to choose from."""
+
+    early: dict[int, Float[Tensor, "b d"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,18 +68,11 @@ class DeCo(Method):
         DEFAULTS,
     )
 
-    alpha: float = 0.6
-    layers: tuple[int, int] | None = None
-    top_p: float = 0.9
-    top_k: int = 20
-    outside: str = "cut"
-
-    def __post_init__(self):
-        number(self, "alpha", 0)
-        check_range(self, "layers")
-        number(self, "top_p", 0, 1)
-        number(self, "top_k", 1, whole=True)
-        choice(self, "outside", "cut", "kept")
+    alpha: float = parameter(0.6, 0, slider=(0, 2, 0.05))
+    layers: tuple[int, int] | None = parameter(None, layers=True, optional=True)
+    top_p: float = parameter(0.9, 0, 1)
+    top_k: int = parameter(20, 1, whole=True)
+    outside: str = parameter("cut", choices=("cut", "kept"))
 
     @property
     def off(self) -> bool:
@@ -83,33 +92,40 @@ class DeCo(Method):
         warn_untested(self, target)
         layer_range(self.layers, LAYERS, target)
 
+    def new_state(self) -> DeCoState:
+        return DeCoState()
+
+    def new_pass_state(self) -> DeCoPassState:
+        return DeCoPassState()
+
     def hidden_layers(self, target: "AttentionTarget") -> frozenset[int]:
         return frozenset() if self.off else frozenset(layer_range(self.layers, LAYERS, target))
 
     def hidden(self, view: "ForwardPass", layer: int, output: Tensor) -> None:
-        view.kept.setdefault("early", {})[layer] = output[:, -1]
+        view.pass_state.early[layer] = output[:, -1]
 
-    def head(self, view: "ForwardPass", last: Tensor) -> Tensor | None:
+    def lm_head(self, view: "ForwardPass", last: Tensor) -> Tensor | None:
         """The layers' states ride along with the last one: the output embedding is read once for all."""
-        return torch.cat([last[:, None], view.normed(torch.stack(list(view.kept["early"].values()), 1))], 1)
+        return torch.cat([last[:, None], view.normed(torch.stack(list(view.pass_state.early.values()), 1))], 1)
 
     def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
         assert view.early is not None
-        count(view.memory, "steps")
+        state: DeCoState = view.state
+        state.corrected += 1
         tokens, member = candidates(first, self.top_p, self.top_k)
         chosen, sure, own = surest(view.early.float(), tokens, member)
         if view.prompt:
-            view.memory["layer"] = chosen + min(view.kept["early"])
+            state.first_layer = chosen + min(view.pass_state.early)
         old = first.gather(1, tokens)
         kept = old if self.outside == "kept" else -torch.inf
         new = torch.where(member, old + self.alpha * sure[:, None] * own, kept)
         start = first if self.outside == "kept" else torch.full_like(first, -torch.inf)
         return start.scatter(1, tokens, new)
 
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
-        steps, layer = generation.memory.get("steps", 0), generation.memory.get("layer")
-        rows = [None] * len(generation.visual.valid) if layer is None else layer.tolist()
-        return [{"corrected": steps, "first_layer_chosen": row} for row in rows]
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
+        state: DeCoState = generation.state
+        rows = [None] * len(generation.visual.valid) if state.first_layer is None else state.first_layer.tolist()
+        return [{"corrected": state.corrected, "first_layer_chosen": row} for row in rows]
 
 
 def candidates(

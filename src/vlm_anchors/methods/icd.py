@@ -27,14 +27,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from ..errors import BadParameter, CannotAct
-from ..interventions.method import DEFAULTS, Method, Preset, choice, number
+from ..interventions.method import DEFAULTS, Method, Preset
+from ..interventions.vision_tower import require_tower
 from ..models.families import read_again
-from .shared import check_switch, contrasts, counted_contrast, refuse_untested
+from ..parameters import name_of, parameter
+from .shared import Counted, refuse_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.contrastive import BranchInputs
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..interventions.hooks import ForwardPass
     from ..models.decoder import AttentionTarget
 
@@ -48,6 +50,13 @@ SYSTEMS = (
     "and polite answers to the human's questions.",
 )
 """System prompts of Qwen2-VL's templates and of Vicuna's, v1.1 (LLaVA-1.5's) and v0."""
+
+
+@dataclass
+class ICDState(Counted):
+    """Of one generation: what was done with the role in each sample."""
+
+    roles: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,21 +83,18 @@ class ICD(Method):
     )
     """Which of its five roles was used is not marked."""
 
-    alpha: float = 1.0
-    beta: float = 0.1
+    alpha: float = parameter(1.0, 0, slider=(0, 3, 0.1))
+    beta: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05))
     role: str = ROLE
-    where: str = "role"
+    where: str = parameter("role", choices=("role", "question"))
     system: str = ""
-    cleanup: bool = False
+    cleanup: bool = parameter(False)
     suffix: str = ""
 
-    def __post_init__(self):
-        number(self, "alpha", 0)
-        number(self, "beta", 0, 1)
-        choice(self, "where", "role", "question")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.role, str) or not self.role.strip():
             raise BadParameter(f"ICD.role must be an instruction in words; found {self.role!r}.")
-        check_switch(self, "cleanup")
         for name in ("system", "suffix"):
             if not isinstance(getattr(self, name), str):
                 raise BadParameter(f"ICD.{name} must be text; found {getattr(self, name)!r}.")
@@ -125,10 +131,13 @@ class ICD(Method):
                 "Q-Former. Leave system empty."
             )
 
-    def needs_pixels(self, target: "AttentionTarget") -> bool:
-        return self.alpha != 0 and target.visual_features is not None
+        if target.visual_features is not None and self.alpha:
+            require_tower(target, name_of(self))
 
-    def second(self, prompt: "Prompt") -> "BranchInputs | None":
+    def new_state(self) -> ICDState:
+        return ICDState()
+
+    def branch(self, prompt: "Prompt") -> "BranchInputs | None":
         if not self.alpha:
             return None
         if prompt.processor is None:
@@ -137,7 +146,7 @@ class ICD(Method):
             return self._disturbed_question(prompt)
         tokenizer = prompt.processor.tokenizer
         found = [self._disturbed(tokenizer, front) for front in prompt.fronts()]
-        prompt.memory["role"] = [done for _, done in found]
+        prompt.state.roles = [done for _, done in found]
         return prompt.with_fronts([front for front, _ in found])
 
     def _disturbed(self, tokenizer: Any, front: list[int]) -> tuple[list[int], str]:
@@ -179,15 +188,18 @@ class ICD(Method):
         read = tokenizer(texts, padding=True, return_tensors="pt").to(pixels["pixel_values"].device)
         changed = {"qformer_input_ids": read["input_ids"], "qformer_attention_mask": read["attention_mask"]}
         done = "replaced the question" if self.where == "role" else "put before the question"
-        prompt.memory["role"] = [done] * len(prompt.view.embeds)
+        prompt.state.roles = [done] * len(prompt.view.embeds)
         return prompt.with_images(prompt.encode({**pixels, **changed}))
 
     def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
-        return counted_contrast(view.memory, first, second, self.alpha, self.beta)
+        return view.state.contrast(first, second, self.alpha, self.beta)
 
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
-        effects, roles = contrasts(generation), generation.memory.get("role")
-        return effects if roles is None else [{**one, "role": done} for one, done in zip(effects, roles, strict=True)]
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
+        state: ICDState = generation.state
+        effects = [state.effects() for _ in generation.visual.valid]
+        if state.roles is None:
+            return effects
+        return [{**one, "role": done} for one, done in zip(effects, state.roles, strict=True)]
 
 
 def cleaned(text: str) -> str:

@@ -31,22 +31,24 @@ for InstructBLIP have beta 0.2 and 0.3: presets "pope-0.2" and "pope". The prese
 the gate ("chair" samples, as the scripts do); nothing else has.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import BadParameter, CannotAct
-from ..interventions.attention_view import AttentionView, Edit
-from ..interventions.method import DEFAULTS, Method, Preset, choice, number
-from .shared import TESTED, contrast, contrasts, counted_contrast, refuse_untested
+from ..interventions.attention_view import AttentionEdit, AttentionView
+from ..interventions.forward_pass import PER_SAMPLE
+from ..interventions.method import DEFAULTS, Method, Preset
+from ..parameters import parameter
+from .shared import TESTED, Counted, contrast, refuse_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.contrastive import BranchInputs
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..interventions.hooks import ForwardPass
     from ..interventions.text_rows import Visual
     from ..models.decoder import AttentionTarget
@@ -55,6 +57,39 @@ RATES = {"llava": 1 / 3, "instructblip": 2 / 3}
 WINDOW = 30
 _LLAVA_CAPTIONS = {"alpha": 1.0, "beta": 0.2, "rate": 1 / 3, "gate": "scores"}
 _INSTRUCTBLIP_CAPTIONS = {"alpha": 1.0, "beta": 0.3, "rate": 1.0, "gate": "weights"}
+
+
+@dataclass
+class Closing:
+    """How image keys are turned to their closed-up positions (cos and sin), and each layer's keys up to the last image."""
+
+    turn: tuple[Tensor, Tensor] | None = None
+    end: int = 0
+    closed: dict[int, Float[Tensor, "b g k d"]] = field(default_factory=dict)
+
+
+@dataclass
+class IMCCDState(Counted):
+    """Of one generation. looks: attention to the image at each step so far. gated: steps without contrast, a sample."""
+
+    closing: Closing = field(default_factory=Closing)
+    looks: Float[Tensor, "b s"] | None = field(default=None, metadata=PER_SAMPLE)
+    gated: Int[Tensor, " b"] | None = None
+
+
+@dataclass
+class IMCCDPassState:
+    """Of one forward pass: attention to the image in each layer."""
+
+    looks: list[Float[Tensor, " b"]] = field(default_factory=list)
+
+
+@dataclass
+class BlurState:
+    """Of the contrastive branch: its own closed-up keys, and v_h of each layer."""
+
+    closing: Closing
+    blur: dict[int, Float[Tensor, "b h 1 1"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,15 +122,14 @@ class IMCCD(Method):
         DEFAULTS,
     )
 
-    alpha: float = 1.0
-    beta: float = 0.2
-    rate: float | None = None
-    gate: str = "off"
-    window: str = "first"
+    alpha: float = parameter(1.0, 0, slider=(0, 3, 0.1))
+    beta: float = parameter(0.2, 0, 1, slider=(0, 1, 0.05))
+    rate: float | None = parameter(None, 0, 1, optional=True)
+    gate: str = parameter("off", choices=("off", "scores", "weights"))
+    window: str = parameter("first", choices=("first", "last"))
 
-    def __post_init__(self):
-        choice(self, "gate", "off", "scores", "weights")
-        choice(self, "window", "first", "last")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.gate != "off" and not self.alpha:
             raise BadParameter(
                 f"IMCCD.gate chooses the steps that are contrasted, and alpha=0 contrasts none; found {self.gate!r}."
@@ -105,12 +139,8 @@ class IMCCD(Method):
                 f"IMCCD.window chooses the steps that a gate compares with, and gate='off' has none; found {self.window!r}. "
                 "Set gate='scores' or gate='weights' as well."
             )
-        number(self, "alpha", 0)
-        number(self, "beta", 0, 1)
-        if self.rate is not None:
-            number(self, "rate", 0, 1)
-            if self.rate == 0:
-                raise BadParameter("IMCCD.rate must be above 0: at 0 all image tokens would stand in one place.")
+        if self.rate == 0:
+            raise BadParameter("IMCCD.rate must be above 0: at 0 all image tokens would stand in one place.")
 
     @property
     def off(self) -> bool:
@@ -140,6 +170,12 @@ class IMCCD(Method):
                 "Set rate=1 for its contrastive branch alone."
             )
 
+    def new_state(self) -> IMCCDState:
+        return IMCCDState()
+
+    def new_pass_state(self) -> IMCCDPassState:
+        return IMCCDPassState()
+
     def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
         idle = self.off or (self.rate_on(target) == 1 and self.gate == "off")
         return frozenset() if idle else frozenset(range(1, target.depth + 1))
@@ -148,46 +184,49 @@ class IMCCD(Method):
         rate, frequencies = self.rate_on(prompt.target), inverse_frequencies(prompt.target)
         if rate != 1 and frequencies is not None:
             visual = prompt.view.visual
-            prompt.memory["turn"] = turning(visual, rate, frequencies)
-            prompt.memory["end"] = int(visual.index.max()) + 1
+            turn = turning(visual, rate, frequencies)
+            prompt.state.closing = Closing(turn, int(visual.index.max()) + 1)
 
-    def attention(self, view: AttentionView) -> Edit | None:
-        key = closed_up(view) if "turn" in view.memory else view.key
+    def attention(self, view: AttentionView) -> AttentionEdit | None:
+        closing: Closing = view.state.closing
+        key = closed_up(view, closing)
         if self.gate != "off":
             scores = view.anchor_row(view.scores_of(key))
             image_mass = scores if self.gate == "scores" else scores.softmax(-1)
             image = view.visual_keys()[:, None, None]
-            view.kept.setdefault("looks at image", []).append((image_mass * image).sum((2, 3)).mean(1))
-        return Edit(key=key) if "turn" in view.memory else None
+            view.pass_state.looks.append((image_mass * image).sum((2, 3)).mean(1))
+        return None if closing.turn is None else AttentionEdit(key=key)
 
-    def second(self, prompt: "Prompt") -> "BranchInputs | None":
-        return prompt.edited(Blurred()) if self.alpha else None
+    def branch(self, prompt: "Prompt") -> "BranchInputs | None":
+        closing: Closing = prompt.state.closing
+        own = BlurState(Closing(closing.turn, closing.end))
+        return prompt.edited(Blurred(), own) if self.alpha else None
 
     def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
-        mixed = counted_contrast(view.memory, first, second, self.alpha, self.beta)
+        state: IMCCDState = view.state
+        mixed = state.contrast(first, second, self.alpha, self.beta)
         if self.gate == "off":
             return mixed
-        methods_off = self._gated(view)
-        view.memory["gated"] = view.memory.get("gated", 0) + methods_off.long()
-        return torch.where(methods_off[:, None], contrast(first, None, 0, self.beta), mixed)
+        gated = self._gated(view)
+        state.gated = gated.long() + (0 if state.gated is None else state.gated)
+        return torch.where(gated[:, None], contrast(first, None, 0, self.beta), mixed)
 
     def _gated(self, view: "ForwardPass") -> Bool[Tensor, " b"]:
         """Samples that look at the image less in this step than in the window."""
-        image_mass = torch.stack(view.kept["looks at image"]).mean(0)
-        earlier = view.carried.get("looks at image", image_mass[:, None][:, :0])
-        view.carried["looks at image"] = torch.cat([earlier, image_mass[:, None]], 1)
+        image_mass = torch.stack(view.pass_state.looks).mean(0)
+        known: Tensor | None = view.state.looks
+        earlier = image_mass[:, None][:, :0] if known is None else known
+        view.state.looks = torch.cat([earlier, image_mass[:, None]], 1)
         held = earlier[:, :WINDOW] if self.window == "first" else earlier[:, 1 - WINDOW :]
         return image_mass < held.mean(1)
 
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
         visual = [sum(counts) for counts in generation.visual.per_image()]
-        effects = [{**one, "visual_tokens": own} for one, own in zip(contrasts(generation), visual, strict=True)]
-        if "turn" not in generation.memory:  # the gate, if there is one, only looks at the first branch
-            effects = [{"rows_edited": 0, **one} for one in effects]
-        gated = generation.memory.get("gated")
-        return (
-            effects if gated is None else [{**one, "gated": n} for one, n in zip(effects, gated.tolist(), strict=True)]
-        )
+        state: IMCCDState = generation.state
+        effects = [{**state.effects(), "visual_tokens": own} for own in visual]
+        if state.gated is None:
+            return effects
+        return [{**one, "gated": n} for one, n in zip(effects, state.gated.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -202,16 +241,17 @@ class Blurred(Method):
     def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
         return frozenset(range(1, target.depth + 1))
 
-    def attention(self, view: AttentionView) -> Edit | None:
-        key = closed_up(view) if "turn" in view.memory else view.key
+    def attention(self, view: AttentionView) -> AttentionEdit | None:
+        state: BlurState = view.state
+        key = closed_up(view, state.closing)
         scores = view.scores_of(key)
         image_mass, share = looked_at(view, scores.shape[1])
         strong = image_mass & (scores > (scores * share).sum((1, 2, 3), keepdim=True))
         weak = scores.softmax(-1).masked_fill(strong, 0)
-        blur = view.memory.get(("blur", view.layer))
-        if blur is None:
-            blur = view.memory["blur", view.layer] = mean_value(view, scores.shape[1])
-        return Edit(output=torch.addcmul(view.weighted(weak), 1 - weak.sum(-1, keepdim=True), blur))
+        if view.layer not in state.blur:
+            state.blur[view.layer] = mean_value(view, scores.shape[1])
+        blur = state.blur[view.layer]
+        return AttentionEdit(output=torch.addcmul(view.weighted(weak), 1 - weak.sum(-1, keepdim=True), blur))
 
 
 def looked_at(view: AttentionView, heads: int) -> tuple[Bool[Tensor, "b 1 r k"], Float[Tensor, "b 1 r k"]]:
@@ -226,7 +266,7 @@ def looked_at(view: AttentionView, heads: int) -> tuple[Bool[Tensor, "b 1 r k"],
         return image_mass, image_mass / (heads * image_mass.sum((1, 2, 3), keepdim=True)).clamp(min=1)
 
     image, mask = view.visual_keys(), view.row_mask
-    return view.keep(("looks", id(image), id(mask)), make)
+    return view.once(make, "looks", image, mask)
 
 
 def mean_value(view: AttentionView, heads: int) -> Float[Tensor, "b h 1 1"]:
@@ -253,17 +293,19 @@ def turning(visual: "Visual", rate: float, frequencies: Float[Tensor, " f"]) -> 
     return angles.cos(), angles.sin()
 
 
-def closed_up(view: AttentionView) -> Float[Tensor, "b g k d"]:
+def closed_up(view: AttentionView, closing: Closing) -> Float[Tensor, "b g k d"]:
     """The layer's keys with those of the image turned. Up to the last image they are made with the prompt and kept."""
-    kept, end = view.memory.get(("closed", view.layer)), view.memory["end"]
+    if closing.turn is None:
+        return view.key
+    kept, end = closing.closed.get(view.layer), closing.end
     window = view.columns[0] is not view.visual.index
     if kept is not None and not window:
         return torch.cat([kept, view.key[:, :, end:]], 2)
-    cos, sin = view.memory["turn"]
+    cos, sin = closing.turn
     own = view.visual_of(view.key).float()
     first, last = own.chunk(2, -1)
     turned = (own * cos + torch.cat([-last, first], -1) * sin).to(view.dtype)
     closed = view.with_visual(view.key, turned)
     if not window:
-        view.memory["closed", view.layer] = closed[:, :, :end].clone()
+        closing.closed[view.layer] = closed[:, :, :end].clone()
     return closed

@@ -20,18 +20,27 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from ..interventions.method import DEFAULTS, Method, Preset, number
+from ..interventions.method import DEFAULTS, Method, Preset
 from ..models.families import read_again
-from .shared import contrasts, count, implausible, refuse_untested
+from ..parameters import parameter
+from .shared import Counted, implausible, refuse_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.contrastive import BranchInputs
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..interventions.hooks import ForwardPass
     from ..models.decoder import AttentionTarget
+
+
+@dataclass
+class M3IDState(Counted):
+    """Of one generation: tokens that were corrected, a sample."""
+
+    corrected: Int[Tensor, " b"] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,16 +65,10 @@ class M3ID(Method):
     )
     """The paper's as others quote it; there is no code of the authors."""
 
-    rate: float = 0.02
-    cut: float = 0.3
-    offset: int = 0
-    beta: float = 0.0
-
-    def __post_init__(self):
-        number(self, "rate", 0, 1)
-        number(self, "cut", 0, 1)
-        number(self, "offset", 0, 10_000, whole=True)
-        number(self, "beta", 0, 1)
+    rate: float = parameter(0.02, 0, 1, slider=(0, 0.5, 0.01))
+    cut: float = parameter(0.3, 0, 1, slider=(0, 1, 0.05))
+    offset: int = parameter(0, 0, 10_000, whole=True)
+    beta: float = parameter(0.0, 0, 1)
 
     @property
     def leaves_prefix_alone(self) -> bool:
@@ -80,26 +83,31 @@ class M3ID(Method):
     def check(self, target: "AttentionTarget") -> None:
         refuse_untested(self, target)
 
-    def second(self, prompt: "Prompt") -> "BranchInputs | None":
+    def new_state(self) -> M3IDState:
+        return M3IDState()
+
+    def branch(self, prompt: "Prompt") -> "BranchInputs | None":
         return prompt.without_image() if self.rate and self.cut else None
 
     def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
-        count(view.memory, "steps")
+        state: M3IDState = view.state
+        state.steps += 1
         mixed = first
         if second is not None:
-            count(view.memory, "branch_passes")
-            mixed = self._corrected(view, first.log_softmax(-1), second.log_softmax(-1))
+            state.branch_passes += 1
+            mixed = self._corrected(state, first.log_softmax(-1), second.log_softmax(-1))
         return mixed if self.beta == 0 else mixed.masked_fill(implausible(first, self.beta), -torch.inf)
 
-    def _corrected(self, view: "ForwardPass", with_image: Tensor, without: Tensor) -> Tensor:
+    def _corrected(self, state: M3IDState, with_image: Tensor, without: Tensor) -> Tensor:
         # (1 - g) / g with g = exp(-x) is exp(x) - 1; expm1 keeps its digits where x is small.
-        weight = math.expm1(min(self.rate * (view.memory["steps"] + self.offset), 80.0))
+        weight = math.expm1(min(self.rate * (state.steps + self.offset), 80.0))
         unsure = with_image.amax(-1) < math.log(self.cut)
-        view.memory["corrected"] = view.memory.get("corrected", 0) + unsure.long()
+        state.corrected = unsure.long() + (0 if state.corrected is None else state.corrected)
         return torch.where(unsure[:, None], with_image + weight * (with_image - without), with_image)
 
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
-        effects, corrected = contrasts(generation), generation.memory.get("corrected")
-        if corrected is None:
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
+        state: M3IDState = generation.state
+        effects = [state.effects() for _ in generation.visual.valid]
+        if state.corrected is None:
             return effects
-        return [{**one, "corrected": n} for one, n in zip(effects, corrected.tolist(), strict=True)]
+        return [{**one, "corrected": n} for one, n in zip(effects, state.corrected.tolist(), strict=True)]

@@ -21,7 +21,7 @@ entropy is that of raw logits, as on the code's LLaVA path, where no logits proc
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -30,17 +30,35 @@ from torch import Tensor
 
 from ..errors import CannotAct
 from ..interventions.hooks import layers_of, widening_of
-from ..interventions.method import DEFAULTS, Method, Preset, choice, number
-from .shared import TESTED, check_range, check_switch, layer_range, warn_untested
+from ..interventions.method import DEFAULTS, Method, Preset
+from ..parameters import parameter
+from .shared import TESTED, layer_range, warn_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..interventions.hooks import ForwardPass
     from ..models.decoder import AttentionTarget
 
 LAYERS = (7, 16)
 TOP = 10
+
+
+@dataclass
+class MemVRState:
+    """Of one generation: the projected image, injections a sample, and the size of each layer's widening weights."""
+
+    image: Float[Tensor, "b n d"] | None = None
+    triggers: list[int] | None = None
+    widening: dict[int, Float[Tensor, ""]] = field(default_factory=dict)
+
+
+@dataclass
+class MemVRPassState:
+    """Of one forward pass: the layer to change and its samples, and which samples are done with."""
+
+    fired: dict[int, list[bool]] = field(default_factory=dict)
+    done: list[bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,18 +87,11 @@ class MemVR(Method):
     )
     """Qwen2.5-VL's are those of the code for Qwen-VL-Chat, where nothing is ever injected, without its layers."""
 
-    alpha: float = 0.12
-    gamma: float = 0.75
-    layers: tuple[int, int] | None = None
-    activation: str = "none"
-    norm: bool = True
-
-    def __post_init__(self):
-        number(self, "alpha", 0, 1)
-        number(self, "gamma", 0)
-        check_range(self, "layers")
-        choice(self, "activation", "none", "silu")
-        check_switch(self, "norm")
+    alpha: float = parameter(0.12, 0, 1, slider=(0, 1, 0.01))
+    gamma: float = parameter(0.75, 0, slider=(0, 1, 0.05))
+    layers: tuple[int, int] | None = parameter(None, layers=True, optional=True)
+    activation: str = parameter("none", choices=("none", "silu"))
+    norm: bool = parameter(True)
 
     @property
     def off(self) -> bool:
@@ -102,6 +113,12 @@ class MemVR(Method):
             for layer in self.mlp_layers(target):
                 widening_of(layers_of(target)[layer - 1], self)
 
+    def new_state(self) -> MemVRState:
+        return MemVRState()
+
+    def new_pass_state(self) -> MemVRPassState:
+        return MemVRPassState()
+
     def hidden_layers(self, target: "AttentionTarget") -> frozenset[int]:
         return frozenset(layer_range(self.layers, LAYERS, target))
 
@@ -113,24 +130,25 @@ class MemVR(Method):
         view = prompt.view
         index = view.visual.index[..., None].expand(-1, -1, view.embeds.shape[-1])
         image = view.embeds.gather(1, index) * view.visual.valid[..., None]
-        view.memory["image"] = image.float()
-        view.memory["triggers"] = [0] * len(image)
+        prompt.state.image, prompt.state.triggers = image.float(), [0] * len(image)
 
     def hidden(self, view: "ForwardPass", layer: int, output: Tensor) -> None:
         """Reads the answer back from the device: a layer that need not be tested saves a product with the whole vocabulary."""
-        without_image = [False] * len(output) if view.without_image is None else view.without_image.tolist()
-        done: list[bool] = view.kept.setdefault("done", without_image)
+        now: MemVRPassState = view.pass_state
+        if now.done is None:
+            now.done = [False] * len(output) if view.without_image is None else view.without_image.tolist()
+        done = now.done
         if all(done):
             return
         unsure = (uncertainty(view.early_logits(output[:, -1], self.norm)) > self.gamma).tolist()
-        view.kept["fired", layer + 1] = [now and not before for now, before in zip(unsure, done, strict=True)]
-        view.kept["done"] = [now or before for now, before in zip(unsure, done, strict=True)]
+        now.fired[layer + 1] = [own and not before for own, before in zip(unsure, done, strict=True)]
+        now.done = [own or before for own, before in zip(unsure, done, strict=True)]
 
     def mlp(self, view: "ForwardPass", layer: int, inputs: Tensor, output: Tensor) -> Tensor | None:
-        fired: list[bool] = view.kept.get(("fired", layer), [])
+        fired: list[bool] = view.pass_state.fired.get(layer, [])
         if not any(fired):
             return None
-        view.memory["triggers"] = [old + new for old, new in zip(view.memory["triggers"], fired, strict=True)]
+        view.state.triggers = [old + new for old, new in zip(view.state.triggers, fired, strict=True)]
         recalled = self._recalled(view, layer, inputs.float())
         size, own = mean_size(output, view.real), mean_size(recalled, view.real)
         mixed = (1 - self.alpha) * output + self.alpha * recalled * (size / own.clamp(min=1e-30))
@@ -142,16 +160,24 @@ class MemVR(Method):
         )
 
     def _recalled(self, view: "ForwardPass", layer: int, inputs: Float[Tensor, "b q d"]) -> Float[Tensor, "b q d"]:
-        image = view.memory["image"]
+        image = view.state.image
         products = inputs @ image.transpose(1, 2)
         if self.activation == "silu":
             entries = view.visual.valid.sum(1).clamp(min=1) * image.shape[-1]
             size = image.abs().sum((1, 2)) / entries
-            products = torch.nn.functional.silu(products * (view.widening(layer) / size)[:, None, None])
+            products = torch.nn.functional.silu(products * (self._widening(view, layer) / size)[:, None, None])
         return products @ image
 
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
-        counts = generation.memory.get("triggers", [0] * len(generation.visual.valid))
+    def _widening(self, view: "ForwardPass", layer: int) -> Float[Tensor, ""]:
+        """Mean size of the weights that widen a layer's MLP; measured once a generation."""
+        known: dict[int, Tensor] = view.state.widening
+        if layer not in known:
+            weight = widening_of(layers_of(view.target)[layer - 1], self)
+            known[layer] = weight.detach().abs().mean(dtype=torch.float32)
+        return known[layer]
+
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
+        counts = generation.state.triggers or [0] * len(generation.visual.valid)
         return [{"triggers": one, "passes": generation.steps + 1} for one in counts]
 
 

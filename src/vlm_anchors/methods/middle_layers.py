@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from ..interventions.attention_view import AttentionView, Edit
-from ..interventions.method import DEFAULTS, Method, Preset, number
-from .shared import TESTED, check_range, layer_range, warn_untested
+from ..interventions.attention_view import AttentionEdit, AttentionView
+from ..interventions.method import DEFAULTS, Method, Preset
+from ..parameters import parameter
+from .shared import TESTED, layer_range, warn_untested
 
 if TYPE_CHECKING:
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..models.decoder import AttentionTarget
 
 LAYERS = (6, 19)
@@ -47,12 +48,8 @@ class MiddleLayers(Method):
         DEFAULTS,
     )
 
-    alpha: float = 0.5
-    layers: tuple[int, int] | None = None
-
-    def __post_init__(self):
-        number(self, "alpha", 0)
-        check_range(self, "layers")
+    alpha: float = parameter(0.5, 0, slider=(0, 2, 0.05))
+    layers: tuple[int, int] | None = parameter(None, layers=True, optional=True)
 
     @property
     def leaves_prefix_alone(self) -> bool:
@@ -71,9 +68,9 @@ class MiddleLayers(Method):
     def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
         return frozenset(layer_range(self.layers, LAYERS, target)) if self.alpha else frozenset()
 
-    def attention(self, view: AttentionView) -> Edit | None:
+    def attention(self, view: AttentionView) -> AttentionEdit | None:
         shift = view.plain_scores().abs_().mean(1, keepdim=True) * self._weight(view)
-        return Edit(shift=shift)
+        return AttentionEdit(shift=shift, rows=view.last_rows())
 
     def _weight(self, view: AttentionView) -> Tensor:
         """alpha at visual keys of the row that chooses the next token, 0 elsewhere, (b, 1, r or 1, k)."""
@@ -83,8 +80,7 @@ class MiddleLayers(Method):
             weight, rows = self.alpha * visual[:, None, None].to(view.dtype), view.last_rows()
             return weight if rows is None else weight * rows[:, None, :, None].to(view.dtype)
 
-        return view.keep(("middle layers", id(visual)), make)
+        return view.once(make, "middle layers", visual)
 
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
-        rows = generation.steps + 1 if self.alpha else 0
-        return [{"rows_edited": rows, "visual_tokens": sum(counts)} for counts in generation.visual.per_image()]
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
+        return [{"visual_tokens": sum(counts)} for counts in generation.visual.per_image()]

@@ -25,17 +25,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import CannotAct
-from ..interventions.attention_view import AttentionView, Edit
+from ..interventions.attention_view import AttentionEdit, AttentionView
 from ..interventions.hooks import layers_of
-from ..interventions.method import DEFAULTS, Method, Preset, name_of, number
-from .shared import check_switch, count, implausible
+from ..interventions.method import DEFAULTS, Method, Preset
+from ..parameters import name_of, parameter
+from .shared import implausible
 
 if TYPE_CHECKING:
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..interventions.hooks import ForwardPass
     from ..models.decoder import AttentionTarget
 
@@ -46,6 +47,24 @@ FAMILIES = (
 """Their layers are Llama's: a norm before attention, one before the MLP, and none after either."""
 PARTS = ("input_layernorm", "post_attention_layernorm", "mlp")
 TINY = 1e-6
+
+
+@dataclass
+class ONLYState:
+    """Of one generation: steps, those in which the extra logits were added, and heads that lean on text at first."""
+
+    steps: int = 0
+    added: Int[Tensor, " b"] | None = None
+    heads: Int[Tensor, " b"] | None = None
+
+
+@dataclass
+class ONLYPassState:
+    """Of one forward pass: heads that lean on text, their output, and what enters the last layer, of the last row."""
+
+    heads: Int[Tensor, " b"] | None = None
+    output: Float[Tensor, "b d"] | None = None
+    entering: Float[Tensor, "b d"] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,24 +94,14 @@ class ONLY(Method):
         DEFAULTS,
     )
 
-    add: float = 3.0
-    subtract: float = 1.0
-    gamma: float = 0.2
-    beta: float = 0.1
-    layer: int = 1
-    residual: float = 0.2
-    final: float = 0.5
-    norm: bool = True
-
-    def __post_init__(self):
-        number(self, "add", 0)
-        number(self, "subtract", 0)
-        number(self, "gamma", 0)
-        number(self, "beta", 0, 1)
-        number(self, "layer", 1, whole=True)
-        number(self, "residual", 0)
-        number(self, "final", 0)
-        check_switch(self, "norm")
+    add: float = parameter(3.0, 0, slider=(0, 5, 0.1))
+    subtract: float = parameter(1.0, 0, slider=(0, 3, 0.1))
+    gamma: float = parameter(0.2, 0, slider=(0, 2, 0.05))
+    beta: float = parameter(0.1, 0, 1)
+    layer: int = parameter(1, 1, whole=True)
+    residual: float = parameter(0.2, 0)
+    final: float = parameter(0.5, 0)
+    norm: bool = parameter(True)
 
     @property
     def leaves_prefix_alone(self) -> bool:
@@ -131,53 +140,60 @@ class ONLY(Method):
     def hidden_layers(self, target: "AttentionTarget") -> frozenset[int]:
         return frozenset({target.depth - 1}) if self.add or self.subtract else frozenset()
 
-    def attention(self, view: AttentionView) -> Edit | None:
+    def new_state(self) -> ONLYState:
+        return ONLYState()
+
+    def new_pass_state(self) -> ONLYPassState:
+        return ONLYPassState()
+
+    def attention(self, view: AttentionView) -> AttentionEdit | None:
         weights = view.last_row_weights()
         image = view.visual_keys()
         real = view.last_row_keys()
         first = real & (real.cumsum(1) == 1) & ~image
         text_heavy, heads = from_text(weights, real & ~image & ~first, image)
-        view.kept["heads"] = heads.sum(1)
-        view.kept["output"] = view.weighted(text_heavy).flatten(1)
+        view.pass_state.heads = heads.sum(1)
+        view.pass_state.output = view.weighted(text_heavy).flatten(1)
         return None
 
     def hidden(self, view: "ForwardPass", layer: int, output: Tensor) -> None:
-        view.kept["entering"] = output[:, -1]
+        view.pass_state.entering = output[:, -1]
 
-    def head(self, view: "ForwardPass", last: Tensor) -> Tensor | None:
+    def lm_head(self, view: "ForwardPass", last: Tensor) -> Tensor | None:
         if not (self.add or self.subtract):
             return None
-        layers = layers_of(view.hooks.target)
+        layers = layers_of(view.target)
         projection, final = _projection(layers[self.layer - 1]), layers[-1]
         assert projection is not None
-        extra = projection(view.kept["output"].to(last.dtype))
+        extra = projection(view.pass_state.output.to(last.dtype))
         extra = final.input_layernorm(extra) if self.norm else extra
-        extra = self.residual * view.kept["entering"] + extra
+        extra = self.residual * view.pass_state.entering + extra
         # Not by a call: hooks on the MLP are for the model's own rows.
         extra = extra + final.mlp.forward(final.post_attention_layernorm(extra)[:, None])[:, 0]
         return torch.stack([last, view.normed(extra) + self.final * last], 1)
 
     def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
-        count(view.memory, "steps")
+        state: ONLYState = view.state
+        state.steps += 1
         mixed = first
         if view.early is not None:
             extra = view.early[:, 0].float()
             close = (first.softmax(-1) - extra.softmax(-1)).abs().sum(-1) < self.gamma
             if view.prompt:
-                view.memory["heads"] = view.kept["heads"]
-            view.memory["added"] = view.memory.get("added", 0) + close.long()
+                state.heads = view.pass_state.heads
+            state.added = close.long() + (0 if state.added is None else state.added)
             near, far = first + self.add * extra, extra.lerp(first, 1 + self.subtract)
             mixed = torch.where(close[:, None], near, far)
         return mixed if self.beta == 0 else mixed.masked_fill(implausible(first, self.beta), -torch.inf)
 
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
-        memory, samples = generation.memory, len(generation.visual.valid)
-        steps, added, heads = memory.get("steps", 0), memory.get("added"), memory.get("heads")
-        if added is None or heads is None:
-            return [{"rows_edited": 0, "steps": steps} for _ in range(samples)]
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
+        state: ONLYState = generation.state
+        steps = state.steps
+        if state.added is None or state.heads is None:
+            return [{"steps": steps} for _ in generation.visual.valid]
         return [
-            {"rows_edited": 0, "steps": steps, "added": n, "subtracted": steps - n, "text_heads": m}
-            for n, m in zip(added.tolist(), heads.tolist(), strict=True)
+            {"steps": steps, "added": n, "subtracted": steps - n, "text_heads": m}
+            for n, m in zip(state.added.tolist(), state.heads.tolist(), strict=True)
         ]
 
 

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from ..interventions.attention_view import AttentionView, Edit
-from ..interventions.method import DEFAULTS, Method, Preset, number
+from ..interventions.attention_view import AttentionEdit, AttentionView
+from ..interventions.method import DEFAULTS, Method, Preset
 from ..models.families import read_again
-from .shared import check_range, check_switch, contrast, count, layer_range, refuse_untested, warn_untested
+from ..parameters import parameter
+from .shared import Counted, layer_range, refuse_untested, warn_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.contrastive import BranchInputs
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..interventions.hooks import ForwardPass
     from ..models.decoder import AttentionTarget
 
@@ -57,18 +58,11 @@ class PAI(Method):
     )
     """The paper's as a user quotes it in the official repository."""
 
-    alpha: float = 0.2
-    gamma: float = 1.1
-    cut: float = 0.1
-    layers: tuple[int, int] | None = None
-    boost_prompt: bool = True
-
-    def __post_init__(self):
-        number(self, "alpha", 0)
-        number(self, "gamma", 0)
-        number(self, "cut", 0, 1)
-        check_range(self, "layers")
-        check_switch(self, "boost_prompt")
+    alpha: float = parameter(0.2, 0, slider=(0, 1, 0.05))
+    gamma: float = parameter(1.1, 0, slider=(1, 3, 0.1))
+    cut: float = parameter(0.1, 0, 1)
+    layers: tuple[int, int] | None = parameter(None, layers=True, optional=True)
+    boost_prompt: bool = parameter(True)
 
     @property
     def leaves_prefix_alone(self) -> bool:
@@ -87,35 +81,36 @@ class PAI(Method):
         warn_untested(self, target)
         layer_range(self.layers, LAYERS, target)
 
+    def new_state(self) -> Counted:
+        return Counted()
+
     def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
         return frozenset(layer_range(self.layers, LAYERS, target)) if self.alpha else frozenset()
 
-    def attention(self, view: AttentionView) -> Edit | None:
+    def attention(self, view: AttentionView) -> AttentionEdit | None:
         rows = view.last_rows()
         if rows is not None and not self.boost_prompt:
             return None
         shift = view.plain_scores().abs_() * self._boost(view)
         if rows is not None:
-            shift = shift * view.keep("last rows", lambda: rows[:, None, :, None].to(shift.dtype))
-        return Edit(shift=shift)
+            shift = shift * view.once(lambda: rows[:, None, :, None].to(shift.dtype), "last rows")
+        return AttentionEdit(shift=shift, rows=rows)
 
     def _boost(self, view: AttentionView) -> Tensor:
         """alpha at visual keys, 0 elsewhere, (b, 1, 1, k)."""
         visual = view.visual_keys()
-        return view.keep(("boost", id(visual)), lambda: self.alpha * visual[:, None, None].to(view.dtype))
+        return view.once(lambda: self.alpha * visual[:, None, None].to(view.dtype), "boost", visual)
 
-    def second(self, prompt: "Prompt") -> "BranchInputs | None":
+    def branch(self, prompt: "Prompt") -> "BranchInputs | None":
         return prompt.without_image() if self.gamma != 1 else None
 
     def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
         if second is None:
             return first
-        count(view.memory, "branch_passes")
-        return contrast(first.log_softmax(-1), second.log_softmax(-1), self.gamma - 1, self.cut)
+        return view.state.contrast(first.log_softmax(-1), second.log_softmax(-1), self.gamma - 1, self.cut)
 
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
-        rows = generation.steps + int(self.boost_prompt) if self.alpha else 0
-        effects: dict[str, Any] = {"rows_edited": rows, "visual_tokens": 0}
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
+        effects: dict[str, Any] = {"visual_tokens": 0}
         if self.gamma != 1:
-            effects["branch_passes"] = generation.memory.get("branch_passes", 0)
+            effects["branch_passes"] = generation.state.branch_passes
         return [{**effects, "visual_tokens": sum(counts)} for counts in generation.visual.per_image()]

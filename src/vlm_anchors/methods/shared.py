@@ -2,17 +2,17 @@
 
 import math
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..errors import AnchorsWarning, BadParameter, CannotAct
-from ..interventions.method import name_of
+from ..errors import AnchorsWarning, CannotAct
+from ..parameters import name_of
 
 if TYPE_CHECKING:
-    from ..interventions.forward_pass import GenerationState
     from ..models.decoder import AttentionTarget
 
 PUBLISHED_DEPTH = 32
@@ -33,26 +33,6 @@ def layer_range(layers: tuple[int, int] | None, published: tuple[int, int], targ
         target.require_layer(layers[1], "layers")
     first, last = layers or (scaled(published[0], target.depth), scaled(published[1], target.depth))
     return range(first, last + 1)
-
-
-def check_range(method: Any, parameter: str) -> None:
-    """Raise `BadParameter` unless the parameter is None or (first, last), whole numbers counted from 1."""
-    value = getattr(method, parameter)
-    if value is None:
-        return
-    whole = isinstance(value, tuple) and len(value) == 2 and all(type(n) is int for n in value)
-    if not whole or not 1 <= value[0] <= value[1]:
-        kind = type(method).__name__
-        raise BadParameter(
-            f"{kind}.{parameter} must be (first, last) with 1 <= first <= last, or None; found {value!r}."
-        )
-
-
-def check_switch(method: Any, parameter: str) -> None:
-    """Raise `BadParameter` unless the parameter is True or False; 1 and 0, which are equal to them, are not."""
-    value = getattr(method, parameter)
-    if not isinstance(value, bool):
-        raise BadParameter(f"{type(method).__name__}.{parameter} must be True or False; found {value!r}.")
 
 
 def warn_untested(method: Any, target: "AttentionTarget") -> None:
@@ -90,22 +70,20 @@ def contrast(
     return mixed if beta == 0 else mixed.masked_fill(implausible(first, beta), -torch.inf)
 
 
-def counted_contrast(
-    memory: dict[Any, Any], first: Float[Tensor, "b n"], second: Float[Tensor, "b n"] | None, alpha: float, beta: float
-) -> Float[Tensor, "b n"]:
-    """The contrast, counted for `contrasts`."""
-    count(memory, "steps")
-    if second is not None:
-        count(memory, "branch_passes")
-    return contrast(first, second, alpha, beta)
+@dataclass
+class Counted:
+    """State of a contrastive method: steps so far, and how many of them had a contrastive branch."""
 
+    steps: int = 0
+    branch_passes: int = 0
 
-def contrasts(generation: "GenerationState") -> list[dict[str, Any]]:
-    """What a contrastive method tells of each sample: steps, and how many of them had a contrastive branch."""
-    effects = {name: generation.memory.get(name, 0) for name in ("steps", "branch_passes")}
-    return [dict(effects) for _ in generation.visual.valid]
+    def contrast(
+        self, first: Float[Tensor, "b n"], second: Float[Tensor, "b n"] | None, alpha: float, beta: float
+    ) -> Float[Tensor, "b n"]:
+        """`contrast`, counted where it is done."""
+        self.steps += 1
+        self.branch_passes += second is not None
+        return contrast(first, second, alpha, beta)
 
-
-def count(memory: dict[Any, Any], what: str) -> None:
-    """One more of something in this generation; a number on the host, no kernel is launched."""
-    memory[what] = memory.get(what, 0) + 1
+    def effects(self) -> dict[str, int]:
+        return {"steps": self.steps, "branch_passes": self.branch_passes}

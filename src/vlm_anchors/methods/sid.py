@@ -19,7 +19,7 @@ for each sample.
 """
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -27,22 +27,44 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import AnchorsWarning, CannotAct
-from ..interventions.attention_view import AttentionView, Edit
-from ..interventions.method import DEFAULTS, Method, Preset, number
+from ..interventions.attention_view import AttentionEdit, AttentionView
+from ..interventions.method import DEFAULTS, Method, Preset
 from ..models.families import read_again
-from .shared import contrasts, counted_contrast, refuse_untested, scaled
+from ..parameters import parameter
+from .shared import Counted, refuse_untested, scaled
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.contrastive import BranchInputs
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..interventions.hooks import ForwardPass
     from ..models.decoder import AttentionTarget
 
 LAYER = 2
 KEPT, OF = 100, 576
-FOUND = "sid"
-"""Where a generation's memory, and its branch's, hold what the branch did."""
+
+
+@dataclass
+class Least:
+    """What the branch did: the tokens that each sample kept first, and how often they were chosen."""
+
+    kept: Int[Tensor, " b"] | None = None
+    choices: int = 0
+
+
+@dataclass
+class SIDState(Counted):
+    """Of one generation. least: what its branch did; the branch's own state is the same object."""
+
+    least: Least = field(default_factory=Least)
+
+
+@dataclass
+class LeastPassState:
+    """Of one forward pass of the branch: visual tokens that are kept, and the bias that hides the others."""
+
+    kept: Bool[Tensor, "b v"] | None = None
+    bias: Float[Tensor, "b 1 _r v"] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,17 +89,10 @@ class SID(Method):
         DEFAULTS,
     )
 
-    alpha: float = 1.0
-    beta: float = 0.1
-    layer: int | None = None
-    keep: int | None = None
-
-    def __post_init__(self):
-        number(self, "alpha", 0)
-        number(self, "beta", 0, 1)
-        for name in ("layer", "keep"):
-            if getattr(self, name) is not None:
-                number(self, name, 1, whole=True)
+    alpha: float = parameter(1.0, 0, slider=(0, 3, 0.1))
+    beta: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05))
+    layer: int | None = parameter(None, 1, whole=True, optional=True)
+    keep: int | None = parameter(None, 1, whole=True, optional=True)
 
     def active_hooks(self) -> frozenset[str]:
         return self.hooks if self.alpha or self.beta else frozenset()
@@ -103,7 +118,10 @@ class SID(Method):
             return torch.full_like(tokens, self.keep)
         return (tokens * KEPT / OF).round().long().clamp(min=1)
 
-    def second(self, prompt: "Prompt") -> "BranchInputs | None":
+    def new_state(self) -> SIDState:
+        return SIDState()
+
+    def branch(self, prompt: "Prompt") -> "BranchInputs | None":
         if not self.alpha:
             return None
         tokens = prompt.view.visual.valid.sum(1)
@@ -114,17 +132,19 @@ class SID(Method):
                 AnchorsWarning,
                 stacklevel=2,
             )
-        prompt.memory[FOUND] = {}
-        return prompt.edited(LeastSeen(self, self.layer_on(prompt.target)), prompt.rows_from_the_image())
+        state: SIDState = prompt.state
+        edit = LeastSeen(self, self.layer_on(prompt.target))
+        return prompt.edited(edit, state.least, prompt.rows_from_the_image())
 
     def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
-        return counted_contrast(view.memory, first, second, self.alpha, self.beta)
+        return view.state.contrast(first, second, self.alpha, self.beta)
 
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
-        effects, found = contrasts(generation), generation.memory.get(FOUND)
-        if not found:
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
+        state: SIDState = generation.state
+        effects = [state.effects() for _ in generation.visual.valid]
+        if state.least.kept is None:
             return effects
-        kept, chosen = found["kept"].tolist(), found["choices"]
+        kept, chosen = state.least.kept.tolist(), state.least.choices
         visual = [sum(counts) for counts in generation.visual.per_image()]
         return [
             {**one, "choices": chosen, "visual_tokens": tokens, "kept_tokens": own}
@@ -144,23 +164,29 @@ class LeastSeen(Method):
     def disabled(self) -> "LeastSeen":
         return self
 
+    def new_pass_state(self) -> LeastPassState:
+        return LeastPassState()
+
     def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
         return frozenset(range(self.layer, target.depth + 1))
 
-    def attention(self, view: AttentionView) -> Edit | None:
+    def attention(self, view: AttentionView) -> AttentionEdit | None:
+        now: LeastPassState = view.pass_state
         if view.layer > self.layer:
-            return Edit(bias=view.keep("hidden", lambda: self._hiding(view)))
+            if now.bias is None:
+                now.bias = self._hiding(view)
+            return AttentionEdit(bias=now.bias)
         looks = view.at_visual(view.last_row_weights()).mean(1)[:, 0]
         valid = view.visual.valid
-        view.kept["least"] = kept = least(looks, valid, self.sid.kept_of(valid.sum(1)))
-        found = view.memory[FOUND]
-        found.setdefault("kept", kept.sum(1))
-        found["choices"] = found.get("choices", 0) + 1
+        now.kept = least(looks, valid, self.sid.kept_of(valid.sum(1)))
+        found: Least = view.state
+        found.kept = now.kept.sum(1) if found.kept is None else found.kept
+        found.choices += 1
         return None
 
     def _hiding(self, view: AttentionView) -> Float[Tensor, "b 1 _r v"]:
         """The lowest number at visual tokens that are not kept. A row with nothing else to see is left alone."""
-        outside = view.visual.valid & ~view.kept["least"]
+        outside = view.visual.valid & ~view.pass_state.kept
         lowest = torch.finfo(view.dtype).min
         bias = torch.zeros_like(outside, dtype=torch.float32).masked_fill(outside, lowest)[:, None, None]
         if view.row_mask is None:

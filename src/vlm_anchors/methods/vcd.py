@@ -22,14 +22,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..interventions.method import DEFAULTS, Method, Preset, number
+from ..interventions.method import DEFAULTS, Method, Preset
+from ..interventions.vision_tower import require_tower
 from ..models.families import read_again
-from .shared import contrasts, counted_contrast, refuse_untested
+from ..parameters import name_of, parameter
+from .shared import Counted, refuse_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.contrastive import BranchInputs
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..interventions.hooks import ForwardPass
     from ..models.decoder import AttentionTarget
 
@@ -56,16 +58,10 @@ class VCD(Method):
         DEFAULTS,
     )
 
-    alpha: float = 1.0
-    beta: float = 0.1
-    step: int = 500
-    seed: int = 0
-
-    def __post_init__(self):
-        number(self, "alpha", 0)
-        number(self, "beta", 0, 1)
-        number(self, "step", 0, DIFFUSION_STEPS - 1, whole=True)
-        number(self, "seed", 0, 2**63 - 1, whole=True)
+    alpha: float = parameter(1.0, 0, slider=(0, 3, 0.1))
+    beta: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05))
+    step: int = parameter(500, 0, DIFFUSION_STEPS - 1, whole=True, slider=(0, 999, 1))
+    seed: int = parameter(0, 0, 2**63 - 1, whole=True)
 
     @property
     def leaves_prefix_alone(self) -> bool:
@@ -79,11 +75,13 @@ class VCD(Method):
 
     def check(self, target: "AttentionTarget") -> None:
         refuse_untested(self, target)
+        if self.alpha:
+            require_tower(target, name_of(self))
 
-    def needs_pixels(self, target: "AttentionTarget") -> bool:
-        return self.alpha != 0
+    def new_state(self) -> Counted:
+        return Counted()
 
-    def second(self, prompt: "Prompt") -> "BranchInputs | None":
+    def branch(self, prompt: "Prompt") -> "BranchInputs | None":
         if not self.alpha:
             return None
         pixels = prompt.pixels()
@@ -92,10 +90,10 @@ class VCD(Method):
         return prompt.with_images(prompt.encode({**pixels, "pixel_values": noise}))
 
     def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
-        return counted_contrast(view.memory, first, second, self.alpha, self.beta)
+        return view.state.contrast(first, second, self.alpha, self.beta)
 
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
-        return contrasts(generation)
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
+        return [generation.state.effects() for _ in generation.visual.valid]
 
 
 @functools.cache

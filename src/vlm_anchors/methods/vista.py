@@ -14,24 +14,43 @@ and so do ours (`norm=True` applies it, as DeCo does). Its lam differs from task
 0.1 for MMHal. After the last layer, v_l is taken before the final norm. Costs two more prefills a prompt.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..interventions.method import DEFAULTS, Method, Preset, number
+from ..interventions.method import DEFAULTS, Method, Preset
 from ..models.families import read_again
-from .shared import check_range, check_switch, count, layer_range, refuse_untested, warn_untested
+from ..parameters import parameter
+from .shared import layer_range, refuse_untested, warn_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
-    from ..interventions.forward_pass import GenerationState
+    from ..interventions.forward_pass import Generation
     from ..interventions.hooks import ForwardPass
     from ..models.decoder import AttentionTarget
 
 LAYERS = (26, 31)
+
+
+@dataclass
+class VISTAState:
+    """Of one generation: each layer's steering direction, its mean length before it was made one, and what was done."""
+
+    directions: Float[Tensor, "b l d"] | None = None
+    length: Float[Tensor, " b"] | None = None
+    steered: int = 0
+    mixed: int = 0
+
+
+@dataclass
+class VISTAPassState:
+    """Of one forward pass: the last row's state after each late layer, and whether steering was counted."""
+
+    late: list[Float[Tensor, "b d"]] = field(default_factory=list)
+    steered: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,18 +73,11 @@ class VISTA(Method):
         DEFAULTS,
     )
 
-    lam: float = 0.1
-    mix: float = 0.3
-    layers: tuple[int, int] | None = None
-    norm: bool = False
-    pca: bool = False
-
-    def __post_init__(self):
-        number(self, "lam", 0)
-        number(self, "mix", 0, 1)
-        check_range(self, "layers")
-        check_switch(self, "norm")
-        check_switch(self, "pca")
+    lam: float = parameter(0.1, 0, slider=(0, 1, 0.01))
+    mix: float = parameter(0.3, 0, 1, slider=(0, 1, 0.05))
+    layers: tuple[int, int] | None = parameter(None, layers=True, optional=True)
+    norm: bool = parameter(False)
+    pca: bool = parameter(False)
 
     def active_hooks(self) -> frozenset[str]:
         return self.hooks if self.lam or self.mix else frozenset()
@@ -77,6 +89,12 @@ class VISTA(Method):
         refuse_untested(self, target)
         warn_untested(self, target)
         layer_range(self.layers, LAYERS, target)
+
+    def new_state(self) -> VISTAState:
+        return VISTAState()
+
+    def new_pass_state(self) -> VISTAPassState:
+        return VISTAPassState()
 
     def hidden_layers(self, target: "AttentionTarget") -> frozenset[int]:
         return frozenset(layer_range(self.layers, LAYERS, target)) if self.mix else frozenset()
@@ -94,33 +112,33 @@ class VISTA(Method):
         if self.pca:
             change[:, 0, 0] += 1
         length = change.norm(dim=-1)
-        prompt.memory["directions"] = torch.nn.functional.normalize(change, dim=-1)
-        prompt.memory["length"] = length.mean(-1)
+        prompt.state.directions = torch.nn.functional.normalize(change, dim=-1)
+        prompt.state.length = length.mean(-1)
 
     def mlp(self, view: "ForwardPass", layer: int, inputs: Tensor, output: Tensor) -> Tensor | None:
-        return steered(output, view.memory["directions"][:, layer - 1], self.lam)
+        if not view.pass_state.steered:
+            view.pass_state.steered = True
+            view.state.steered += 1
+        return steered(output, view.state.directions[:, layer - 1], self.lam)
 
     def hidden(self, view: "ForwardPass", layer: int, output: Tensor) -> None:
-        view.kept.setdefault("late", []).append(output[:, -1])
+        view.pass_state.late.append(output[:, -1])
 
-    def head(self, view: "ForwardPass", last: Tensor) -> Tensor | None:
+    def lm_head(self, view: "ForwardPass", last: Tensor) -> Tensor | None:
         """The output embedding is linear: means and mixtures of logits are made before it, and it is read once."""
         if not self.mix:
             return None
-        late = torch.stack(view.kept["late"], 1)
+        view.state.mixed += 1
+        late = torch.stack(view.pass_state.late, 1)
         late = view.normed(late) if self.norm else late
         return last.float().lerp(late.float().mean(1), self.mix).to(last.dtype)[:, None]
 
-    def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
-        count(view.memory, "steps")
-        return first
-
-    def effects(self, generation: "GenerationState") -> list[dict[str, Any]]:
-        steps, length = generation.memory.get("steps", 0), generation.memory.get("length")
-        effects: list[dict[str, Any]] = [{"mixed": steps} if self.mix else {} for _ in generation.visual.valid]
-        if length is not None:
-            for one, row in zip(effects, length.tolist(), strict=True):
-                one |= {"steered": steps, "steering_vector": round(row, 4)}
+    def effects(self, generation: "Generation") -> list[dict[str, Any]]:
+        state: VISTAState = generation.state
+        effects: list[dict[str, Any]] = [{"mixed": state.mixed} if self.mix else {} for _ in generation.visual.valid]
+        if state.length is not None:
+            for one, row in zip(effects, state.length.tolist(), strict=True):
+                one |= {"steered": state.steered, "steering_vector": round(row, 4)}
         return effects
 
 

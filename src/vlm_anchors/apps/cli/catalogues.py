@@ -15,8 +15,8 @@ def methods(
     json: options.Json = False,
 ) -> None:
     """The methods there are; with a NAME, that method's parameters."""
-    from ...interventions.method import spelled
     from ...methods import METHODS
+    from ...parameters import spelled
 
     if name is None:
         _show("methods", [_entry(entry) for entry in METHODS], json)

@@ -16,7 +16,7 @@ from ...scenes.examples import chosen_scenes
 from ...scenes.questions import CHAIR, POPE, article
 from . import cards
 from .guard import guarded
-from .sliders import SLIDERS, about, chosen
+from .sliders import about, chosen, sliders
 from .visit import MAX_BYTES, MAX_WORDS, Visit, Visits, depth_and_heads, uploaded
 
 if TYPE_CHECKING:
@@ -119,8 +119,10 @@ class Page:
             [entry.name for entry in METHODS], value=ticked, label="Methods, side by side",
             info="none is the model as it is", elem_id="methods-chosen",
         )  # fmt: skip
-        for method, parameters in SLIDERS.items():
-            entry = METHODS.get(method)
+        for entry in METHODS:
+            method, parameters = entry.name, sliders(entry.name)
+            if not parameters:
+                continue
             with gr.Group(visible=method in ticked, elem_id=f"parameters-{method}") as self.groups[method]:
                 gr.HTML(cards.method(method, entry.summary, entry.source), padding=True)
                 defaults = METHODS.parameters(method)

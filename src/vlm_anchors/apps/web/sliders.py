@@ -5,27 +5,14 @@ import re
 from typing import Any
 
 from ...methods import METHODS
+from ...parameters import parameters_of
 from ...specs import MethodLike
 
-SLIDERS: dict[str, dict[str, tuple[float, float, float]]] = {
-    "clva": {"alpha": (0, 50, 0.5), "beta": (0, 1, 0.05), "tau": (0, 4, 0.1), "lam": (0, 3, 0.1)},
-    "attanchor": {"tau": (0, 1, 0.01)},
-    "attanchor-i2t": {"tau": (0, 1, 0.01), "pause_tokens": (0, 16, 1)},
-    "avisc": {"alpha": (0, 3, 0.1), "beta": (0, 1, 0.05), "lam": (0, 3, 0.1)},
-    "clearsight": {"enhance": (1, 2, 0.05), "suppress": (0, 1, 0.05)},
-    "deco": {"alpha": (0, 2, 0.05)},
-    "icd": {"alpha": (0, 3, 0.1), "beta": (0, 1, 0.05)},
-    "imccd": {"alpha": (0, 3, 0.1), "beta": (0, 1, 0.05)},
-    "m3id": {"rate": (0, 0.5, 0.01), "cut": (0, 1, 0.05)},
-    "memvr": {"alpha": (0, 1, 0.01), "gamma": (0, 1, 0.05)},
-    "middle-layers": {"alpha": (0, 2, 0.05)},
-    "only": {"add": (0, 5, 0.1), "subtract": (0, 3, 0.1), "gamma": (0, 2, 0.05)},
-    "pai": {"alpha": (0, 1, 0.05), "gamma": (1, 3, 0.1)},
-    "sid": {"alpha": (0, 3, 0.1), "beta": (0, 1, 0.05)},
-    "vcd": {"alpha": (0, 3, 0.1), "beta": (0, 1, 0.05), "step": (0, 999, 1)},
-    "vista": {"lam": (0, 1, 0.01), "mix": (0, 1, 0.05)},
-}
-"""Method -> parameter -> (lowest, highest, step): what is worth trying, not all that is allowed."""
+
+def sliders(method: str) -> dict[str, tuple[float, float, float]]:
+    """Parameter -> (lowest, highest, step): what is worth trying, not all that is allowed."""
+    declared = parameters_of(METHODS.get(method).load())
+    return {name: one.slider for name, one in declared.items() if one.slider is not None}
 
 
 def about(method: str, parameter: str) -> str:

@@ -14,8 +14,8 @@ from ...generation.generate import GenerationPlan, answer_prepared
 from ...inputs.prompt_builder import Inputs, Sample, prepare, prompt_of
 from ...interventions.attachment import attach
 from ...interventions.image_cache import images_once
-from ...interventions.method import name_of
 from ...interventions.prefix_cache import continued, prefill_prefix, reusable
+from ...parameters import name_of
 from ...types import Answer
 
 

@@ -24,9 +24,9 @@ from .placements import nothing
 
 
 class InputsHook:
-    """One prepare method on one model. active: whether the handle it belongs to acts in this context."""
+    """One prepare method on one model. active: whether its handle acts in this context; None where none is attached."""
 
-    def __init__(self, method: Method, vlm: Any, network: nn.Module, active: Callable[[], bool]):
+    def __init__(self, method: Method, vlm: Any, network: nn.Module, active: Callable[[], bool | None]):
         self.method = method
         self.name = name_of(method)
         self.target = insertion_target(self.name, vlm)
@@ -35,20 +35,13 @@ class InputsHook:
         self._latest: Insertion | None = None
         self._rows = 0
         self._reported = False
-        self._thread, self._ran_elsewhere = threading.get_ident(), False
+        self._warned: set[int] = set()
+        self._copied = False
         # Before the engine's own hook on this model, which notes token ids and labels.
         self._hook = plain_model(network).register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)
 
     def remove(self) -> None:
         self._hook.remove()
-        if self._ran_elsewhere and not self._rows:
-            self._ran_elsewhere = False
-            warnings.warn(
-                f"The model ran only in threads that had not attached {self.name}, so nothing was inserted: attach inside the "
-                "thread that runs the model (several cards: one process each, as torchrun starts them).",
-                AnchorsWarning,
-                stacklevel=3,
-            )
 
     @property
     def effects(self) -> list[dict[str, Any]]:
@@ -61,14 +54,19 @@ class InputsHook:
     def __deepcopy__(self, memo: dict[int, Any]) -> "InputsHook":
         """A copied model carries a copy of the hook, which does nothing."""
         copy = InputsHook.__new__(InputsHook)
-        copy.__dict__.update({**self.__dict__, "_vlm": None, "_active": lambda: False, "_latest": None})
+        copy.__dict__.update(
+            {**self.__dict__, "_vlm": None, "_active": lambda: None, "_latest": None, "_warned": set(), "_copied": True}
+        )
         return copy
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if torch.compiler.is_compiling():
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        # Without keywords: a thread that was at this module while the hook was installed or removed.
+        if kwargs is None or torch.compiler.is_compiling():
             return None
-        if not self._active():
-            self._ran_elsewhere |= threading.get_ident() != self._thread
+        acts = self._active()
+        if not acts:
+            if acts is None:
+                self._warn_here()
             return None
         arguments = {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
         ids = arguments.get("input_ids")
@@ -92,6 +90,20 @@ class InputsHook:
         if self._latest is None:
             self._say_no_words(arguments)
         return (), dict(anchored)
+
+    def _warn_here(self) -> None:
+        """Once a thread: the model runs in a context that attached nothing, while another one did."""
+        if threading.get_ident() not in self._warned:
+            self._warned.add(threading.get_ident())
+            if self._copied:
+                message = f"This model was copied while {self.name} was attached; on the copy it does nothing."
+                return warnings.warn(f"{message} Attach to the copy.", AnchorsWarning, stacklevel=3)
+            warnings.warn(
+                f"This thread (or task) runs the plain model: {self.name} was attached in another one and inserts there only. "
+                "Attach inside the thread that runs the model (several cards: one process each, as torchrun starts them).",
+                AnchorsWarning,
+                stacklevel=3,
+            )
 
     def _say_no_words(self, arguments: Mapping[str, Any]) -> None:
         """Training on whole conversations, prompts included, leaves no word that is not an answer: told once."""
