@@ -46,7 +46,7 @@ def from_example(name):
 def listed(copy, kind, line):
     """One line in a catalogue, before its first."""
     file = copy / f"vlm_anchors/{kind}/__init__.py"
-    at = {"methods": '        Entry("none"', "benchmarks": '        _entry("pope"'}[kind]
+    at = {"methods": '        Entry("none"', "evaluation/benchmarks": '        _entry("pope"'}[kind]
     file.write_text(file.read_text("utf-8").replace(at, f"        {line},\n{at}", 1), "utf-8")
 
 
@@ -61,8 +61,8 @@ def passes(copy, file):
 def test_a_method_is_three_files(copy, touched):
     code = from_example("your_method").replace("va.Method", "Method").replace("from vlm_anchors import scenes\n", "")
     code = code.replace(
-        "from vlm_anchors.interventions.attention_view import Edit",
-        "from ..interventions.attention_view import Edit\nfrom ..interventions.method import Method",
+        "from vlm_anchors.interventions.attention_view import AttentionEdit",
+        "from ..interventions.attention_view import AttentionEdit\nfrom ..interventions.method import Method",
     )
     (copy / "vlm_anchors/methods/brighter.py").write_text(code, "utf-8")
     listed(copy, "methods", 'Entry("brighter", "vlm_anchors.methods.brighter:Brighter", "Looks harder", "examples")')

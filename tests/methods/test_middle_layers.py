@@ -49,7 +49,7 @@ def test_equals_the_literal_reference(name, parameters):
 
 def test_the_published_layers_are_scaled_to_the_depth():
     with attach(tiny_models.qwen2_5_vl(2), MiddleLayers()) as handle:
-        assert sorted(handle.attention_layers) == [2, 3, 4, 5]
+        assert sorted(handle.setup.attention_layers) == [2, 3, 4, 5]
 
 
 def test_another_family_warns_and_a_missing_layer_is_refused():
