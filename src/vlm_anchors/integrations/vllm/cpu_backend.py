@@ -83,7 +83,7 @@ class AnchorAttentionImpl(CPUAttentionBackendImpl):
         for group in attn_metadata.groups:
             if number in group.layers:
                 edit_rows(
-                    group, number, group.depth, query, output.view(query.shape), CPUCache(kv_cache),
+                    group, number, query, output.view(query.shape), CPUCache(kv_cache),
                     self.scale, self.logits_soft_cap or None,
                 )  # fmt: skip
         return output

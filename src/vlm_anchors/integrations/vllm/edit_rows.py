@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...interventions.attention_view import AttentionView, Edit, spread_bias
+from ...interventions.attention_view import AttentionEdit, AttentionView, spread_bias
 from .row_plan import RowGroup
 
 
@@ -21,7 +21,6 @@ class PagedCache(Protocol):
 def edit_rows(
     group: RowGroup,
     layer: int,
-    depth: int,
     query: Float[Tensor, "t h d"],
     output: Float[Tensor, "t h d"],
     cache: PagedCache,
@@ -33,7 +32,6 @@ def edit_rows(
     Args:
         group: The text rows.
         layer: The layer, from 1.
-        depth: Number of layers.
         query: The step's queries, positions rotated in.
         output: What the engine's own kernel put out for every row; text rows of an edited layer are replaced.
         cache: The layer's keys and values, those of this step included.
@@ -42,10 +40,10 @@ def edit_rows(
     """
     rows = query[group.tokens].transpose(1, 2)
     view = AttentionView(
-        layer, depth, group.rows, group.visual, group.kept, group.memory, False, rows, cache.keys(group.blocks), group.row_mask,
+        layer, group.forward, group.rows, rows, cache.keys(group.blocks), group.row_mask,
         (group.visual.index, group.visual.valid), scale, softcap,
     )  # fmt: skip
-    edit = group.method.attention(view)
+    edit = group.forward.see(view)
     if edit is None:
         return
     new = (_edited(view, edit, group, cache)).transpose(1, 2).to(output.dtype)
@@ -55,7 +53,7 @@ def edit_rows(
         output[group.tokens[group.valid]] = new[group.valid]
 
 
-def _edited(view: AttentionView, edit: Edit, group: RowGroup, cache: PagedCache) -> Float[Tensor, "b h r d"]:
+def _edited(view: AttentionView, edit: AttentionEdit, group: RowGroup, cache: PagedCache) -> Float[Tensor, "b h r d"]:
     """softmax(scores + edit) values, for the text rows alone."""
     if edit.output is not None:
         return edit.output

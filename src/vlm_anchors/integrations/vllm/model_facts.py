@@ -66,7 +66,7 @@ class ModelFacts:
 
     def map_prompt(self, tokens: list[int], method: Method) -> PromptMap:
         """Where the images of a prompt stand. Warns where they leave the method nothing to act on."""
-        prompt = map_prompt(self.target, tokens, self.tokens_per_image, method.all_rows)
+        prompt = map_prompt(self.target, tokens, self.tokens_per_image, method.rows == "all")
         if len(prompt.visual):
             count = len(prompt.visual)
             valid = prompt.visual.new_ones(1, count).bool()

@@ -86,7 +86,7 @@ def map_prompt(
         target: The model's attention target.
         tokens: The prompt's token ids, each visual token with its placeholder.
         tokens_per_image: Visual tokens of each image, where all have as many; tells images that touch apart.
-        all_rows: Whether rows before the image are text rows as well (`Method.all_rows`).
+        all_rows: Whether rows before the image are text rows as well (`Method.rows`).
     """
     ids = torch.tensor(tokens)[None]
     marks = mark_ids(target, ids, _encoded(target, tokens, tokens_per_image))

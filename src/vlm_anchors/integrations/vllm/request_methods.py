@@ -6,7 +6,8 @@ from functools import lru_cache
 from typing import Any
 
 from ...errors import BadSetting, CannotAct
-from ...interventions.composition import choose
+from ...interventions.composition import compose
+from ...interventions.hooks import BEYOND
 from ...interventions.method import Method, name_of
 from . import ENVIRONMENT, METHOD_KEY
 
@@ -42,26 +43,27 @@ def parse_method(spec: str) -> Method | None:
     Raises:
         UserError: The method does not exist, or needs more than the attention of one pass.
     """
-    inside, prepares = choose(spec)
+    inside, prepares = compose(spec)
     if prepares is not None:
         raise CannotAct(
             f"{name_of(prepares)} inserts tokens into the prompt, which vLLM has made already when a method sees it. "
             "Run it through transformers."
         )
-    others = sorted(inside.active_hooks() - {"attention"})
+    others = sorted(hook for hook in BEYOND if inside.at(hook) is not None)
     if others:
         raise CannotAct(
             f"{name_of(inside)} needs the hooks {', '.join(others)}, and inside vLLM a method can edit attention only. "
-            f"{_instead(inside)}"
+            f"{_instead(name_of(inside))}"
         )
-    if getattr(inside, "refresh", "step") != "step":
+    part = inside.at("attention")
+    if part is not None and getattr(part.method, "refresh", "step") != "step":
         raise CannotAct(
             "refresh='prompt' keeps anchors from one step to the next, which vLLM cannot. Use refresh='step'."
         )
-    return inside if inside.active_hooks() else None
+    return None if part is None else part.method
 
 
-def _instead(method: Method) -> str:
-    if name_of(method) == "pai":
+def _instead(name: str) -> str:
+    if name == "pai":
         return "Set gamma=1: PAI without its image-free branch."
     return "Run it through transformers."

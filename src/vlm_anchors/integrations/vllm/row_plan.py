@@ -5,13 +5,15 @@ whole blocks of the cache), n blocks.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ...interventions.composition import Composition
+from ...interventions.forward_pass import ForwardState, GenerationState, Setup
 from ...interventions.method import Method
 from ...interventions.text_rows import TextRows, Visual
 from .request_table import AnchoredRequest
@@ -34,10 +36,13 @@ class RowGroup:
     blocks: Int[Tensor, "b n"]
     """Blocks of the cache that hold each request's keys."""
     row_mask: Float[Tensor, "b 1 r k"] | None
-    kept: dict[Any, Any] = field(default_factory=dict)
-    """What the method keeps from layer to layer in this step."""
-    memory: dict[Any, Any] = field(default_factory=dict)
-    """What elsewhere lives as long as a generation; here no longer than the step, as the next one has other requests."""
+
+    @cached_property
+    def forward(self) -> ForwardState:
+        """This step, with the method's states; the generation's lives no longer either, as the next has other requests."""
+        setup = Setup(Composition((self.method,)), self.depth, self.layers)
+        generation = GenerationState.born(setup, self.visual)
+        return ForwardState(generation, self.rows, generation.new_pass_states())
 
     @property
     def everywhere(self) -> bool:
