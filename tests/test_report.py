@@ -1,5 +1,6 @@
 """From records to tables: what is shown, what is compared with what, and what is refused."""
 
+import csv
 import json
 import re
 from html.parser import HTMLParser
@@ -8,11 +9,14 @@ import pytest
 
 from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import UnknownName
-from vlm_anchors.evaluation import published
+from vlm_anchors.evaluation import published, statistics
 from vlm_anchors.evaluation.benchmarks.base import BadData
+from vlm_anchors.evaluation.benchmarks.files import official_files
 from vlm_anchors.evaluation.reporting import html as report_page
+from vlm_anchors.evaluation.reporting import sheets
 from vlm_anchors.evaluation.reporting import tables as report
 from vlm_anchors.evaluation.reporting import text as report_text
+from vlm_anchors.evaluation.reporting.columns import columns
 
 
 def pope_records(method, rights, group="coco/random", decoding="greedy", seed=None, **more):
@@ -80,8 +84,9 @@ def test_every_format_says_protocol_dialect_unread_and_n(run):
             "120",
             "0.0 %",
             "unread",
-            "McNemar",
-            "f1 against none",
+            "McNemar, by question",
+            "p by image",
+            "against none",
             "bootstrap draws by image",
         ):
             assert words in text, words
@@ -189,7 +194,7 @@ def test_a_torn_last_line_is_left_out_and_said(tmp_path):
         lines.write('{"id": "coco/random/12", "ans')
     assert report.read_run(run).torn == 1
     (table,) = report.tables([run], draws=20)
-    assert "1 half-written line(s)" in table.notes[0]
+    assert any("1 half-written line(s)" in note for note in table.notes)
 
 
 def test_json_is_one_document_with_everything(run):
@@ -308,14 +313,155 @@ def test_many_methods_are_rows_on_a_narrow_terminal(tmp_path, width):
     assert drawn and max(map(len, drawn)) <= width
     words = [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in drawn]
     blocks = [cells for cells in words if cells[0] == "method"]
-    assert [name for cells in blocks for name in cells[1:]] == report_text.headings(table)[1:]
+    shown = columns(table, narrow="intervals of the other metrics" in text)
+    assert [name for cells in blocks for name in cells[1:]] == [column.head for column in shown][1:]
     for name in ("none", "clva"):
-        row = next(row for row in table.rows if row.method == name)
+        place = next(place for place, row in enumerate(table.rows) if row.method == name)
         found = [cells for cells in words if cells[0] == name]
-        assert [value for cells in found for value in cells[1:]] == report_text.cells(table, row)[1:]
+        assert [value for cells in found for value in cells[1:]] == [column.cells()[place] for column in shown][1:]
     assert len(blocks) == 1 or text.count("(continued)") == len(blocks) - 1
     folded = "".join(cells[0] for cells in words)
     assert all(folded.count(method) >= len(blocks) for method in MANY)
+
+
+FORMATS = (
+    report_text.markdown,
+    lambda made: report_text.terminal(made, 300),
+    report_page.page,
+    sheets.latex,
+    report.as_json,
+)
+
+
+def test_score_and_difference_stand_in_one_table_of_eighty_columns(run):
+    (table,) = report.tables([run], draws=50)
+    first, *more = report_text.terminal([table], width=80).split("(continued)")
+    assert all(words in first for words in ("f1 % ↑", "against none"))
+    assert len(more) <= 3
+
+
+def test_p_is_corrected_for_the_comparisons_of_a_table(tmp_path):
+    rights = {"none": 4, "clva": 8, "vcd": 7, "pai": 3}
+    records = [one for name, k in rights.items() for one in pope_records(name, [i % k > 0 for i in range(240)])]
+    (table,) = report.tables([write(tmp_path / "r", records)], draws=200)
+    gaps = [row.cells["accuracy"].difference for row in table.rows[1:]]
+    assert [gap.holm for gap in gaps] == pytest.approx(statistics.holm([gap.p for gap in gaps]))
+    assert all(gap.holm >= gap.p for gap in gaps)
+    assert "p (Holm)" in report_text.markdown([table])
+    two = report.tables([write(tmp_path / "two", records[:480])], draws=50)
+    assert two[0].rows[1].cells["f1"].difference.holm is None
+    assert "Holm" not in report_text.markdown(two)
+
+
+def test_the_best_is_bold_and_the_second_underlined(tmp_path):
+    rights = {"none": 4, "clva": 8, "vcd": 6}
+    records = [one for name, k in rights.items() for one in pope_records(name, [i % k > 0 for i in range(240)])]
+    (table,) = report.tables([write(tmp_path / "r", records)], draws=50, metrics=["accuracy"])
+    assert "| clva | **87.50** [" in report_text.markdown([table])
+    assert "| vcd | <u>83.33</u> [" in report_text.markdown([table])
+    assert "| none | 75.00 [" in report_text.markdown([table])
+    assert "<strong>87.50</strong>" in report_page.page([table]) and "<u>83.33</u>" in report_page.page([table])
+    assert r"\textbf{87.50}" in sheets.latex([table]) and r"\underline{83.33}" in sheets.latex([table])
+
+
+def test_metrics_are_chosen_and_ordered(run):
+    (table,) = report.tables([run], draws=50, metrics=["yes_ratio", "accuracy"])
+    assert [metric.name for metric in table.metrics] == ["yes_ratio", "accuracy"]
+    with pytest.raises(UnknownName, match="No metric 'acuracy'. Did you mean 'accuracy'"):
+        report.tables([run], draws=50, metrics=["acuracy"])
+
+
+def test_numbers_for_programs_have_the_unit_of_their_name(run):
+    (table,) = report.tables([run], draws=50)
+    one = table.values()[1]
+    assert one["accuracy %"] == pytest.approx(87.5) and one["accuracy % against none"] == pytest.approx(12.5)
+    assert {metric.unit for metric in table.metrics} <= {"percent", "points"}
+    rows = list(csv.DictReader(sheets.comma_separated([table]).splitlines()))
+    assert [row["method"] for row in rows] == ["none", "clva"]
+    assert float(rows[1]["accuracy %"]) == pytest.approx(87.5)
+    pytest.importorskip("pandas")
+    frame = table.to_dataframe()
+    assert list(frame["method"]) == ["none", "clva"]
+    assert frame["accuracy %"].tolist() == pytest.approx([75.0, 87.5])
+
+
+def test_another_models_run_is_compared_on_the_same_questions(tmp_path):
+    one = write(tmp_path / "a", pope_records("none", [i % 8 > 0 for i in range(120)]), model="A")
+    two = write(tmp_path / "b", pope_records("none", [i % 4 > 0 for i in range(120)]), model="B")
+    (table,) = report.tables([one], against=str(two), draws=50)
+    gap = table.rows[0].cells["accuracy"].difference
+    assert (gap.value, gap.n, gap.won) == (pytest.approx(12.5), 120, 15)
+    assert "against B" in report_text.markdown([table])
+    with pytest.raises(BadData, match="would be compared with itself"):
+        report.tables([one], against=str(one), draws=50)
+    other = [dict(record, truth={"label": "yes"}) for record in pope_records("none", [True] * 120)]
+    with pytest.raises(BadData, match="answers another question"):
+        report.tables([one], against=str(write(tmp_path / "c", other)), draws=50)
+    mme = write(tmp_path / "d", pope_records("none", [True] * 12), benchmark="mme")
+    with pytest.raises(BadData, match="answers mme, not pope"):
+        report.tables([one], against=str(mme), draws=50)
+
+
+def test_an_unfinished_run_says_so_in_every_format(tmp_path):
+    run = write(tmp_path / "r", pope_records("none", [True] * 18), questions=36)
+    made = report.tables([run], draws=20)
+    for form in FORMATS:
+        assert "18 of 36" in form(made)
+    assert "36" in sheets.comma_separated(made)
+
+
+def test_gibberish_is_seen_where_a_dialect_reads_everything(tmp_path):
+    records = pope_records("none", [True] * 60)
+    for record in records[:30]:
+        record["answer"] = "the the wood"
+    (table,) = report.tables([write(tmp_path / "r", records)], draws=20)
+    assert (table.rows[0].unread, table.rows[0].wordless) == (0, 0.5)
+    for form in FORMATS[:3]:
+        text = form([table])
+        assert "no yes/no" in text and "50.0 %" in text
+        assert "Warning: 50.0 % of the answers of none hold no yes or no word, and dialect pope reads" in text
+    (strict,) = report.tables([write(tmp_path / "s", records, benchmark="pope:dialect=strict")], draws=20)
+    assert strict.rows[0].wordless is None
+    assert "no yes/no" not in report_text.markdown([strict])
+
+
+def test_few_images_and_undefined_draws_are_told(tmp_path):
+    records = pope_records("none", [True] * 30)
+    for record in records:
+        record["answer"] = "Yes" if record["id"].endswith("/1") else "No"
+    (table,) = report.tables([write(tmp_path / "r", records)], draws=200)
+    assert "Warning: 5 images. With fewer than 30, intervals are too short" in " ".join(table.notes)
+    assert re.search(r"precision is undefined in up to \d+\.\d % of the draws", " ".join(table.notes))
+
+
+def test_the_version_is_named_only_where_the_hash_is_known(tmp_path, run):
+    assert report.tables([run], draws=20)[0].version == "your file, 120 questions"
+    known = next(sha for sha, one in official_files().items() if one["benchmark"] == "pope")
+    official = write(tmp_path / "o", pope_records("none", [True] * 12), data_sha256=known)
+    assert report.tables([official], draws=20)[0].version.startswith("version 2023-10")
+
+
+def test_the_page_says_what_it_was_made_with_and_what_it_draws(tmp_path):
+    info = {
+        "date": "2026-11-28",
+        "commit": "abc",
+        "device": "a card",
+        "versions": {"torch": "2.9", "transformers": "5.23"},
+    }
+    run = write(tmp_path / "r", pope_records("none", [True] * 12), model="scenes", **info)
+    text = report_page.page(report.tables([run], draws=20))
+    assert "2026-11-28, commit abc, a card, torch 2.9, transformers 5.23" in text
+    assert "<figcaption>f1 % ↑</figcaption>" in text
+    assert "published figures" not in text
+
+
+def test_test_splits_keep_their_answer_file(tmp_path, capsys):
+    record = {**pope_records("none", [True])[0], "id": "7", "truth": {"answers": []}, "question": "What?"}
+    run = write(tmp_path / "r", [record], benchmark="vqav2")
+    assert main(["report", str(run), "--answers", str(tmp_path / "answers")]) == 0
+    assert "known to its server alone" in capsys.readouterr().err
+    assert list((tmp_path / "answers").rglob("answers.json"))
+    assert main(["report", str(run)]) == 2
 
 
 def test_what_fits_stays_one_table(run):

@@ -155,6 +155,82 @@ def test_seeds_are_averaged():
     assert st.average([{"f1": None}, {"f1": 0.7}])["f1"] == (None, None)
 
 
+def few_yes(rng, n, right, says_yes):
+    """Answers that are seldom yes: precision and F1 are undefined in some draws."""
+    made = records([rng.random() < right for _ in range(n)], per_image=1)
+    return [dict(one, answer="yes" if rng.random() < says_yes else "no") for one in made]
+
+
+def test_value_interval_and_difference_are_of_one_estimator():
+    """The mean over seeds; pooled counts of seeds that say yes unequally often give another F1."""
+    rng = random.Random(4)
+    runs = [few_yes(rng, 90, 0.7, share) for share in (0.1, 0.9)]
+    other = [few_yes(rng, 90, 0.7, 0.5)]
+    value = st.average([Pope().score(each).metrics for each in runs])["f1"][0]
+    pooled = Pope().score([dict(one, id=f"{n}/{one['id']}") for n, each in enumerate(runs) for one in each]).metrics["f1"]
+    assert abs(value - pooled) > 0.03
+    gap = st.difference(Pope(), runs, other, "f1", draws=100)
+    assert gap.value == pytest.approx(value - Pope().score(other[0]).metrics["f1"], abs=1e-12)
+    got = st.intervals(Pope(), runs, draws=300)["f1"]
+    assert got.low < value < got.high
+    # Literally: each draw's metric of each seed, averaged.
+    weights = next(st.draws_of(90, 20, 0))
+    drawn = [metrics["f1"] for metrics in st.Tally(Pope(), runs, st.clusters_of(Pope(), runs[0])).draws(weights)]
+    for row, found in zip(weights, drawn, strict=True):
+        seeds = []
+        for each in runs:
+            many = [dict(one, id=f"{one['id']}/{k}") for one, times in zip(each, row, strict=True) for k in range(int(times))]
+            seeds.append(Pope().score(many).metrics["f1"])
+        assert found == pytest.approx(sum(seeds) / 2)
+
+
+def test_draws_that_are_undefined_widen_the_interval_and_are_told():
+    one_yes = [dict(record, answer="yes" if record["id"] == "1" else "no") for record in records([True] * 20, per_image=1)]
+    got = st.intervals(Pope(), [one_yes], draws=1000)["precision"]
+    assert got.undefined == pytest.approx((1 - 1 / 20) ** 20, abs=0.05)
+    assert (got.low, got.high) == (0.0, 1.0)
+    assert st.intervals(Pope(), [one_yes], draws=100)["accuracy"].undefined == 0
+    other = [dict(record, answer="no") for record in one_yes[:1]] + [dict(one_yes[1], answer="yes"), *one_yes[2:]]
+    assert st.difference(Pope(), [one_yes], [other], "precision", draws=200).p == 1.0
+
+
+def test_undefined_draws_by_hand():
+    assert st.middle([1.0, 2.0, 3.0], 0.5) == st.Interval(1.5, 2.5)
+    assert st.middle([0.4, 0.5, 0.6], 0.5, 4, (0.0, 1.0)) == st.Interval(pytest.approx(0.3), pytest.approx(0.7), 0.25)
+    assert st.middle([1.0] * 999, 0.95, 1000, None) == st.Interval(1.0, 1.0, pytest.approx(0.001))
+    assert st.middle([1.0, 2.0], 0.95, 4, None) is None
+    assert st.middle([], 0.95, 10, (0.0, 1.0)) is None
+    assert st.sign_p([1.0] * 99) == pytest.approx(2 / 100)
+    assert st.sign_p([1.0] * 90, 99) == pytest.approx(2 * 10 / 100)
+
+
+@pytest.mark.parametrize(
+    ("ps", "corrected"),
+    [
+        ([], []),
+        ([0.04], [0.04]),
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
+        ([0.5, 0.6], [1.0, 1.0]),
+        ([0.01, 0.01, 0.2], [0.03, 0.03, 0.2]),
+    ],
+)
+def test_holm_by_hand(ps, corrected):
+    assert st.holm(ps) == pytest.approx(corrected)
+
+
+def test_mcnemar_finds_too_much_where_an_images_answers_are_alike():
+    """Two runs without a difference whose answers are right or wrong by image: 5 % is promised."""
+    mcnemar, by_image = 0, 0
+    for trial in range(60):
+        rng = random.Random(trial)
+        one, two = (records([right for _ in range(40) for right in [rng.random() < 0.7] * 6]) for _ in range(2))
+        gap = st.difference(Pope(), [one], [two], "accuracy", draws=200, seed=trial)
+        mcnemar += gap.mcnemar < 0.05
+        by_image += gap.p < 0.05
+    assert mcnemar >= 15
+    assert by_image <= 9
+
+
 def test_pairs_of_mme_stay_together():
     rows = []
     for i in range(40):

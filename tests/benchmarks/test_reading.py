@@ -79,6 +79,23 @@ def test_vcd_needs_the_label():
         parse_yes_no("yes", "vcd")
 
 
+@pytest.mark.parametrize(
+    ("answer", "read"),
+    [
+        ("是", "yes"), ("是的，图中有一只狗。", "yes"), ("有", "yes"), ("对。", "yes"),
+        ("图片中有一只狗。", "yes"),
+        ("否", "no"), ("不是", "no"), ("没有，图中只有一只猫", "no"), ("图片中没有狗。", "no"), ("不，图中有猫", "no"),
+        ("無", "no"),
+        ("Yes", "yes"), ("No.", "no"), ("yes, 是", "yes"), ("图中有狗，没有猫", "yes"), ("不存在", "no"),
+        ("是否有狗", None), ("无法确定", None), ("不确定", None), ("有没有狗？", None),
+        ("我看到一只猫", None), ("nothing", None), ("", None),
+        ("有没有狗？没有", "no"),
+    ],
+)  # fmt: skip
+def test_chinese(answer, read):
+    assert parse_yes_no(answer, "chinese") == read
+
+
 def test_every_dialect_names_its_script():
     assert all(len(words) > 20 for words in YES_NO_DIALECTS.values())
 

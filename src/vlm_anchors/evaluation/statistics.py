@@ -1,10 +1,15 @@
-"""How sure a number is: bootstrap by image, paired differences, McNemar's exact test, several seeds.
+"""How sure a number is: bootstrap by image, paired differences, McNemar's exact test, several seeds, several comparisons.
 
 Questions about one image are not independent, so images are drawn, not questions (Efron 1979; clusters as in Davison and
 Hinkley 1997, 3.8). Scores are formulas over sums of counts (benchmarks/base.py): one draw is one weighted sum.
 
+With several seeds there is one estimator: the mean over seeds of a metric. Its interval and differences are of that mean.
+A draw in which a metric is undefined (nothing to divide by) may lie anywhere: it counts at both ends of an interval and on
+both sides of zero.
+
 McNemar 1947, exact: of the questions two runs disagree on, p = P(at least as uneven a split | a fair coin). It takes
-questions as independent; the bootstrap's p does not. Both are shown.
+questions as independent, and finds too much where an image's answers are alike; the bootstrap's p does not. Holm 1979
+corrects for the number of comparisons.
 """
 
 import math
@@ -21,21 +26,25 @@ if TYPE_CHECKING:
 DRAWS = 1000
 LEVEL = 0.95
 CHUNK = 100  # draws held in memory at once
+FEW = 30
+"""Images below which percentile intervals are known to be short: at 20 images, 92 % of them cover instead of 95 %."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where the middle `LEVEL` of the draws lies."""
+    """Where the middle `LEVEL` of the draws lies. undefined: the share of draws in which the metric is undefined."""
 
     low: float
     high: float
+    undefined: float = 0.0
 
 
 @dataclass(frozen=True)
 class Difference:
     """This run minus the other, on the questions both answered.
 
-    p: two-sided, from the bootstrap by image. mcnemar: exact, where every answer is plainly right or wrong and each
+    p: two-sided, from the bootstrap by image. holm: p corrected for the comparisons of a table, where there are several.
+    mcnemar: exact, by question, where every answer is plainly right or wrong and each
     run has one seed; won and lost are the questions only this run, or only the other, got right.
     """
 
@@ -46,10 +55,11 @@ class Difference:
     won: int
     lost: int
     n: int
+    holm: float | None = None
 
 
 class Tally:
-    """Counts by cluster, group and key, averaged over seeds; clusters are kept in a given order."""
+    """Counts of each seed by cluster, group and key; clusters are kept in a given order."""
 
     def __init__(
         self,
@@ -58,33 +68,62 @@ class Tally:
         clusters: Sequence[str],
         known: "Known | None" = None,
     ):
-        import numpy as np
-
         self.benchmark = benchmark
-        place = {cluster: i for i, cluster in enumerate(clusters)}
-        cells: dict[tuple[str, str], np.ndarray] = {}
         self.right: dict[str, float] = {}
+        self.seeds: list[tuple[list[tuple[str, str]], np.ndarray]] = []
+        place = {cluster: i for i, cluster in enumerate(clusters)}
         for records in runs:
-            for record, counts in zip(records, counted(benchmark, records, known), strict=True):
-                row = place[benchmark.cluster(record)]
-                self.right[record["id"]] = (
-                    self.right.get(record["id"], 0.0) + counts["right"] if "right" in counts else math.nan
-                )
-                for key, value in counts.items():
-                    cell = (record["group"], key)
-                    if cell not in cells:
-                        cells[cell] = np.zeros(len(clusters))
-                    cells[cell][row] += value / len(runs)
-        self.cells = list(cells)
-        self.table = np.stack([cells[cell] for cell in self.cells], axis=1)
+            counts = counted(benchmark, records, known)
+            self.seeds.append(_table(benchmark, records, counts, place))
+            for record, each in zip(records, counts, strict=True):
+                self.right[record["id"]] = self.right.get(record["id"], 0.0) + each.get("right", math.nan)
 
-    def metrics(self, sums: "np.ndarray") -> Metrics | None:
-        """The formulas over one draw's sums; None where nothing was drawn."""
+    def draws(self, weights: "np.ndarray") -> Iterator[Metrics]:
+        """The mean over seeds of each metric in each draw; a row of `weights` says how often each cluster is in it."""
+        sums = [(cells, (weights @ table).tolist()) for cells, table in self.seeds]
+        for draw in range(len(weights)):
+            yield mean_of([self._metrics(cells, rows[draw]) for cells, rows in sums])
+
+    def whole(self) -> Metrics:
+        """The mean over seeds of each metric, every cluster once."""
+        return mean_of([self._metrics(cells, table.sum(0).tolist()) for cells, table in self.seeds])
+
+    def _metrics(self, cells: Sequence[tuple[str, str]], sums: Sequence[float]) -> Metrics:
+        """The formulas over one seed's sums; nothing where nothing was drawn."""
         parts: dict[str, dict[str, float]] = {}
-        for (group, key), value in zip(self.cells, sums.tolist(), strict=True):
+        for (group, key), value in zip(cells, sums, strict=True):
             parts.setdefault(group, {})[key] = value
         parts = {group: counts for group, counts in parts.items() if counts.get("n", counts.get("responses", 1)) > 0}
-        return self.benchmark.formulas(parts) if parts else None
+        return self.benchmark.formulas(parts) if parts else {}
+
+
+def _table(
+    benchmark: Benchmark, records: Sequence[Record], counts: Sequence[Counts], place: Mapping[str, int]
+) -> "tuple[list[tuple[str, str]], np.ndarray]":
+    """((group, key) of each column, sums of a cluster in each row)."""
+    import numpy as np
+
+    cells: dict[tuple[str, str], np.ndarray] = {}
+    for record, each in zip(records, counts, strict=True):
+        row = place[benchmark.cluster(record)]
+        for key, value in each.items():
+            cell = (record["group"], key)
+            if cell not in cells:
+                cells[cell] = np.zeros(len(place))
+            cells[cell][row] += value
+    return list(cells), np.stack(list(cells.values()), axis=1)
+
+
+def mean_of(seeds: Sequence[Metrics]) -> Metrics:
+    """The mean over seeds of each metric; None where one seed's is undefined."""
+    if len(seeds) == 1:
+        return seeds[0]
+    names = dict.fromkeys(name for metrics in seeds for name in metrics)
+    values = {name: [metrics.get(name) for metrics in seeds] for name in names}
+    return {
+        name: None if None in each else math.fsum(v for v in each if v is not None) / len(each)
+        for name, each in values.items()
+    }
 
 
 Known: TypeAlias = dict[int, tuple[Sequence[Record], list[Counts]]]
@@ -126,13 +165,16 @@ def intervals(
     check(draws, level)
     clusters = clusters_of(benchmark, runs[0])
     tally = Tally(benchmark, runs, clusters, known)
-    found: dict[str, list[float]] = {metric.name: [] for metric in benchmark.metrics_of}
-    for weights in draws_of(len(clusters), draws, seed):
-        for sums in weights @ tally.table:
-            for name, value in (tally.metrics(sums) or {}).items():
-                if value is not None:
-                    found[name].append(value)
-    return {name: middle(values, level) if len(clusters) > 1 else None for name, values in found.items()}
+    limits = {metric.name: metric.limits for metric in benchmark.metrics_of}
+    found: dict[str, list[float]] = {}
+    if len(clusters) > 1:
+        found = {name: [] for name, value in tally.whole().items() if value is not None}
+    for weights in draws_of(len(clusters), draws, seed) if found else ():
+        for metrics in tally.draws(weights):
+            for name, values in found.items():
+                if (value := metrics.get(name)) is not None:
+                    values.append(value)
+    return {name: middle(found.get(name, []), level, draws, limits[name]) for name in limits}
 
 
 def difference(
@@ -164,18 +206,23 @@ def differences(
         return {}
     clusters = clusters_of(benchmark, runs[0])
     here, there = Tally(benchmark, runs, clusters, known), Tally(benchmark, others, clusters, known)
-    values = _gaps(here.metrics(here.table.sum(0)), there.metrics(there.table.sum(0)))
+    values = _gaps(here.whole(), there.whole())
+    spans = {metric.name: metric.limits and metric.limits[1] - metric.limits[0] for metric in benchmark.metrics_of}
     drawn: dict[str, list[float]] = {name: [] for name in values}
-    for weights in draws_of(len(clusters), draws, seed) if len(clusters) > 1 else ():
-        for one, two in zip(weights @ here.table, weights @ there.table, strict=True):
-            for name, gap in _gaps(here.metrics(one), there.metrics(two)).items():
-                drawn.setdefault(name, []).append(gap)
+    many = draws if len(clusters) > 1 else 0
+    for weights in draws_of(len(clusters), many, seed):
+        for one, two in zip(here.draws(weights), there.draws(weights), strict=True):
+            for name, gap in _gaps(one, two).items():
+                if name in drawn:
+                    drawn[name].append(gap)
     won, lost, plain = _disagreements(here, there, len(runs) == len(others) == 1)
     test, n = mcnemar(won, lost) if plain else None, len(runs[0])
-    return {
-        name: Difference(value, middle(drawn[name], level), sign_p(drawn[name]), test, won, lost, n)
-        for name, value in values.items()
-    }
+    found = {}
+    for name, value in values.items():
+        limits = None if (span := spans.get(name)) is None else (-span, span)
+        interval = middle(drawn[name], level, many, limits)
+        found[name] = Difference(value, interval, sign_p(drawn[name], many), test, won, lost, n)
+    return found
 
 
 def shared(runs: Sequence[Sequence[Record]], first: int) -> tuple[list[Sequence[Record]], list[Sequence[Record]]]:
@@ -192,8 +239,7 @@ def shared(runs: Sequence[Sequence[Record]], first: int) -> tuple[list[Sequence[
     return kept[:first], kept[first:]
 
 
-def _gaps(one: Metrics | None, two: Metrics | None) -> dict[str, float]:
-    one, two = one or {}, two or {}
+def _gaps(one: Metrics, two: Metrics) -> dict[str, float]:
     both = {name: (here, two.get(name)) for name, here in one.items()}
     return {name: here - there for name, (here, there) in both.items() if here is not None and there is not None}
 
@@ -211,21 +257,56 @@ def mcnemar(won: int, lost: int) -> float:
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
 
 
-def sign_p(gaps: Sequence[float]) -> float | None:
-    """Two-sided p from draws of a difference: how rarely it falls on the other side of zero, never 0."""
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p-values of several comparisons, corrected so that the chance of one false find stays below the level (Holm 1979).
+
+    The k-th smallest of m is multiplied by m - k + 1, and none is smaller than the one before it.
+    """
+    order = sorted(range(len(ps)), key=ps.__getitem__)
+    corrected, largest = [0.0] * len(ps), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def sign_p(gaps: Sequence[float], draws: int | None = None) -> float | None:
+    """Two-sided p from draws of a difference: how rarely it falls on the other side of zero, never 0.
+
+    `draws` is how many were made; those that are undefined count on both sides.
+    """
     if not gaps:
         return None
+    draws = len(gaps) if draws is None else draws
+    undefined = draws - len(gaps)
     below, above = sum(gap <= 0 for gap in gaps), sum(gap >= 0 for gap in gaps)
-    return min(1.0, 2 * (min(below, above) + 1) / (len(gaps) + 1))
+    return min(1.0, 2 * (min(below, above) + undefined + 1) / (draws + 1))
 
 
-def middle(values: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """The percentile interval of draws."""
+def middle(
+    values: Sequence[float], level: float = LEVEL, draws: int | None = None, limits: tuple[float, float] | None = None
+) -> Interval | None:
+    """The percentile interval of draws.
+
+    Args:
+        values: The draws in which the metric is defined.
+        level: The share of draws inside.
+        draws: How many draws were made; the others count at both ends.
+        limits: The smallest and the largest value the metric can have, where there are such.
+
+    Returns:
+        None where nothing was drawn, or an end would lie among undefined draws of a metric without limits.
+    """
     if not values:
         return None
-    ordered = sorted(values)
-    tail = (1 - level) / 2
-    return Interval(quantile(ordered, tail), quantile(ordered, 1 - tail))
+    undefined = (len(values) if draws is None else draws) - len(values)
+    lowest, highest = limits or (-math.inf, math.inf)
+    ordered, tail = sorted(values), (1 - level) / 2
+    low = quantile([lowest] * undefined + ordered, tail)
+    high = quantile(ordered + [highest] * undefined, 1 - tail)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return None
+    return Interval(low, high, undefined / (len(values) + undefined))
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
@@ -233,6 +314,8 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     place = share * (len(ordered) - 1)
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
+    if place == low:
+        return ordered[low]
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 

@@ -11,7 +11,7 @@ from .calibrating import calibrate
 from .catalogues import benchmarks, families, methods
 from .diagnosing import diagnose
 from .drawing import scenes
-from .evaluating import evaluate, lmms_task, report
+from .evaluating import evaluate, lmms_task, report, unpack
 from .exporting import export_vllm
 from .judging import judge
 from .looking import look
@@ -65,7 +65,14 @@ def _root(
 
 HEADINGS: dict[str, dict[str, Any]] = {
     "Ask and look": {"ask": ask, "compare": compare, "look": look, "app": serve},
-    "Measure": {"eval": evaluate, "judge": judge, "report": report, "bench": bench, "lmms-task": lmms_task},
+    "Measure": {
+        "eval": evaluate,
+        "judge": judge,
+        "report": report,
+        "bench": bench,
+        "lmms-task": lmms_task,
+        "unpack": unpack,
+    },
     "Fit to a model": {
         "diagnose": diagnose,
         "calibrate": calibrate,

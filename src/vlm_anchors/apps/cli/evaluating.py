@@ -132,9 +132,17 @@ def _questions(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that eval wrote.")],
     against: Annotated[
-        str, typer.Option("--against", metavar="METHOD", help="What methods are compared with.")
+        str,
+        typer.Option(
+            "--against", metavar="METHOD_OR_RUN", help="What is compared with: a method, or another model's RUN."
+        ),
     ] = "none",
-    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, md, json or html.")] = "table",
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", metavar="NAMES", help="accuracy,f1: those, in that order. Default: all.")
+    ] = None,
+    format: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="table, md, latex, csv, json or html.")
+    ] = "table",
     out: Annotated[Path | None, outputs.file(help="Write there instead of stdout.")] = None,
     answers: Annotated[
         Path | None,
@@ -146,9 +154,11 @@ def report(
 
     Intervals, paired differences, unread answers; a row a method.
     """
+    from ...durable import write_whole
     from ...errors import UnknownName
+    from ...evaluation.benchmarks.official import ScoredElsewhere
     from ...evaluation.reporting import html as report_page
-    from ...evaluation.reporting import tables
+    from ...evaluation.reporting import sheets, tables
     from ...evaluation.reporting import text as report_text
     from ...registry import did_you_mean
 
@@ -159,17 +169,40 @@ def report(
 
     forms: dict[str, Any] = {
         "table": report_text.terminal, "md": report_text.markdown, "json": with_runs, "html": report_page.page,
+        "latex": sheets.latex, "csv": sheets.comma_separated,
     }  # fmt: skip
     if format not in forms:
         raise UnknownName(f"No format {format!r}.{did_you_mean(format, forms)}")
     if answers:  # before the tables, which a judge may have to come before
         _write_answers(runs, answers)
-    text = forms[format](tables.tables(runs, against=against))
+    names = [name.strip() for name in (metrics or "").split(",") if name.strip()]
+    try:
+        text = forms[format](tables.tables(runs, against=against, metrics=names))
+    except ScoredElsewhere as error:
+        if not answers:
+            raise
+        print(error, file=sys.stderr)  # the file that its server takes is written
+        return
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, "utf-8")
+        write_whole(out, text)
     else:
         typer.echo(text, nl=not text.endswith("\n"))
+
+
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="MMBench's TSV, which holds its images.")],
+    out: Annotated[Path, outputs.folder(help="Folder of the images, for eval's --images.")],
+    debug: options.Debug = False,
+) -> None:
+    """Write the images inside an MMBench file into a folder."""
+    from ...evaluation.benchmarks.choice import unpack_images
+
+    count = unpack_images(file, out)
+    print(
+        f"{count} images lie in {out}. Next: vlm-anchors eval mmbench --data {file} --images {out} --out RUN",
+        file=sys.stderr,
+    )
 
 
 def _write_answers(runs: list[Path], folder: Path) -> None:

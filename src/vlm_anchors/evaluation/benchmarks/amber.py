@@ -18,7 +18,7 @@ from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record,
 from .files import of_split, read_list, read_object, read_text, rows, unique
 from .language import nltk_nouns, nltk_version, spacy_similar
 from .official import in_file_order, json_array
-from .parsing import WITHOUT_LABEL, parse_yes_no
+from .parsing import WITHOUT_LABEL, parse_yes_no, wordless
 from .schema import LABEL, LABELLED, NUMBER, WORDS, Schema, list_of, short, words_of
 
 GROUPS = {
@@ -209,6 +209,7 @@ def question_counts(record: Record, dialect: str) -> Counts:
         "no": int(label == "no"),
         "no_found": int(label == read == "no"),
         "said_no": int(read == "no"),
+        **wordless(record["answer"], dialect),
     }
 
 

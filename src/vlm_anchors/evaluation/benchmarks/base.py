@@ -8,7 +8,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -53,11 +53,23 @@ class Question:
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a benchmark. unit "fraction" is 0..1 and shown times 100; "percent" and "points" are shown as they are."""
+    """One number of a benchmark.
+
+    unit: "fraction" is 0..1 and shown times 100; "percent" and "points" are shown as they are. bounded: a fraction or percent
+    lies between 0 and 1, or 100.
+    """
 
     name: str
     better: Literal["higher", "lower", "neither"]
     unit: Literal["fraction", "percent", "points"] = "fraction"
+    bounded: bool = True
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The smallest and the largest value there can be; None where there are none."""
+        if not self.bounded or self.unit == "points":
+            return None
+        return 0.0, 100.0 if self.unit == "percent" else 1.0
 
     def shown(self, value: float | None) -> float | None:
         """The value as tables show it."""
@@ -66,17 +78,17 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """Numbers on the scale of the official script. None: undefined, the official script divides by zero there."""
+    """Numbers on the scale of the official script. None: undefined, the official script divides by zero there.
+
+    wordless: answers without a yes or no word, where the dialect reads every answer; None where it does not.
+    """
 
     metrics: Metrics
     n: int
     unread: int
     parts: Mapping[str, "Score"] = field(default_factory=dict)
     note: str = ""
-
-    @property
-    def unread_share(self) -> float:
-        return self.unread / self.n if self.n else 0.0
+    wordless: int | None = None
 
 
 class Benchmark(ABC):
@@ -186,12 +198,13 @@ def score(benchmark: Benchmark, records: Sequence[Record], counts: Sequence[Coun
     if len(groups) > 1:
         parts = {group: _one(benchmark, {group: sums[group]}, len(rows)) for group, rows in groups.items()}
     whole = _one(benchmark, sums, len(records))
-    return Score(whole.metrics, whole.n, whole.unread, parts, benchmark.remark_on(records))
+    return replace(whole, parts=parts, note=benchmark.remark_on(records))
 
 
 def _one(benchmark: Benchmark, sums: Mapping[str, Counts], n: int) -> Score:
     unread = sum(int(counts.get("unread", 0)) for counts in sums.values())
-    return Score(benchmark.formulas(sums), n, unread, note=benchmark.remark())
+    known = [int(counts["wordless"]) for counts in sums.values() if "wordless" in counts]
+    return Score(benchmark.formulas(sums), n, unread, note=benchmark.remark(), wordless=sum(known) if known else None)
 
 
 def total(counts: Iterable[Mapping[str, float]]) -> Counts:

@@ -10,7 +10,7 @@ English. Never mix: objects counted by one, captions by another. Quirks kept und
 never found, "ties" is no tie. Falls as captions get shorter: read recall and length beside it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path

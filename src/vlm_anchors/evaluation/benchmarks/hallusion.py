@@ -17,7 +17,7 @@ from pathlib import Path
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, switch
 from .files import of_split, question_files, rows, unique
 from .official import json_array
-from .parsing import WITHOUT_LABEL, parse_yes_no
+from .parsing import WITHOUT_LABEL, parse_yes_no, wordless
 from .schema import KEY, LABELLED, TEXT, WORDS, Schema, nullable, optional, words_of
 
 FIELDS = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
@@ -56,7 +56,7 @@ class Hallusion(Benchmark):
         Metric("easy_acc", "higher", "percent"),
         Metric("hard_acc", "higher", "percent"),
         Metric("inconsistent", "lower", "percent"),
-        Metric("yes_difference", "neither"),
+        Metric("yes_difference", "neither", bounded=False),
         Metric("false_positive_ratio", "neither"),
     )
     truth = Schema(LABELLED.fields, **dict.fromkeys(FIELDS, WORDS))
@@ -101,6 +101,7 @@ class Hallusion(Benchmark):
                 "label_yes": int(record["truth"]["label"] == "yes"),
                 "said_yes": int(ok == (record["truth"]["label"] == "yes")),
                 "wrong_no": int(not ok and record["truth"]["label"] == "no"),
+                **wordless(record["answer"], self.dialect),
             }
             for record, value, ok in zip(records, judged, right, strict=True)
         ]

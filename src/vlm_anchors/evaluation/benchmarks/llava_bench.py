@@ -30,7 +30,7 @@ class LlavaBench(Benchmark):
     licence = "not confirmed"
     note = "The number depends on the judge, which tables name with its dates. Without reviews there is only the answer file."
     metrics_of = (
-        Metric("relative", "higher", "percent"),
+        Metric("relative", "higher", "percent", bounded=False),
         Metric("reference_mark", "neither", "points"),
         Metric("mark", "higher", "points"),
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, ratio
 from .files import of_split, question_files, read_text, unique
 from .official import by_group
-from .parsing import WITHOUT_LABEL, parse_yes_no
+from .parsing import WITHOUT_LABEL, parse_yes_no, wordless
 from .schema import LABELLED, short
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
@@ -87,6 +87,7 @@ class Mme(Benchmark):
                 "pairs": 0.5,
                 "both": 0.5 * (both[pair_of(record)] == 2),
                 "unread": int(parse_yes_no(record["answer"], self.dialect) is None),
+                **wordless(record["answer"], self.dialect),
             }
             for record, ok in zip(records, right, strict=True)
         ]

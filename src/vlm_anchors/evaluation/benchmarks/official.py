@@ -9,6 +9,10 @@ from typing import Any
 from .base import BadData, Record
 
 
+class ScoredElsewhere(BadData):
+    """Answers to a test split, which its server alone can score."""
+
+
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     """One JSON object a line."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -40,9 +44,9 @@ def by_group(records: Sequence[Record]) -> dict[str, list[Record]]:
     return {group: in_file_order(members) for group, members in groups.items()}
 
 
-def scored_elsewhere(name: str) -> BadData:
+def scored_elsewhere(name: str) -> ScoredElsewhere:
     """Why there is no score: answers to a test split are known to its server alone."""
-    return BadData(
+    return ScoredElsewhere(
         f"The answers to this split of {name} are known to its server alone. Write the file it takes with "
         f"vlm-anchors report RUN --answers DIR, and send it there."
     )

@@ -19,8 +19,11 @@ YES_NO_DIALECTS = {
     "lmms-mme": "lmms-eval mme: as mme, after stripping blanks and full stops; a single y or n counts",
     "vlmevalkit": "VLMEvalKit YOrN_Extraction: exactly one of the words yes and no, punctuation aside",
     "amber": "AMBER inference.py: exactly 'Yes' or 'No'",
+    "chinese": "ours: the first clause with 是, 有 or 对 (yes), 否, 没有 or 不 (no), or English yes or no; both in it: unread",
     "strict": "ours: starts with the word yes or no, and the other word does not follow in the same sentence",
 }
+READS_ALL = ("pope", "opera", "vcd")
+"""Dialects that read every answer as yes or no, gibberish too."""
 WITHOUT_LABEL = [name for name in YES_NO_DIALECTS if name != "vcd"]
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
@@ -91,6 +94,32 @@ def _strict(text: str) -> str | None:
     return None if other in words else words[0]
 
 
+# Longest first, so that 没有 is not taken for 有 nor 不是 for 是.
+_CHINESE = {
+    "asks": "是否|有没有|是不是|有无|能否",
+    "unsure": "不确定|不清楚|不知道|不一定|无法|看不出|看不清",
+    "no": r"不是|没有|不存在|不对|不正确|错误|否|没|無|无|不|\bno\b|\bnot\b",
+    "yes": r"是的|有的|正确|存在|是|有|对|對|\byes\b",
+}
+_CHINESE_WORD = re.compile("|".join(f"(?P<{kind}>{words})" for kind, words in _CHINESE.items()))
+
+
+def _chinese(text: str) -> str | None:
+    for clause in re.split(r"[，,。.！!？?；;：:、\s]+", text.lower()):
+        kinds = {match.lastgroup for match in _CHINESE_WORD.finditer(clause)}
+        if kinds and "asks" not in kinds:  # a clause that asks only repeats the question
+            return next(iter(kinds & {"yes", "no"})) if len(kinds) == 1 and "unsure" not in kinds else None
+    return None
+
+
+YES_NO_WORD = re.compile(r"\b(?:yes|no|not|none|nope|yeah|yep)\b|n't\b|n’t\b|[是否有没無无]", re.IGNORECASE)
+
+
+def wordless(text: str, dialect: str) -> dict[str, int]:
+    """{"wordless": 1 or 0}, whether an answer lacks a yes or no word; empty for dialects that leave such answers unread."""
+    return {"wordless": int(YES_NO_WORD.search(text) is None)} if dialect in READS_ALL else {}
+
+
 _READERS: dict[str, Callable[..., str | None]] = {
     "pope": _pope,
     "opera": _opera,
@@ -100,6 +129,7 @@ _READERS: dict[str, Callable[..., str | None]] = {
     "lmms-mme": _lmms_mme,
     "vlmevalkit": _vlmevalkit,
     "amber": _amber,
+    "chinese": _chinese,
     "strict": _strict,
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio
 from .files import question_files, rows, unique
 from .official import by_group, json_lines, safe_name
-from .parsing import YES_NO_DIALECTS, parse_yes_no
+from .parsing import YES_NO_DIALECTS, parse_yes_no, wordless
 from .schema import KEY, LABEL, LABELLED, WORDS, Schema
 
 KINDS = ("random", "popular", "adversarial")
@@ -152,6 +152,7 @@ def yes_no_counts(record: Record, dialect: str) -> Counts:
         "right": int(read == label),
         "unread": int(read is None),
         "yes": int(positive if dialect == "lmms" else read == "yes"),
+        **wordless(record["answer"], dialect),
     }
 
 

@@ -1,60 +1,90 @@
-"""Tables as one self-contained HTML page: no script, no font, nothing fetched."""
+"""Tables as one self-contained HTML page: no script, no font, nothing fetched. Fits a phone: rows become cards there."""
 
 import html
 from collections.abc import Sequence
 
 from ..published import PublishedRow
-from .tables import Row, Table
-from .text import caption, cells, headings, theirs
+from .columns import Column, caption, columns, head
+from .table import Row, Table
 
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 78rem; padding: 0 1rem; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; white-space: normal; min-width: 6rem; max-width: 15rem; }
+table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; font-size: .88rem; width: 100%; }
+th, td { padding: .25rem .4rem; text-align: right; vertical-align: top; border-bottom: 1px solid #8884; overflow-wrap: normal; }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 6rem; }
+td small { display: block; opacity: .75; white-space: nowrap; }
 tr.theirs td { font-style: italic; opacity: .75; }
-tr.theirs:first-of-type td { border-top: 2px solid #8888; }
-svg { display: block; margin: .4rem 0; }
+tr.ours + tr.theirs td { border-top: 2px solid #8888; }
+figure { margin: .4rem 0; } figcaption { font-size: .9em; }
+svg { display: block; max-width: 100%; height: auto; }
 ul { margin: .3rem 0 2rem; padding-left: 1.2rem; font-size: .9em; opacity: .85; }
+@media (max-width: 48rem) {
+  thead { display: none; }
+  table, tbody, tr, td, td:first-child { display: block; text-align: right; }
+  tr { border-bottom: 2px solid #8888; padding: .4rem 0; }
+  td:first-child { text-align: left; font-weight: bold; }
+  td:empty { display: none; }
+  td[data-head]::before { content: attr(data-head); float: left; opacity: .75; padding-right: 1rem; }
+  td small { display: inline; margin-left: .4em; }
+}
 """
 WIDTH, LINE, LEFT = 640, 22, 230
+MARKS = {"best": "<strong>{}</strong>", "second": "<u>{}</u>", "": "{}"}
+THEIRS = (
+    "<p>Rows in italics are <strong>published figures, not ours</strong>: printed in the papers named, on the models named, "
+    "under protocols they may not state.</p>\n"
+)
 
 
 def page(made: Sequence[Table], title: str = "Results") -> str:
     """The whole page."""
     body = "\n".join(section(table) for table in made)
+    printed = THEIRS if any(table.published for table in made) else ""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n"
-        f"<p>Rows in italics are <strong>published figures, not ours</strong>: printed in the papers named, on the models "
-        f"named, under protocols they may not state.</p>\n{body}\n</body>\n</html>\n"
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n{printed}{body}\n</body>\n</html>\n"
     )
 
 
 def section(table: Table) -> str:
     """One table, its picture, and what to beware of."""
-    rows = [_row("th", headings(table)), *(_row("td", cells(table, row)) for row in table.rows)]
-    rows += [_row("td", theirs(table, row), "theirs") for row in table.published]
-    notes = "".join(f"<li>{html.escape(text)}</li>" for text in caption(table))
+    shown = columns(table)
+    heads = "".join(f"<th>{html.escape(column.head)}</th>" for column in shown)
+    rows = [_row(shown, place, "ours") for place in range(len(table.rows))]
+    rows += [_row(shown, len(table.rows) + place, "theirs") for place in range(len(table.published))]
+    notes = "".join(f"<li>{html.escape(text)}</li>" for text in [*caption(table), *table.made_with])
     return (
         f"<h2>{html.escape(table.title)}</h2>\n{picture(table)}\n"
-        f'<div class="wide"><table>\n{chr(10).join(rows)}\n</table></div>\n<ul>{notes}</ul>'
+        f'<div class="wide"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>\n'
+        f"<ul>{notes}</ul>"
     )
 
 
-def _row(tag: str, values: Sequence[str], kind: str = "") -> str:
-    inner = "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values)
-    return f'<tr class="{kind}">{inner}</tr>' if kind else f"<tr>{inner}</tr>"
+def _row(shown: Sequence[Column], place: int, kind: str) -> str:
+    cells = []
+    for number, column in enumerate(shown):
+        name = f' data-head="{html.escape(column.head)}"' if number else ""
+        cells.append(f"<td{name}>{_cell(column, place)}</td>")
+    return f'<tr class="{kind}">{"".join(cells)}</tr>'
+
+
+def _cell(column: Column, place: int) -> str:
+    if place >= len(column.ours):
+        return html.escape(column.theirs[place - len(column.ours)])
+    detail = column.detail[place]
+    written = MARKS[column.marks[place]].format(html.escape(column.ours[place]))
+    return f"{written}<small>{html.escape(detail)}</small>" if detail else written
 
 
 def picture(table: Table) -> str:
     """The headline as dots with intervals, published figures as open dots; drawn as SVG, empty without numbers."""
     if not table.metrics:
         return ""
-    name = table.metrics[0].name
+    metric = table.metrics[0]
+    name = metric.name
     ours = [row for row in table.rows if row.cells[name].value is not None]
     printed = [row for row in table.published if name in row.values]
     marks = [_ours(row, name) for row in ours] + [_theirs(row, name) for row in printed]
@@ -69,10 +99,12 @@ def picture(table: Table) -> str:
         f'<text x="{LEFT}" y="{height - 4}" font-size="11">{low:.1f}</text>'
         f'<text x="{WIDTH}" y="{height - 4}" font-size="11" text-anchor="end">{high:.1f}</text>'
     )
-    label = f"{table.title}: {name}, {len(ours)} measured and {len(printed)} published rows"
+    also = f" and {len(printed)} published rows" if printed else " rows"
+    label = f"{table.title}: {name}, {len(ours)} measured{also}"
     return (
+        f"<figure><figcaption>{html.escape(head(metric))}</figcaption>"
         f'<svg viewBox="0 0 {WIDTH + 10} {height}" width="{WIDTH + 10}" height="{height}" role="img" '
-        f'aria-label="{html.escape(label)}" fill="currentColor">{"".join(lines)}{scale}</svg>'
+        f'aria-label="{html.escape(label)}" fill="currentColor">{"".join(lines)}{scale}</svg></figure>'
     )
 
 

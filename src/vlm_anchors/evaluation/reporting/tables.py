@@ -1,4 +1,4 @@
-"""Records to tables: numbers with intervals, differences with p-values, the share of unread answers, published figures.
+"""Runs to tables: numbers with intervals, differences with p-values, the share of unread answers, published figures.
 
 A run is a folder with run.json and records.jsonl (records.RANK.jsonl of shards are read together), and reviews.jsonl where
 a judge was asked. Scores are made here, every time, from these alone. Rows are methods, tables are what may be compared: one
@@ -7,7 +7,7 @@ benchmark, data file, model, protocol and judge; groups (splits, sub-tasks) get 
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from ...registry import did_you_mean
 from .. import published, statistics
 from ..benchmarks import BENCHMARKS
 from ..benchmarks.base import BadData, Benchmark, Metric, Record, check_records, score
-from ..benchmarks.protocols import protocol, protocols
 from ..judging import reviews
-from ..published import PublishedRow
+from .notes import left_out, notes_of, said_protocol, said_provenance, said_version
+from .table import Cell, Row, Table
+from .table import as_json as as_json
+from .table import from_json as from_json
 
 Key = tuple[str, str]  # method, decoding
 
@@ -37,51 +39,6 @@ class Run:
     def judge(self) -> str:
         """The model that reviewed the answers; empty where none did."""
         return next((str(record["judge"]) for record in self.records if "judge" in record), "")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number as shown (fractions times 100): mean over seeds, its interval, deviation over seeds, and the difference."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    deviation: float | None = None
-    difference: statistics.Difference | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method under one decoding. unread is a share, 0..1; seconds a mean over answers."""
-
-    method: str
-    decoding: str
-    seeds: tuple[int | None, ...]
-    n: int
-    unread: float
-    seconds: float | None
-    cells: dict[str, Cell]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows that may be compared, and what the papers print beside them."""
-
-    benchmark: str
-    version: str
-    group: str
-    model: str
-    protocol: str
-    remark: str
-    against: str
-    metrics: tuple[Metric, ...]
-    rows: list[Row]
-    published: list[PublishedRow] = field(default_factory=list)
-    notes: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        return f"{self.benchmark}{' / ' + self.group if self.group else ''} · {self.model}"
 
 
 def read_run(path: Path) -> Run:
@@ -130,8 +87,25 @@ def tables(
     draws: int = statistics.DRAWS,
     groups: bool = True,
     everyone: bool = False,
+    metrics: Sequence[str] = (),
 ) -> list[Table]:
-    """All tables of some runs. `everyone` shows the published figures of every model, not of the run's alone."""
+    """All tables of some runs.
+
+    Args:
+        paths: RUN folders.
+        against: The method that others are compared with, or a RUN, on whose answers to the same questions the rows are.
+        draws: Of the bootstrap.
+        groups: Whether splits and sub-tasks get tables of their own.
+        everyone: Shows the published figures of every model, not of the run's alone.
+        metrics: Names of those to show, the headline first; all where there are none.
+
+    Raises:
+        UserError: A folder is no RUN, its records cannot be scored, or a name is unknown.
+    """
+    paths = list(map(Path, paths))
+    other = read_run(Path(against)) if (Path(against) / "run.json").is_file() else None
+    if other is not None and any(path.resolve() == other.path.resolve() for path in paths):
+        raise BadData(f"{other.path} would be compared with itself. Name another RUN, or a method, with --against.")
     together: dict[tuple[str, ...], list[Run]] = {}
     for path in named_once(paths):
         run = read_run(Path(path))
@@ -141,8 +115,10 @@ def tables(
         together.setdefault(same, []).append(run)
     made = []
     for runs in together.values():
-        made.extend(_tables(runs, against, draws, groups, everyone))
-    _check_against(made, against)
+        made.extend(_tables(runs, other or against, draws, groups, everyone, metrics))
+    if other is None:
+        _check_against(made, against)
+    _check_metrics(made, metrics)
     return made
 
 
@@ -157,19 +133,27 @@ def named_once(paths: Iterable[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _tables(runs: Sequence[Run], against: str, draws: int, groups: bool, everyone: bool) -> list[Table]:
+def _tables(
+    runs: Sequence[Run], against: Run | str, draws: int, groups: bool, everyone: bool, metrics: Sequence[str]
+) -> list[Table]:
     benchmark, info = benchmark_of(runs[0]), runs[0].info
     records = [record for run in runs for record in run.records]
     if not records:
         raise BadData(f"{runs[0].path} holds no answers to score for {benchmark.name}. Answer some questions first.")
-    torn = sum(run.torn for run in runs)
-    names = list(dict.fromkeys(record["group"] for record in records if "group" in record))
+    for seeds in by_key(records).values():
+        for each in seeds.values():
+            check_records(each, benchmark)
+    other = _records_of(against, benchmark, records) if isinstance(against, Run) else []
+    names = list(dict.fromkeys(record["group"] for record in records))
+    runs_left_out = left_out(sum(run.torn for run in runs), [n for run in runs for n in run.info.get("skipped") or ()])
     wanted = ["", *names] if groups and len(names) > 1 else [""]
     made = []
     for group in wanted:
-        here = [record for record in records if not group or record["group"] == group]
-        rows = rows_of(benchmark, here, against, draws)
-        used = tuple(m for m in benchmark.metrics_of if any(row.cells[m.name].value is not None for row in rows))
+        here, there = ([one for one in each if not group or one["group"] == group] for each in (records, other))
+        rows = rows_of(benchmark, here, by_key(there) if isinstance(against, Run) else against, draws)
+        if not group:
+            rows = [replace(row, asked=_asked(runs, row)) for row in rows]
+        used = chosen(benchmark, rows, metrics)
         if group or len(names) < 2:  # a mean over one group is the group's own number
             used = tuple(m for m in used if not m.name.startswith("mean_"))
         theirs = published.rows(benchmark.name, group or only_group(names), [m.name for m in used])
@@ -177,19 +161,47 @@ def _tables(runs: Sequence[Run], against: str, draws: int, groups: bool, everyon
         made.append(
             Table(
                 benchmark.name,
-                benchmark.version,
+                said_version(benchmark, info, len({record["id"] for record in here})),
                 group,
                 model,
                 said_protocol(benchmark.name, info),
                 benchmark.remark_on(here),
-                against,
+                against if isinstance(against, str) else said_run(against, model),
                 used,
                 rows,
                 theirs if everyone else published.of_model(theirs, model),
-                notes_of(rows, torn if not group else 0),
+                notes_of(rows, used, benchmark.remark(), [] if group else runs_left_out),
+                tuple(dict.fromkeys(filter(None, (said_provenance(run.info) for run in runs)))),
             )
         )
     return made
+
+
+def _records_of(run: Run, benchmark: Benchmark, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The records to compare with. Raises `BadData` where the run answers other questions."""
+    if benchmark_of(run).name != benchmark.name:
+        raise BadData(
+            f"{run.path} answers {benchmark_of(run).name}, not {benchmark.name}. Compare runs of one benchmark."
+        )
+    truths = {record["id"]: record["truth"] for record in records}
+    shared = [record for record in run.records if record["id"] in truths]
+    other = next((record for record in shared if record["truth"] != truths[record["id"]]), None)
+    if not shared or other is not None:
+        what = f"another question {other['id']!r}" if other else "none of these questions"
+        raise BadData(f"{run.path} answers {what}. A comparison needs two runs over the same question files.")
+    for seeds in by_key(run.records).values():
+        for each in seeds.values():
+            check_records(each, benchmark)
+    return run.records
+
+
+def chosen(benchmark: Benchmark, rows: Sequence[Row], names: Sequence[str]) -> tuple[Metric, ...]:
+    """The metrics that are defined, or those named, in that order; in the unit that is shown."""
+    order = {name: place for place, name in enumerate(names)}
+    used = [m for m in benchmark.metrics_of if any(row.cells[m.name].value is not None for row in rows)]
+    if names:
+        used = sorted((m for m in used if m.name in order), key=lambda m: order[m.name])
+    return tuple(replace(m, unit="percent") if m.unit == "fraction" else m for m in used)
 
 
 def only_group(names: Sequence[str]) -> str:
@@ -198,27 +210,52 @@ def only_group(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 and names[0] in known else ""
 
 
-def rows_of(benchmark: Benchmark, records: Sequence[Record], against: str, draws: int) -> list[Row]:
-    """One row a method and decoding, in order of appearance."""
+Runs = Mapping[Key, dict[int | None, list[Record]]]
+
+
+def rows_of(benchmark: Benchmark, records: Sequence[Record], against: Runs | str, draws: int) -> list[Row]:
+    """One row a method and decoding, in order of appearance; compared with a method, or with another run's."""
     runs = by_key(records)
     known: statistics.Known = {}
     made = []
     for key, seeds in runs.items():
         answers = list(seeds.values())
-        for each in answers:
-            check_records(each, benchmark)
         scores = [score(benchmark, each, statistics.counted(benchmark, each, known)) for each in answers]
         means = statistics.average([each.metrics for each in scores])
         ranges, gaps = {}, {}
         if same_questions(seeds):
             ranges = statistics.intervals(benchmark, answers, draws, known=known)
-        if (base := base_of(runs, key, against)) is not None:
+        base = base_of(runs, key, against) if isinstance(against, str) else twin_of(against, key)
+        if base is not None:
             gaps = statistics.differences(benchmark, answers, list(base.values()), draws, known=known)
         cells = {m.name: cell_of(m, means[m.name], ranges.get(m.name), gaps.get(m.name)) for m in benchmark.metrics_of}
         n = sum(each.n for each in scores)
-        unread = sum(each.unread for each in scores) / n
-        made.append(Row(*key, tuple(seeds), n // len(scores), unread, mean_seconds(seeds), cells))
-    return made
+        wordless = [each.wordless for each in scores if each.wordless is not None]
+        made.append(
+            Row(
+                *key,
+                tuple(seeds),
+                n // len(scores),
+                sum(each.unread for each in scores) / n,
+                mean_seconds(seeds),
+                cells,
+                wordless=sum(wordless) / n if wordless else None,
+                images=len(statistics.clusters_of(benchmark, answers[0])),
+            )
+        )
+    return corrected(made)
+
+
+def corrected(rows: Sequence[Row]) -> list[Row]:
+    """The rows with Holm's p of each metric, where a table makes several comparisons."""
+    cells = [dict(row.cells) for row in rows]
+    for name in cells[0]:
+        gaps = [(each, gap) for each in cells if (gap := each[name].difference) is not None and gap.p is not None]
+        ps = statistics.holm([gap.p for _, gap in gaps if gap.p is not None])
+        for (each, gap), p in zip(gaps, ps, strict=True):
+            if len(gaps) > 1:
+                each[name] = replace(each[name], difference=replace(gap, holm=p))
+    return [replace(row, cells=each) for row, each in zip(rows, cells, strict=True)]
 
 
 def by_key(records: Sequence[Record]) -> dict[Key, dict[int | None, list[Record]]]:
@@ -229,9 +266,12 @@ def by_key(records: Sequence[Record]) -> dict[Key, dict[int | None, list[Record]
     return found
 
 
-def base_of(
-    runs: Mapping[Key, dict[int | None, list[Record]]], key: Key, against: str
-) -> dict[int | None, list[Record]] | None:
+def twin_of(runs: Runs, key: Key) -> dict[int | None, list[Record]] | None:
+    """The other run's answers of the same method and decoding, else its only ones."""
+    return runs.get(key) or (next(iter(runs.values())) if len(runs) == 1 else None)
+
+
+def base_of(runs: Runs, key: Key, against: str) -> dict[int | None, list[Record]] | None:
     """The run to compare with: the asked-for method under the same decoding, else under its only one; not a run with itself."""
     method, decoding = key
     if method == against:
@@ -256,11 +296,15 @@ def cell_of(
     """A number with what belongs to it, on the scale that is shown."""
     scale = 100 if metric.unit == "fraction" else 1
     low, high = (interval.low * scale, interval.high * scale) if interval else (None, None)
+    undefined = interval.undefined if interval else 0.0
     if gap is not None:
-        span = gap.interval and statistics.Interval(gap.interval.low * scale, gap.interval.high * scale)
-        gap = statistics.Difference(gap.value * scale, span, gap.p, gap.mcnemar, gap.won, gap.lost, gap.n)
+        span = gap.interval
+        if span is not None:
+            undefined = max(undefined, span.undefined)
+            span = replace(span, low=span.low * scale, high=span.high * scale)
+        gap = replace(gap, value=gap.value * scale, interval=span)
     value, deviation = (None if each is None else each * scale for each in mean)
-    return Cell(value, low, high, deviation, gap)
+    return Cell(value, low, high, deviation, gap, undefined)
 
 
 def mean_seconds(seeds: Mapping[int | None, Sequence[Record]]) -> float | None:
@@ -269,56 +313,32 @@ def mean_seconds(seeds: Mapping[int | None, Sequence[Record]]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def said_protocol(benchmark: str, info: Mapping[str, Any]) -> str:
-    """The protocol in words; its name alone where it is none of ours. Another longest answer than its own is told."""
-    name, tokens = info.get("protocol"), info.get("max_new_tokens")
-    known = {each.name for each in protocols(benchmark)}
-    said = protocol(benchmark, name).describe() if name in known else str(name or "not recorded")
-    return said if tokens is None else f"{said}; asked with {tokens} new tokens instead (--max-new-tokens)"
+def said_run(run: Run, model: str) -> str:
+    """What a run is called in a table of another: by its model, or by its folder where that is the same."""
+    other = str(run.info.get("model", "?"))
+    return other if other != model else run.path.name
 
 
-def notes_of(rows: Sequence[Row], torn: int) -> tuple[str, ...]:
-    """What a reader must know before comparing the rows."""
-    notes = []
-    if len({row.n for row in rows}) > 1:
-        notes.append("The rows answer different numbers of questions; differences use the questions both answered.")
-    if torn:
-        notes.append(f"{torn} half-written line(s) at the end of a file were left out; run eval again to answer them.")
-    return tuple(notes)
+def _asked(runs: Sequence[Run], row: Row) -> int | None:
+    """How many questions there were: as the runs of the row's method say, else nobody knows."""
+    found = [
+        run.info["questions"]
+        for run in runs
+        if isinstance(run.info.get("questions"), int) and (row.method, row.decoding) in by_key(run.records)
+    ]
+    return max([*found, row.n]) if found else None
+
+
+def _check_metrics(made: Sequence[Table], names: Sequence[str]) -> None:
+    """Each name is a metric of one of the benchmarks."""
+    benchmarks: list[Any] = [BENCHMARKS.get(name).load() for name in {table.benchmark for table in made}]
+    known = [metric.name for benchmark in benchmarks for metric in benchmark.metrics_of]
+    for name in names:
+        if name not in known:
+            raise UnknownName(f"No metric {name!r}.{did_you_mean(name, dict.fromkeys(known))}")
 
 
 def _check_against(made: Sequence[Table], against: str) -> None:
     methods = sorted({row.method for table in made for row in table.rows})
     if against != "none" and against not in methods:
         raise UnknownName(f"No run of the method {against!r} to compare with.{did_you_mean(against, methods)}")
-
-
-def as_json(made: Sequence[Table]) -> str:
-    """Every number of every table, one JSON document."""
-    return json.dumps([asdict(table) for table in made], indent=1, ensure_ascii=False)
-
-
-def from_json(data: Iterable[Mapping[str, Any]]) -> list[Table]:
-    """The tables that `as_json` wrote, from the parsed document."""
-    return [
-        Table(
-            **{
-                **table,
-                "metrics": tuple(Metric(**metric) for metric in table["metrics"]),
-                "rows": [_row(row) for row in table["rows"]],
-                "published": [PublishedRow(**{**row, "notes": tuple(row["notes"])}) for row in table["published"]],
-                "notes": tuple(table["notes"]),
-            }
-        )
-        for table in data
-    ]
-
-
-def _row(data: Mapping[str, Any]) -> Row:
-    cells = {name: Cell(**{**cell, "difference": _gap(cell["difference"])}) for name, cell in data["cells"].items()}
-    return Row(**{**data, "seeds": tuple(data["seeds"]), "cells": cells})
-
-
-def _gap(data: Mapping[str, Any] | None) -> statistics.Difference | None:
-    span = data and data["interval"] and statistics.Interval(**data["interval"])
-    return statistics.Difference(**{**data, "interval": span}) if data else None
