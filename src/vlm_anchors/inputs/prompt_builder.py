@@ -1,7 +1,7 @@
 """Question and images become a model's inputs: chat template, processor, left padding."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +71,54 @@ def prepare(vlm: Vlm, samples: Sequence[Sample], max_new_tokens: int = 0) -> Inp
     where the processor cannot take an image.
     """
     prompts = tuple(prompt_of(vlm, sample.question, len(sample.images)) for sample in samples)
+    return inputs_of(vlm, prompts, [sample.images for sample in samples], max_new_tokens)
+
+
+def prepare_chats(
+    vlm: Vlm,
+    chats: "Sequence[Sequence[Mapping[str, Any]]]",
+    images: "Sequence[Sequence[Image.Image]]",
+    max_new_tokens: int = 0,
+) -> Inputs:
+    """Inputs of a batch of conversations.
+
+    Args:
+        vlm: What `va.load` returns.
+        chats: For each row its turns, in the chat format of transformers; each turn's content is a list of parts.
+        images: For each row its images, in the order in which its turns mention them.
+        max_new_tokens: Room that the answer needs in the model's context.
+
+    Raises:
+        BadQuestion: Prompt and answer do not fit the model's context, or the text holds the model's mark for an image.
+        BadImage: The processor cannot take an image.
+        BadModel: The processor has no chat template.
+    """
+    prompts = tuple(prompt_of_chat(vlm, chat) for chat in chats)
+    return inputs_of(vlm, prompts, images, max_new_tokens)
+
+
+def prompt_of_chat(vlm: Vlm, chat: "Sequence[Mapping[str, Any]]") -> str:
+    """A conversation as text, through the model's chat template."""
+    token = _image_token(vlm)
+    texts = [part["text"] for turn in chat for part in turn["content"] if part["type"] == "text"]
+    if token and any(token in text for text in texts):
+        raise BadQuestion(f"The conversation holds {token}, the model's own mark for an image. Take it out.")
+    if vlm.processor.chat_template is None:
+        raise BadModel(f"The processor of {vlm.name} has no chat template, so it takes no conversation.")
+    try:
+        return vlm.processor.apply_chat_template(list(chat), add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # a template may refuse roles or their order, each with an error of its own
+        raise BadQuestion(f"The chat template of {vlm.name} does not take this conversation: {error}") from error
+
+
+def inputs_of(
+    vlm: Vlm, prompts: Sequence[str], images: "Sequence[Sequence[Image.Image]]", max_new_tokens: int
+) -> Inputs:
+    """Inputs of prompts that the chat template has made, padded on the left, on the model's device and in its dtype."""
     try:
         batch = vlm.processor(
             text=list(prompts),
-            images=[list(sample.images) for sample in samples] if any(sample.images for sample in samples) else None,
+            images=[list(own) for own in images] if any(images) else None,
             padding=True,
             padding_side="left",
             return_tensors="pt",
@@ -85,7 +129,7 @@ def prepare(vlm: Vlm, samples: Sequence[Sample], max_new_tokens: int = 0) -> Inp
             "Try one image of ordinary size and shape."
         ) from error
     _pad_questions_right(vlm, prompts, batch)
-    inputs = Inputs(prompts, dict(batch.to(vlm.device, vlm.dtype)))
+    inputs = Inputs(tuple(prompts), dict(batch.to(vlm.device, vlm.dtype)))
     _require_context(vlm, inputs.length, max_new_tokens)
     return inputs
 
