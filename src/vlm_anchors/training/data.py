@@ -183,10 +183,10 @@ def _conversation(where: str, row: Any, find: Any) -> Conversation:
     return Conversation(where, tuple(find(name) for name in names), tuple(turns))
 
 
-def _turns(turns: Any) -> tuple[list[Turn], list[Any]]:
+def _turns(written: Any) -> tuple[list[Turn], list[Any]]:
     """The turns of either format, and the images that a message holds itself."""
     turns, inside = list[Turn](), list[Any]()
-    for each in turns if isinstance(turns, list) else []:
+    for each in written if isinstance(written, list) else []:
         role = ROLES.get(str(each.get("role", each.get("from")))) if isinstance(each, dict) else None
         content = each.get("content", each.get("value")) if isinstance(each, dict) else None
         if role is None or not isinstance(content, (str, list)):
