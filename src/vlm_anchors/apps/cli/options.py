@@ -38,7 +38,7 @@ Attention = Annotated[
     str | None, typer.Option("--attn", help="Attention backend, as in transformers: sdpa, eager, ...")
 ]
 Revision = Annotated[
-    str | None, typer.Option("--revision", help="BranchInputs, tag or commit of a Hugging Face model.")
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a Hugging Face model.")
 ]
 TrustRemoteCode = Annotated[
     bool,
