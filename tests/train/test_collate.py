@@ -5,7 +5,7 @@ import torch
 from conversations import image
 
 import vlm_anchors as va
-from vlm_anchors.errors import BadModel
+from vlm_anchors.errors import AnchorsWarning, BadModel
 from vlm_anchors.generation.generate import read_sample
 from vlm_anchors.inputs.prompt_builder import prepare
 from vlm_anchors.training.collate import Collator
@@ -117,3 +117,53 @@ def test_a_tokenizer_without_an_end_is_told(vlm):
     vlm.model.generation_config.eos_token_id = None
     with pytest.raises(BadModel, match="has no end-of-sequence token"):
         Collator(vlm)
+
+
+def between(tmp_path):
+    """One row with an image before each of its two questions."""
+    for name, shade in (("a.png", 0), ("b.png", 90)):
+        image(tmp_path, name, shade)
+    turns = [("user", "A cup?", 1), ("assistant", "No", 0), ("user", "And here?", 1), ("assistant", "Yes", 0)]
+    messages = [{"role": role, "content": words, "images": images} for role, words, images in turns]
+    return {"images": [str(tmp_path / "a.png"), str(tmp_path / "b.png")], "messages": messages}
+
+
+def test_rows_with_and_without_images_share_a_batch(vlm, tmp_path):
+    text = {
+        "images": [],
+        "messages": [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A cup"}],
+    }
+    mixed = Collator(vlm)([text, between(tmp_path), row(tmp_path, "Is there a cup?", "Yes")])
+    assert learnt(vlm, mixed) == ["a cup </s>", "no </s> yes </s>", "yes </s>"]
+    placeholders = (mixed["input_ids"] == vlm.model.config.image_token_id).sum(1).tolist()
+    assert placeholders == [0, 128, 64] and len(mixed["pixel_values"]) == 3
+    alone = Collator(vlm)([text])
+    assert "pixel_values" not in alone and learnt(vlm, alone) == ["a cup </s>"]
+    assert vlm.model(**mixed).loss.isfinite()
+
+
+def test_lengths_are_those_that_the_processor_makes(vlm, tmp_path):
+    from vlm_anchors.training.data import Conversation, Turn
+    from vlm_anchors.training.lengths import check_lengths
+
+    image(tmp_path)
+    limit = vlm.model.config.get_text_config().max_position_embeddings
+
+    def conversation(words, images=1, answer="Yes"):
+        question = Turn("user", "cup " * words, images)
+        return Conversation("there", (str(tmp_path / "a.png"),) * images, (question, Turn("assistant", answer)))
+
+    collator = Collator(vlm)
+    start = [int((collator([conversation(words).row()])["labels"][0] != -100).nonzero()[0]) for words in (1, 2)]
+    fits = 1 + (limit - 1 - start[0]) // (start[1] - start[0])  # the most words whose first answer token is inside
+    asked = [
+        conversation(fits),
+        conversation(fits + 1),
+        conversation(1, images=1 + limit // 64),
+        conversation(fits + 1, 0),
+    ]
+    good, bad = check_lengths(collator, asked)
+    assert good == [asked[0], asked[3]]
+    assert ["no answer is left to learn" in one.fault for one in bad] == [True, True]
+    with pytest.warns(AnchorsWarning, match="1 of 1 conversations are longer than the context"):
+        check_lengths(collator, [conversation(1, answer="cup " * limit)])

@@ -11,12 +11,16 @@ from vlm_anchors.training.data import fingerprint, read_data, split_by_image
 ASKED = [("user", "Is there a cup?"), ("assistant", "Yes")]
 
 
+def said_in(conversation):
+    return [(turn.role, turn.text) for turn in conversation.turns]
+
+
 @pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
 @pytest.mark.parametrize("form", [llava, messages])
 def test_both_formats_say_the_same(tmp_path, form, name):
     image(tmp_path)
     good, bad = read_data(write(tmp_path, [form(), form(answer="No")], name))
-    assert [list(map(tuple, one.turns)) for one in good] == [ASKED, [ASKED[0], ("assistant", "No")]]
+    assert [said_in(one) for one in good] == [ASKED, [ASKED[0], ("assistant", "No")]]
     assert {one.images for one in good} == {(str(tmp_path / "a.png"),)} and bad == []
 
 
@@ -31,7 +35,7 @@ def test_content_in_parts_with_images_behind_the_words(tmp_path):
         {"messages": [{"role": "user", "content": inside}, said]},
     ]
     good, _ = read_data(write(tmp_path, rows))
-    assert [list(map(tuple, one.turns)) for one in good] == [ASKED, ASKED]
+    assert [said_in(one) for one in good] == [ASKED, ASKED]
 
 
 def test_several_turns_a_system_turn_and_several_images(tmp_path):
@@ -78,7 +82,8 @@ BAD = {
     "image mark out of place, twice": (llava(question="<image> too?"), "1 images but <image> 2 times"),
     "image mark out of place, later": ({"images": ["a.png"], "messages": [
         {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
-        {"role": "user", "content": [{"type": "image"}]}, {"role": "assistant", "content": "c"}]}, "an image in a later turn"),
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "c"}]},
+        {"role": "assistant", "content": "c"}]}, "an image in a later turn"),
     "missing image, no name": ({**llava(), "image": 7}, "an image that is no file name but int"),
 }  # fmt: skip
 
@@ -136,7 +141,7 @@ def test_nothing_usable_is_refused_even_with_skip_bad(tmp_path):
     with pytest.raises(BadData, match="There is no image folder"):
         read_data(write(tmp_path, [llava()]), tmp_path / "nowhere")
     (tmp_path / "data.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(BadData, match="cannot be read: .*Expected UTF-8"):
+    with pytest.raises(BadData, match="is not UTF-8 text"):
         read_data(tmp_path / "data.json")
 
 
@@ -158,3 +163,30 @@ def test_no_image_is_on_both_sides_of_the_split(tmp_path):
     assert len(split_by_image(good, 0.001, 0)[1]) == 3 and len(split_by_image(good, 0.999, 0)[0]) == 3
     with pytest.raises(BadData, match="two images or more"):
         split_by_image(good[:3], 0.5, 0)
+
+
+def test_rows_without_an_image_or_with_one_in_a_later_turn_are_read_where_asked_for(tmp_path):
+    names = [image(tmp_path, "a.png"), image(tmp_path, "b.png", 90)]
+    without = {"conversations": [{"from": "human", "value": "Two and two?"}, {"from": "gpt", "value": "Four"}]}
+    later = [("human", "<image>\nA cup?"), ("gpt", "No"), ("human", "And here? <image>"), ("gpt", "Yes")]
+    between = {"image": names, "conversations": [{"from": who, "value": words} for who, words in later]}
+    file = write(tmp_path, [llava(), without, between])
+    with pytest.raises(BadData, match=r"2 of 3 .*1 no image, 1 image mark out of place.*--mixed"):
+        read_data(file)
+    good, bad = read_data(file, mixed=True)
+    assert [one.images for one in good[1:]] == [(), tuple(str(tmp_path / name) for name in names)] and not bad
+    assert [turn.images for turn in good[2].turns] == [1, 0, 1, 0] and good[2].turns[2].text == "And here?"
+    for share in (0.3, 0.6):
+        assert sum(map(len, split_by_image(good, share, 0))) == 3
+
+
+def test_hidden_files_and_pipes_are_no_data(tmp_path):
+    import os
+
+    image(tmp_path)
+    write(tmp_path, [llava()])
+    (tmp_path / "._data.json").write_bytes(b"\0\0")
+    assert len(read_data(tmp_path)[0]) == 1
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(BadData, match="is a pipe. Write its content to a file first"):
+        read_data(tmp_path / "pipe.json")

@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 
 
 class Piece(NamedTuple):
-    """A part of a conversation's text; learnt where it is an answer."""
+    """A part of a conversation's text; learnt where it is an answer. images: how many stand before its end."""
 
     text: str
     learnt: bool
+    images: int = 0
 
 
 class Collator:
-    """Rows {"images": paths, "messages": [{"role", "content"}]} -> inputs and labels, padded on the right.
+    """Rows {"images": paths, "messages": [{"role", "content", "images"}]} -> inputs and labels, padded on the right.
 
-    Sequences longer than the model's context are cut at the end.
+    A message's "images" says how many of the row's images stand before it; where none says, all stand before the first
+    question. Sequences longer than the model's context are cut at the end (lengths.py looks at what is lost).
     """
 
     def __init__(self, vlm: "Vlm"):
@@ -52,29 +54,44 @@ class Collator:
         """input_ids, attention_mask and labels of (rows, tokens), and what the processor makes of the images."""
         split = [self.pieces(row) for row in rows]
         texts = ["".join(piece.text for piece in pieces) for pieces in split]
-        batch = self.processor(
-            text=texts,
-            images=[[read_image(path) for path in row["images"]] for row in rows],
-            padding=True,
-            padding_side="right",
-            return_tensors="pt",
-        )
+        images = [[read_image(path) for path in row["images"]] for row in rows]
+        batch = self.processed(texts, images)
         labels = torch.full_like(batch["input_ids"], IGNORED)
         lengths = batch["attention_mask"].sum(1).tolist()
         for row, (pieces, text, length) in enumerate(zip(split, texts, lengths, strict=True)):
-            for start, end in self._answers(pieces, text, length):
+            if pieces[0].images == len(images[row]):
+                spans = self._answers(pieces, text, length)
+            else:
+                spans = self._answers_between_images(pieces, images[row], batch["input_ids"][row, :length].tolist())
+            for start, end in spans:
                 labels[row, start:end] = batch["input_ids"][row, start:end]
         tensors = {**batch, "labels": labels}
         shape = labels.shape
         return {name: each[:, : self.limit] if each.shape == shape else each for name, each in tensors.items()}
 
+    def processed(self, texts: Sequence[str], images: Sequence[Sequence[Any]]) -> Any:
+        """What the processor makes of some texts and the images of each, padded on the right."""
+        return self.processor(
+            text=list(texts),
+            images=list(images) if any(images) else None,
+            padding=True,
+            padding_side="right",
+            return_tensors="pt",
+        )
+
+    def image_marks(self, images: int) -> str:
+        """The text of a question that is nothing but images."""
+        return self._written([{"role": "user", "content": [{"type": "image"}] * images}], False)
+
     def pieces(self, row: Mapping[str, Any]) -> list[Piece]:
         """The conversation as the chat template writes it, cut where answers begin and end."""
+        counts = [turn.get("images") or 0 for turn in row["messages"]]
+        if not any(counts):
+            counts[next(at for at, turn in enumerate(row["messages"]) if turn["role"] == "user")] = len(row["images"])
         turns = [
-            {"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]} for turn in row["messages"]
+            {"role": turn["role"], "content": [{"type": "image"}] * count + [{"type": "text", "text": turn["content"]}]}
+            for turn, count in zip(row["messages"], counts, strict=True)
         ]
-        first = next(turn for turn in turns if turn["role"] == "user")
-        first["content"] = [{"type": "image"} for _ in row["images"]] + first["content"]
         pieces: list[Piece] = []
         done = ""
         for at, turn in enumerate(turns):
@@ -88,7 +105,10 @@ class Collator:
                     "from the rest. Set a processor.chat_template that writes turn by turn."
                 )
             answer, rest = self._ended(answered[len(asked) :])
-            pieces += [Piece(asked[len(done) :], False), Piece(answer, True), Piece(rest, False)]
+            shown = sum(counts[:at])
+            pieces += [
+                Piece(asked[len(done) :], False, shown), Piece(answer, True, shown), Piece(rest, False, shown)
+            ]  # fmt: skip
             done = answered
         return pieces
 
@@ -113,6 +133,18 @@ class Collator:
             end = _shared(whole, tokenizer(written)["input_ids"])
             if piece.learnt:
                 spans.append((length - len(whole) + start, length - len(whole) + end))
+            start = end
+        return spans
+
+    def _answers_between_images(self, pieces: list[Piece], images: list[Any], row: list[int]) -> list[tuple[int, int]]:
+        """The same for a row with images behind answers: each beginning of the text goes through the processor."""
+        spans, written, start = [], "", 0
+        for piece in pieces:
+            written += piece.text
+            beginning = self.processed([written], [images[: piece.images]])["input_ids"][0].tolist()
+            end = _shared(row, beginning)
+            if piece.learnt:
+                spans.append((start, end))
             start = end
         return spans
 

@@ -7,6 +7,12 @@ from typing import Any
 from ..errors import BadSetting, UnknownName
 from ..registry import did_you_mean
 
+OPTIMIZERS = (
+    "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd", "lion_32bit",
+    "lion_8bit", "rmsprop", "adagrad",
+)  # fmt: skip
+"""Those of transformers' names that need no package but bitsandbytes."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -46,11 +52,27 @@ class Settings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise BadSetting(f"{name} must be a whole number of 1 or more; found {value!r}.")
-        bounds = {"dropout": (0, 0.99), "learning_rate": (0, 1), "warmup": (0, 0.99), "weight_decay": (0, 1)}
-        for name, (low, high) in {**bounds, "epochs": (0, 1e6)}.items():
+            if value is not None and value > 10**9:
+                raise BadSetting(f"{name} must be at most 10^9; found {value!r:.40}.")
+        bounds = {
+            "dropout": (0, 0.99),
+            "learning_rate": (0, 1),
+            "warmup": (0, 0.99),
+            "weight_decay": (0, 1),
+            "tau": (-1, 1),
+        }
+        for name, (low, high) in {**bounds, "epochs": (1e-6, 1e6)}.items():
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-                raise BadSetting(f"{name} must be a number from {low:g} to {high:g}; found {value!r}.")
+                raise BadSetting(f"{name} must be a number from {low:g} to {high:g}; found {value!r:.40}.")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**32:
+            raise BadSetting(f"seed must be a whole number from 0 to {2**32 - 1}; found {self.seed!r:.40}.")
+        if not isinstance(self.checkpointing, bool):
+            raise BadSetting(f"checkpointing must be true or false; found {self.checkpointing!r:.40}.")
+        if self.optimizer not in OPTIMIZERS:
+            raise UnknownName(
+                f"No optimizer {self.optimizer!r:.40}.{did_you_mean(str(self.optimizer)[:40], OPTIMIZERS)}"
+            )
         for name, known in {"projector": ("lora", "full", "frozen"), "precision": ("fp32", "bf16", "fp16")}.items():
             if getattr(self, name) not in known:
                 raise BadSetting(f"{name} must be one of {', '.join(known)}; found {getattr(self, name)!r}.")

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..durable import write_whole
 from ..errors import BadSetting
+from ..text_files import read_object
 
 FIXED = ("model", "revision", "method", "data_sha256", "validation", "settings")
 FILE = "training.json"
@@ -22,10 +23,7 @@ def settle(out: Path, settings_now: Mapping[str, Any], first: bool) -> None:
         raise BadSetting(f"{out} is a file; --out names a folder. Choose another name.")
     file = out / FILE
     if file.exists():
-        try:
-            before = json.loads(file.read_text("utf-8"))
-        except ValueError as error:
-            raise BadSetting(f"{file} is not JSON ({error}). Restore it, or choose another --out.") from error
+        before = read_object(file, BadSetting, "Restore it, or choose another --out.")
         _compare(out, before, settings_now)
     elif first:
         out.mkdir(parents=True, exist_ok=True)
@@ -42,7 +40,7 @@ def _compare(out: Path, before: Mapping[str, Any], settings_now: Mapping[str, An
         old, new = before.get(name), settings_now[name]
         if old == new:
             continue
-        if isinstance(old, dict) and isinstance(new, dict):
+        if isinstance(old, dict) and isinstance(new, dict) and any(old.get(key) != new[key] for key in new):
             name = next(key for key in new if old.get(key) != new[key])
             old, new = old.get(name), new[name]
         raise BadSetting(
@@ -70,4 +68,5 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _step(folder: Path) -> int:
-    return int(folder.name.rpartition("-")[2])
+    step = folder.name.rpartition("-")[2]
+    return int(step) if step.isdecimal() else -1

@@ -19,17 +19,19 @@ from typing import Any
 
 from ..durable import write_whole
 from ..errors import AnchorsWarning, BadData, BadSetting, CannotAct, MissingPackage
-from ..generation.method_file import whole_spec
 from ..interventions.attachment import attach
 from ..interventions.method import Method
 from ..models.adapter import write_anchors
 from ..models.load import load
+from ..models.settings import set_pixels
 from ..models.vlm import Vlm
 from ..provenance import provenance
 from ..registry import parse_spec, split_composition
 from ..specs import choose
 from .collate import Collator
 from .data import MARK, Bad, Conversation, fingerprint, read_data, split_by_image
+from .data import settle as settle_rows
+from .lengths import check_lengths
 from .lora import lora_config
 from .presets import Settings
 from .resume import FILE, last_checkpoint, settle
@@ -55,6 +57,7 @@ def train(
     images: str | Path | None = None,
     validation: float | str | Path = 0.05,
     skip_bad: bool = False,
+    mixed: bool = False,
     device: str | None = None,
     dtype: str | None = None,
     **loading: Any,
@@ -70,11 +73,14 @@ def train(
     """
     chosen, out = settings or Settings(), Path(out)
     anchors = _method(method, chosen)
-    trained, checked, bad = _conversations(Path(data), images, validation, skip_bad, chosen.seed)
+    _require_plain_loading(loading)
+    trained, checked, bad = _conversations(Path(data), images, validation, skip_bad, chosen.seed, mixed)
     chosen = _fitting(chosen, device)
     vlm = load(model, device="cpu", dtype=dtype or _dtype(chosen, device), **loading)
     _refuse_marks(vlm, [*trained, *checked])
     collator = Collator(_scaled(vlm, chosen))
+    trained, checked, long = _within_context(collator, Path(data), trained, checked, skip_bad)
+    bad += long
     settings_now = {
         "model": str(model), "revision": vlm.revision, "method": anchors.spec(), "data": str(data),
         "data_sha256": fingerprint(Path(data)), "validation": str(validation), "conversations": len(trained),
@@ -82,7 +88,7 @@ def train(
     }  # fmt: skip
     settle(out, settings_now | {"versions": provenance("cpu")["versions"]}, first=_rank() == 0)
     if bad and _rank() == 0:
-        (out / "skipped.txt").write_text("".join(f"{one.where}: {one.fault}\n" for one in bad), "utf-8")
+        write_whole(out / "skipped.txt", "".join(f"{one.where}: {one.fault}\n" for one in bad))
     trainer = _trainer(vlm, collator, trained, checked, out, anchors, chosen, device)
     with attach((trainer.model, vlm.processor), anchors):
         trainer.train(resume_from_checkpoint=last_checkpoint(out))
@@ -103,18 +109,42 @@ def _method(spec: str, settings: Settings) -> Method:
 
 
 def _conversations(
-    data: Path, images: str | Path | None, validation: float | str | Path, skip_bad: bool, seed: int
+    data: Path, images: str | Path | None, validation: float | str | Path, skip_bad: bool, seed: int, mixed: bool
 ) -> tuple[list[Conversation], list[Conversation], list[Bad]]:
     folder = None if images is None else Path(images)
-    found, bad = read_data(data, folder, skip_bad)
+    found, bad = read_data(data, folder, skip_bad, mixed)
     if isinstance(validation, (int, float)) and not isinstance(validation, bool):
         if not 0 < validation < 1:
             raise BadSetting(
                 f"validation is a share of the images between 0 and 1, or a data file; found {validation!r}."
             )
         return *split_by_image(found, validation, seed), bad
-    checked, worse = read_data(Path(str(validation)), folder, skip_bad)
+    checked, worse = read_data(Path(str(validation)), folder, skip_bad, mixed)
     return found, checked, bad + worse
+
+
+def _within_context(
+    collator: Collator, data: Path, trained: list[Conversation], checked: list[Conversation], skip_bad: bool
+) -> tuple[list[Conversation], list[Conversation], list[Bad]]:
+    """The conversations that the model's context leaves something to learn of; the others are refused or left out."""
+    trained, long = check_lengths(collator, trained)
+    checked, longer = check_lengths(collator, checked)
+    settle_rows(data, len(trained) + len(checked), long + longer, skip_bad)
+    if not trained or not checked:
+        raise BadData(
+            f"The context of {collator.name} leaves no conversation of {data} to {'validate' if trained else 'train'} on. "
+            "Use shorter ones, or a model with a longer context."
+        )
+    return trained, checked, long + longer
+
+
+def _require_plain_loading(loading: dict[str, Any]) -> None:
+    for name in ("quantization", "device_map"):
+        if loading.get(name) is not None:
+            raise BadSetting(
+                f"Training takes no {name}: adapters are trained beside whole weights on one device a process. Leave it out; "
+                f"torchrun uses several cards."
+            )
 
 
 def _refuse_marks(vlm: Vlm, conversations: Sequence[Conversation]) -> None:
@@ -162,13 +192,13 @@ def _scaled(vlm: Vlm, settings: Settings) -> Vlm:
     """Each image scaled to one area, where the processor keeps images' sizes (Qwen's); saved with the adapter."""
     if settings.pixels is None:
         return vlm
-    size = getattr(vlm.processor.image_processor, "size", None)
-    if size is None or "longest_edge" not in size or "shortest_edge" not in size:
+    try:
+        set_pixels(vlm.processor, vlm.name, settings.pixels, settings.pixels)
+    except BadSetting as error:
         raise CannotAct(
             f"The processor of {vlm.name} makes all images one size, so pixels={settings.pixels} cannot be kept. Leave it out, "
             "or choose another preset."
-        )
-    vlm.processor.image_processor.size = {"shortest_edge": settings.pixels, "longest_edge": settings.pixels}
+        ) from error
     return vlm
 
 
@@ -230,7 +260,7 @@ def _trainer(
             peft_config=config,
             callbacks=[
                 EarlyStoppingCallback(max(math.ceil(settings.patience / every), 1)),
-                Report(out, vlm, whole_spec([anchors])),
+                Report(out, vlm, anchors.spec()),
             ],
         )
     for weight in trainer.model.parameters():
@@ -298,7 +328,7 @@ def _finish(trainer: Any, vlm: Vlm, out: Path, anchors: Method, settings_now: di
     if trainer.is_world_process_zero():
         trainer.model.save_pretrained(str(out))
         vlm.processor.save_pretrained(str(out))
-        write_anchors(out, whole_spec([anchors]), vlm.name, vlm.revision)
+        write_anchors(out, anchors.spec(), vlm.name, vlm.revision)
         result = {key: value for key, value in dataclasses.asdict(done).items() if key != "folder"}
         whole = settings_now | {"result": result, **provenance(trainer.args.device)}
         write_whole(out / FILE, json.dumps(whole, indent=1) + "\n")

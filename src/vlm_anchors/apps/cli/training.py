@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options, outputs
+from .printing import say
 
 
 @options.takes_model
@@ -32,6 +33,10 @@ def train(
     skip_bad: Annotated[
         bool,
         typer.Option("--skip-bad", help="Leave out conversations that cannot be used; they are listed in skipped.txt."),
+    ] = False,
+    mixed: Annotated[
+        bool,
+        typer.Option("--mixed", help="Also train on conversations without an image, or with images in later turns."),
     ] = False,
     preset: Annotated[
         str,
@@ -63,17 +68,17 @@ def train(
     chosen = settings(preset, **_values(changed or [], tau=tau, seed=seed))
     done = run(
         model.name, data, out, method=method, settings=chosen, images=images, validation=_share_or_file(validation),
-        skip_bad=skip_bad, **model.settings,
+        skip_bad=skip_bad, mixed=mixed, **model.settings,
     )  # fmt: skip
     if int(os.environ.get("RANK", 0)):
         return
     if json:
         options.print_json({**vars(done), "folder": str(done.folder)})
         return
-    typer.echo(
+    say(
         f"validation loss {done.best_loss:.4f} at step {done.best_step} of {done.steps}; the adapter is in {done.folder}"
     )
-    typer.echo(f"vlm-anchors ask IMAGE QUESTION --model {done.folder}", err=True)
+    say(f"vlm-anchors ask IMAGE QUESTION --model {done.folder}", err=True)
 
 
 def _values(changed: list[str], **more: Any) -> dict[str, Any]:
@@ -90,11 +95,11 @@ def _values(changed: list[str], **more: Any) -> dict[str, Any]:
     return values
 
 
-def _share_or_file(options: str) -> Any:
+def _share_or_file(text: str) -> Any:
     try:
-        return float(options)
+        return float(text)
     except ValueError:
-        return options
+        return text
 
 
 def merge(
@@ -109,4 +114,4 @@ def merge(
     from ...training.merge import merge as run
 
     run(folder, out)
-    typer.echo(f"The model is in {out}. Ask it: vlm-anchors ask IMAGE QUESTION --model {out}")
+    say(f"The model is in {out}. Ask it: vlm-anchors ask IMAGE QUESTION --model {out}")
