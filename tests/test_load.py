@@ -113,7 +113,7 @@ def test_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"), [("{", "is no valid JSON"), ("{}", "names no model_type"), ("[]", "names no")]
+    ("text", "sentence"), [("{", "is not valid JSON"), ("{}", "names no model_type"), ("[]", "holds no JSON object")]
 )
 def test_a_broken_config(folder, text, sentence):
     (folder / "config.json").write_text(text)

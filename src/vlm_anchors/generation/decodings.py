@@ -54,17 +54,20 @@ class Beam:
 class Nucleus:
     """Sampling from the smallest set of tokens whose probability reaches `top_p`, at `temperature`.
 
-    The noise is drawn from (seed, sample id, step), so a sample's answer does not depend on its batch.
+    Of the `top_k` most likely tokens alone where it is not 0; as in transformers, temperature comes first, then top_k, then
+    top_p. The noise is drawn from (seed, sample id, step), so a sample's answer does not depend on its batch.
     """
 
     top_p: float = 1.0
     temperature: float = 1.0
     seed: int = 0
+    top_k: int = 0
 
     def __post_init__(self):
         number(self, "top_p", 1e-6, 1.0)
         number(self, "temperature", 1e-6, 100.0)
         number(self, "seed", 0, 2**63 - 1, whole=True)
+        number(self, "top_k", 0, 10**6, whole=True)
 
     def spec(self) -> str:
         return spec_of(self, "nucleus")

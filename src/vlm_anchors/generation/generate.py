@@ -1,6 +1,5 @@
 """`ask`, `ask_many` and `stream`: a model, a method and a question become an `Answer`."""
 
-import hashlib
 import itertools
 import threading
 import time
@@ -9,14 +8,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AnchorsWarning, BadImage, BadSetting, CannotAct, UserError
-from ..inputs.images import read_image
-from ..inputs.prompt_builder import Inputs, Sample, check_question, prepare
+from ..errors import AnchorsWarning, BadSetting, CannotAct
+from ..inputs.prompt_builder import Inputs, Sample, is_token_mismatch, prepare, token_mismatch
 from ..interventions.method import Method
 from ..models.vlm import Vlm
 from ..specs import Decoding, DecodingLike, MethodLike, choose, spec_of_all
 from ..types import Answer
 from .decodings import Beam, Nucleus
+from .sample_batches import checked_window, images_of, read_batch, read_sample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +36,13 @@ def check_new_tokens(item: Any) -> int:
     """The number itself. Raises `BadSetting` where no answer could have so many tokens."""
     if not isinstance(item, int) or isinstance(item, bool) or not 1 <= item <= 100_000:
         raise BadSetting(f"max_new_tokens must be a whole number from 1 to 100000; found {item!r}.")
+    return item
+
+
+def check_batch_size(item: Any) -> int:
+    """The number itself. Raises `BadSetting` where it is no number of questions."""
+    if not isinstance(item, int) or isinstance(item, bool) or item < 1:
+        raise BadSetting(f"batch_size must be a whole number of 1 or more; found {item!r}.")
     return item
 
 
@@ -139,67 +145,36 @@ def ask_many(
     length share a batch. A pair that cannot be read raises when its turn comes, after the answers before it.
     """
     run = GenerationPlan.of(vlm, method, decoding, max_new_tokens, shares)
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise BadSetting(f"batch_size must be a whole number of 1 or more; found {batch_size!r}.")
-    return _answers(run, enumerate(samples, 1), batch_size)
+    return _answers(run, enumerate(samples, 1), check_batch_size(batch_size))
 
 
 def _answers(run: GenerationPlan, numbered: Iterator[tuple[int, Any]], batch_size: int) -> Iterator[Answer]:
-    while True:
-        window, failure = _read_window(itertools.islice(numbered, batch_size * WINDOW))
-        if not window and failure is None:
-            return
-        _warn_of_images(run.vlm, window)
-        order = sorted(range(len(window)), key=lambda i: (len(window[i].images), len(window[i].question)))
+    warned = False
+    while window := list(itertools.islice(numbered, batch_size * WINDOW)):
+        asked, failures = checked_window(window)
+        order = sorted(asked, key=lambda i: (images_of(window[i][1]), len(window[i][1][1])))
         done: dict[int, Answer] = {}
         for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            done.update(zip(chosen, answer_samples(run, [window[i] for i in chosen]), strict=True))
-        yield from (done[i] for i in range(len(window)))
-        if failure is not None:
-            raise failure
+            batch = read_batch(window, order[start : start + batch_size], failures)
+            if not warned:
+                warned = _warn_of_images(run.vlm, batch.values())
+            if batch:
+                done.update(zip(batch, answer_samples(run, list(batch.values())), strict=True))
+        for i in range(len(window)):
+            if i in failures:
+                raise failures[i]
+            yield done.pop(i)
 
 
-def _read_window(numbered: Iterable[tuple[int, Any]]) -> tuple[list[Sample], UserError | None]:
-    """The samples that can be read, up to the first that cannot, and why it cannot."""
-    window: list[Sample] = []
-    for number, item in numbered:
-        try:
-            if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
-                raise BadSetting(f"expected (image, question) or (image, question, id); found {item!r:.80}.")
-            window.append(read_sample(*item))
-        except UserError as error:
-            return window, type(error)(f"Sample {number}: {error}")
-    return window, None
-
-
-def read_sample(image: Any, question: Any, sample_id: str | None = None) -> Sample:
-    """A question with its images read. Raises `BadImage` or `BadQuestion`."""
-    check_question(question)
-    item = list(image) if isinstance(image, (list, tuple)) else [image]
-    if not item:
-        raise BadImage("No image was given. Expected an image, or a list of one or more.")
-    images = tuple(read_image(each) for each in item)
-    return Sample(images, question, str(sample_id) if sample_id is not None else _digest(images, question))
-
-
-def _digest(images: "Sequence[Image.Image]", question: str) -> str:
-    """The same images and question give the same digest, whatever file they came from."""
-    digest = hashlib.blake2b(question.encode("utf-8", "replace"), digest_size=16)
-    for image in images:
-        digest.update(f"|{image.size}|".encode())
-        digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
-def _warn_of_images(vlm: Vlm, samples: Iterable[Sample]) -> None:
-    """What the checkpoint says of images that it cannot understand, once a call."""
+def _warn_of_images(vlm: Vlm, samples: Iterable[Sample]) -> bool:
+    """What the checkpoint says of images that it cannot understand, once a call; whether it said something."""
     if vlm.image_warning is None:
-        return
+        return False
     sentences = (vlm.image_warning(image) for sample in samples for image in sample.images)
     sentence = next((one for one in sentences if one is not None), None)
     if sentence is not None:
         warnings.warn(sentence, AnchorsWarning, stacklevel=3)
+    return sentence is not None
 
 
 def answer_samples(run: GenerationPlan, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
@@ -239,10 +214,12 @@ def answer_prepared(
         rows = run.vlm.model.generate(
             **tensors, generation_config=run.config(), logits_processor=processors, **extra
         ).tolist()
-    except RuntimeError as error:
-        if "without overflow" not in str(error):
-            raise
-        raise CannotAct(_no_numbers(run)) from error
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, RuntimeError) and "without overflow" in str(error):
+            raise CannotAct(_no_numbers(run)) from error
+        if is_token_mismatch(error):
+            raise token_mismatch(run.vlm, error) from error
+        raise
     if broken.seen:
         raise CannotAct(_no_numbers(run))
     effects, recorder = handle.effects, handle.recorder

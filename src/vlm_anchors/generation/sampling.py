@@ -23,9 +23,15 @@ def gumbel(seed: int, sample: str, step: int, size: int) -> Float[Tensor, " n"]:
     return (-(-uniform.log()).log()).float()
 
 
-def nucleus(logits: Float[Tensor, "b n"], top_p: float, temperature: float) -> Float[Tensor, "b n"]:
-    """Log-probabilities at `temperature` of the smallest set of tokens that reaches `top_p`; -inf elsewhere."""
-    logp = (logits.float() / temperature).log_softmax(-1)
+def nucleus(logits: Float[Tensor, "b n"], top_p: float, temperature: float, top_k: int = 0) -> Float[Tensor, "b n"]:
+    """Log-probabilities at `temperature` of the smallest set of tokens that reaches `top_p`; -inf elsewhere.
+
+    With `top_k` the set is one of the k most likely tokens, whose probabilities are taken to sum to 1.
+    """
+    logits = logits.float() / temperature
+    if 0 < top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
+    logp = logits.log_softmax(-1)
     ordered, order = logp.sort(dim=-1, descending=True)
     before = ordered.exp().cumsum(-1) - ordered.exp()
     outside = (before >= top_p).scatter(-1, order, before >= top_p)
@@ -42,7 +48,7 @@ class KeyedNoise(LogitsProcessor):
         self.step = 0
 
     def __call__(self, input_ids: Int[Tensor, "b q"], scores: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-        kept = nucleus(scores, self.decoding.top_p, self.decoding.temperature)
+        kept = nucleus(scores, self.decoding.top_p, self.decoding.temperature, self.decoding.top_k)
         size = scores.shape[-1]
         noise = torch.stack([gumbel(self.decoding.seed, sample, self.step, size) for sample in self.samples])
         self.step += 1

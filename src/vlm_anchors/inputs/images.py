@@ -10,24 +10,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AnchorsWarning, BadImage
+from ..text_files import expand, require_regular
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 80_000_000
 """Width times height. Larger files are refused before a pixel is decoded: a small file may unpack to gigabytes."""
+MAX_RATIO = 200
+"""Long side over short side. Processors that scale the short side to a fixed length would make gigabytes of more."""
+FORMATS = (
+    "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "TGA", "ICO", "ICNS", "PCX",
+    "PSD", "SGI", "DDS", "QOI", "XBM", "XPM", "IM", "MSP",
+)  # fmt: skip
+"""What is opened, whatever a file's name ends in. Not among them: EPS and WMF, which call other programs or the system."""
 
 
 def read_image(source: "str | Path | bytes | Image.Image") -> "Image.Image":
     """An upright RGB image from a path, the bytes of a file, or a Pillow image.
 
-    Of an animated image the first frame is taken, with an `AnchorsWarning`. Scenes of ours stay recognisable: their
-    mark in `image.info` is kept. Raises `BadImage` with what was found and what to do.
+    Of an animated image the first frame is taken, with an `AnchorsWarning`; a Pillow image stays at the frame it shows.
+    Scenes of ours stay recognisable: their mark in `image.info` is kept. Raises `BadImage` with what was found and what to do.
     """
     from PIL import Image
 
     if isinstance(source, Image.Image):
-        return _upright_rgb(source, "the image")
+        frame = source.tell() if _is_animated(source) else 0
+        try:
+            return _upright_rgb(source, "the image")
+        finally:
+            if frame:
+                source.seek(frame)
     if isinstance(source, (bytes, bytearray)):
         if not source:
             raise BadImage("The image is empty: 0 bytes. Expected the contents of an image file.")
@@ -46,12 +59,13 @@ def _existing_file(source: "str | Path") -> Path:
         raise BadImage(f"Expected a file on this machine; found the address {source}. Download the image first.")
     if not str(source).strip():
         raise BadImage("The image path is empty. Expected the path of an image file.")
-    path = Path(source).expanduser()
+    path = expand(source)
     try:
         if path.is_dir():
             raise BadImage(f"Expected an image file; {source} is a folder. Name one file in it.")
         if not path.exists():
             raise BadImage(f"No image at {source}. Check the path; it is read from {Path.cwd()}.")
+        require_regular(path, BadImage)
         if path.stat().st_size == 0:
             raise BadImage(f"The image {source} is empty: 0 bytes. Copy or download it again.")
     except (OSError, ValueError) as error:
@@ -65,7 +79,8 @@ def _decode(file: "Path | io.BytesIO", name: str) -> "Image.Image":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            image = Image.open(file)
+            Image.init()
+            image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
     except UnidentifiedImageError as error:
         raise BadImage(
             f"{_start(name)} is no image that can be read. Expected PNG, JPEG, WebP or another format Pillow knows."
@@ -86,8 +101,13 @@ def _upright_rgb(image: "Image.Image", name: str) -> "Image.Image":
         raise BadImage(_too_large(name, f" ({width} x {height})"))
     if width == 0 or height == 0:
         raise BadImage(f"{_start(name)} has no pixels: {width} x {height}.")
-    _warn_if_animated(image, name)
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise BadImage(
+            f"{_start(name)} is {width} x {height}, a strip: one side is more than {MAX_RATIO} times the other. "
+            "Cut it into pieces first."
+        )
     try:
+        _warn_if_animated(image, name)
         image.load()
         result = _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # truncated data, unknown colour spaces, broken EXIF: each reader has its own errors
@@ -101,11 +121,14 @@ def _upright_rgb(image: "Image.Image", name: str) -> "Image.Image":
     return result
 
 
+def _is_animated(image: "Image.Image") -> bool:
+    # Never n_frames: a TIFF or GIF is read to its end for it. A phone's MPO file holds one photo twice.
+    return bool(getattr(image, "is_animated", False)) and image.format != "MPO"
+
+
 def _warn_if_animated(image: "Image.Image", name: str) -> None:
-    # Pillow defines these only on the formats that can hold several frames; a phone's MPO file holds one photo twice.
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
-        message = f"{_start(name)} has {frames} frames; only the first one is used."
+    if _is_animated(image):
+        message = f"{_start(name)} has several frames; only the first one is used."
         warnings.warn(message, AnchorsWarning, stacklevel=2)
         image.seek(0)
 

@@ -9,7 +9,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..durable import write_whole
 from ..errors import BadModel, MissingPackage
+from ..text_files import expand, read_object
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -17,23 +19,27 @@ if TYPE_CHECKING:
 
 ANCHORS = "anchors.json"
 CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+"""What peft reads first; under any other name it would read a pickle beside it, which can run code."""
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether the folder holds an adapter and no whole model."""
-    return (folder / CONFIG).exists() and not (folder / "config.json").exists()
+    """Whether the folder holds an adapter and no whole model. Some trainers leave the base's config.json beside it."""
+    weights = [file for file in folder.glob("*.safetensors") if not file.name.startswith("adapter_model")]
+    return (folder / CONFIG).exists() and not ((folder / "config.json").exists() and weights)
 
 
 def base_of(folder: Path) -> tuple[str, str | None]:
     """Name and revision of the model that an adapter belongs to."""
     content, config = _read(folder / ANCHORS) if (folder / ANCHORS).exists() else {}, _read(folder / CONFIG)
-    if not list(folder.glob("adapter_model*.safetensors")):
+    if not (folder / WEIGHTS).is_file():
         raise BadModel(f"{folder} has no adapter_model.safetensors. Expected an adapter saved in safetensors.")
-    if content.get("model"):
-        return content["model"], content.get("revision")
-    if not config.get("base_model_name_or_path"):
+    named, revision = content.get("model"), content.get("revision")
+    if not named:
+        named, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not named or not isinstance(named, str) or not (revision is None or isinstance(revision, str)):
         raise BadModel(f"{folder / CONFIG} names no base model. Write base_model_name_or_path into it.")
-    return config["base_model_name_or_path"], config.get("revision")
+    return named, revision
 
 
 def put_on(model: "PreTrainedModel", folder: Path) -> "PeftModel":
@@ -44,13 +50,33 @@ def put_on(model: "PreTrainedModel", folder: Path) -> "PeftModel":
         raise MissingPackage(
             f'{folder} holds a LoRA adapter, which needs peft. Run: pip install "vlm-anchors[train]"'
         ) from error
+    if _read(folder / CONFIG).get("megatron_config"):  # peft would import a module that the file names
+        raise BadModel(f"{folder / CONFIG} asks for Megatron, which is not supported. Save the adapter without it.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft's own, about names that transformers will drop
-            return PeftModel.from_pretrained(model, str(folder))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            wrapped = PeftModel.from_pretrained(model, str(folder))
     except Exception as error:  # weights of other shapes, unknown settings: peft raises very different things
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise BadModel(f"The adapter in {folder} does not fit its base model: {first[:200]}") from error
+    _require_all_placed(wrapped, folder, [str(one.message) for one in caught])
+    return wrapped
+
+
+def _require_all_placed(wrapped: "PeftModel", folder: Path, warned: list[str]) -> None:
+    """Raises `BadModel` where tensors of the file found no place, or adapters no tensor: the base would answer alone."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(str(folder / WEIGHTS), "pt") as file:
+        stored = list(file.keys())
+    placed = len(get_peft_model_state_dict(wrapped))
+    if len(stored) != placed or any("missing adapter keys" in sentence for sentence in warned):
+        first = stored[0] if stored else "none"
+        raise BadModel(
+            f"The adapter in {folder} does not fit its base model: some of its {len(stored)} tensors ({first}, ...) have no "
+            f"place among the {placed} that its adapter_config.json makes there. Name its own base model."
+        )
 
 
 def write_anchors(folder: Path, method: str, model: str | None = None, revision: str | None = None) -> None:
@@ -60,9 +86,9 @@ def write_anchors(folder: Path, method: str, model: str | None = None, revision:
     """
     content: dict[str, Any] = {"method": method}
     if model is not None:
-        base = Path(model).expanduser()
+        base = expand(model)
         content |= {"model": str(base.resolve()) if base.is_dir() else model, "revision": revision}
-    (folder / ANCHORS).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    write_whole(folder / ANCHORS, json.dumps(content, indent=1) + "\n")
 
 
 def trained_method(folder: Path) -> str:
@@ -77,10 +103,4 @@ def trained_method(folder: Path) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadModel(f"{file} is no valid JSON: {error}. Copy the folder again.") from error
-    if not isinstance(found, dict):
-        raise BadModel(f"{file} holds no JSON object. Copy the folder again.")
-    return found
+    return read_object(file, BadModel, "Copy the folder again.")

