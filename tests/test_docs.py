@@ -79,7 +79,7 @@ def test_every_sentence_is_found_where_it_is_raised(sentences):
     words = {one.words for one in sentences}
     assert "The image path is empty. Expected the path of an image file." in words
     assert "… is too large…: more than … million pixels. Make it smaller first." in words
-    assert "… has … frames; only the first one is used." in words
+    assert "… has several frames; only the first one is used." in words
     assert any(one.startswith("The cosine separates nothing") for one in words)
     assert {one.kind for one in sentences} == {*KINDS, "AnchorsWarning"}
 

@@ -16,6 +16,7 @@ MAX_LINES, MAX_FUNCTION, MAX_MODULES = 400, 80, 24
 # is a module or a package under vlm_anchors; a longer name takes a module out of its package.
 LAYERS = [
     ["errors", "version"],
+    ["text_files"],
     ["registry", "types", "durable", "provenance", "document", "parameters"],
     ["scenes"],
     ["models", "inputs"],

@@ -21,7 +21,6 @@ def test_nothing_asked_is_plain_and_greedy():
         (va.CLVA(tau=1.0), (va.CLVA(tau=1.0),)),
         (["clva:alpha=1e+1"], (va.CLVA(alpha=10.0),)),
         (["none", va.CLVA()], (Plain(), va.CLVA())),
-        ("none+clva:alpha=3", (Plain(), va.CLVA(alpha=3))),
         ([], ()),
     ],
 )
@@ -96,3 +95,16 @@ def test_dials_of_nucleus(parameters, sentence):
 def test_dials_of_beam():
     with pytest.raises(BadParameter, match="Beam.early_stopping must be one of True, False; found 'maybe'"):
         va.Beam(early_stopping="maybe")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["clva:,", "clva:alpha=5,", "+clva", "clva+", "none+clva", "none+none", "clva++vcd", "clva:alpha=" + "9" * 400],
+)
+def test_a_spec_with_something_missing_or_too_much_is_refused(spec):
+    with pytest.raises(BadParameter):
+        choose(spec)
+
+
+def test_the_plain_model_leaves_no_trace_in_the_name_of_others():
+    assert spec_of_all(choose(["none", "clva"])[0]) == "clva" and spec_of_all(choose("none+beam")[0]) == "none"

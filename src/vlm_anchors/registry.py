@@ -7,13 +7,14 @@ its parameters, joined by + where methods compose: `clva:alpha=5,beta=0`, `attan
 import dataclasses
 import difflib
 import importlib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import BadParameter, UnknownName
+
+_LARGEST = 10**300
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     if not name or (colon and not rest):
         raise BadParameter(f"Expected NAME or NAME:PARAMETER=VALUE,...; found {spec!r}. Example: clva:alpha=5,beta=0")
     parameters: dict[str, Any] = {}
-    for part in filter(None, split_outside_quotes(rest, ",")):
+    for part in rest.split(",") if colon else ():
         key, equals, value = part.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key or not value.strip():
@@ -114,35 +115,30 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def parse_value(text: str) -> Any:
-    """Numbers, true/false/none, `15-32` as a range of two integers, text in double quotes as JSON has it, else the text."""
-    if len(text) > 1 and text[0] == text[-1] == '"':
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
+    """Numbers, true/false/none, `15-32` as a range of two integers, anything else as text."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
-    if match := re.fullmatch(r"(\d+)-(\d+)", text):
+    if match := re.fullmatch(r"(\d{1,18})-(\d{1,18})", text):
         return int(match[1]), int(match[2])
     for number in (int, float):
         try:
-            return number(text)
+            value = number(text)
         except ValueError:
             continue
+        if isinstance(value, int) and abs(value) > _LARGEST:  # a float could not hold it
+            raise BadParameter(f"Expected numbers up to 10^300; found one of {len(text)} digits. Write a smaller one.")
+        return value
     return text
 
 
 def split_composition(spec: str) -> list[str]:
-    """`"attanchor:tau=0.3+clva"` -> its parts; a + inside a number (1e+3) does not split."""
-    return [part for part in split_outside_quotes(spec, r"\+(?=[A-Za-z])") if part] or [spec]
+    """`"attanchor:tau=0.3+clva"` -> its parts; a + inside a number (1e+3) does not split.
 
-
-def split_outside_quotes(text: str, separator: str) -> list[str]:
-    """`text` split at a pattern, but not inside double quotes."""
-    parts, begin = [], 0
-    for found in re.finditer(rf'"(?:[^"\\]|\\.)*"|({separator})', text):
-        if found[1] is not None:
-            parts.append(text[begin : found.start()])
-            begin = found.end()
-    return [*parts, text[begin:]]
+    Raises:
+        BadParameter: A part is empty.
+    """
+    parts = [part.strip() for part in re.split(r"\+(?![0-9])", spec)]
+    if len(parts) > 1 and not all(parts):
+        raise BadParameter(f"Expected methods joined by +; found nothing on one side of a + in {spec!r}. Remove it.")
+    return parts

@@ -7,6 +7,7 @@ from .errors import BadParameter, UnknownName
 from .generation.decodings import DECODINGS, Beam, Greedy, Nucleus
 from .interventions.method import Method
 from .methods import METHODS
+from .methods.none import Plain
 from .registry import did_you_mean, split_composition
 
 Decoding: TypeAlias = Greedy | Beam | Nucleus
@@ -39,14 +40,23 @@ def choose(
 
 def spec_of_all(methods: Sequence[Method]) -> str:
     """The methods as one SPEC, `attanchor:tau=0.3+clva`; "none" where there is none."""
-    return "+".join(each.spec() for each in methods) or "none"
+    return "+".join(each.spec() for each in methods if not isinstance(each, Plain)) or "none"
 
 
 def _parts(method: "MethodLike") -> list[Any]:
     items = [method] if isinstance(method, str) or not isinstance(method, Sequence) else list(method)
     parts: list[Any] = []
     for each in items:
-        parts.extend(split_composition(each) if isinstance(each, str) else [each])
+        parts.extend(_split(each) if isinstance(each, str) else [each])
+    return parts
+
+
+def _split(spec: str) -> list[str]:
+    """The parts of a SPEC; the plain model joins with decodings alone."""
+    parts = split_composition(spec)
+    named = [name for part in parts if (name := part.partition(":")[0].strip()) not in DECODINGS]
+    if len(named) > 1 and "none" in named:
+        raise BadParameter(f"none is the plain model and joins with no method; found {spec!r}. Leave it out.")
     return parts
 
 

@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 
 from ..errors import UnknownName
-from ..models.load import device_of
+from ..models.settings import device_of
 from ..registry import did_you_mean
 
 

@@ -1,6 +1,7 @@
 """Draws a scene: ground, texture, clutter, objects, then blur and noise. Same scene, same pixels (at one Pillow and
 NumPy; other versions may resample a little differently)."""
 
+import io
 import json
 
 import numpy as np
@@ -94,6 +95,13 @@ def save(scene: Scene, path) -> None:
     chunks.add_text(KEY, str(scene.seed))
     chunks.add_text(OBJECTS, json.dumps([[thing.name, thing.box, thing.visibility] for thing in scene.objects]))
     render(scene).save(path, format="PNG", pnginfo=chunks)
+
+
+def as_png(scene: Scene) -> bytes:
+    """What `save` writes."""
+    file = io.BytesIO()
+    save(scene, file)
+    return file.getvalue()
 
 
 def number_in(path) -> int | None:

@@ -4,7 +4,9 @@ import difflib
 import json
 from pathlib import Path
 
+from ..durable import write_whole
 from ..errors import UserError
+from ..text_files import parse_json, read_text
 from .coco import CATEGORIES
 from .scene import MOST_OBJECTS, from_objects
 
@@ -30,7 +32,7 @@ def render_files(objects_file: str | Path, out_dir: str | Path, seed: int = 0) -
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, scene in scenes.items():
-            draw.save(scene, folder / name)
+            write_whole(folder / name, draw.as_png(scene))
     except OSError as error:
         raise BadObjects(f"Cannot write into {folder}: {error.strerror or error}. Choose another folder.") from error
     return [folder / name for name in scenes]
@@ -39,15 +41,13 @@ def render_files(objects_file: str | Path, out_dir: str | Path, seed: int = 0) -
 def read_lists(path: Path) -> dict[str, list[str]]:
     """The checked content of an objects file."""
     try:
-        lists = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        lists = parse_json(read_text(path, BadObjects, f"Expected JSON: {SHAPE}."), object_pairs_hook=_once)
     except FileNotFoundError as error:
         raise BadObjects(f"There is no file {path}. Expected JSON: {SHAPE}.") from error
     except OSError as error:
         raise BadObjects(f"Cannot read {path}: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise BadObjects(f"{path} is no text in UTF-8. Expected JSON: {SHAPE}.") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+    except json.JSONDecodeError as error:
+        where = f" (line {error.lineno}, column {error.colno})"
         raise BadObjects(f"{path} is not valid JSON{where}. Expected {SHAPE}.") from error
     if not isinstance(lists, dict):
         raise BadObjects(f"{path} holds a JSON {_kind(lists)}. Expected {SHAPE}.")

@@ -188,4 +188,4 @@ def save(model: LlavaForConditionalGeneration, folder: str | Path) -> None:
 
 def words_of(folder: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a saved folder."""
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -9,21 +9,26 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from ...durable import FULL
 from ...errors import AnchorsWarning, UserError
+from .printing import visible
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     options = list(sys.argv[1:] if arguments is None else arguments)
     from .commands import app
+    from .printing import any_console
 
+    any_console()
     _show_our_warnings_as_sentences()
     try:
         app(args=options, prog_name="vlm-anchors")
+        sys.stdout.flush()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BrokenPipeError:  # the reader of a pipe (`| head`) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         return 0
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
@@ -31,20 +36,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if "--debug" in options:
             raise
-        print(error, file=sys.stderr)
+        print(visible(error), file=sys.stderr)
         return 2
     except Exception as error:
         if "--debug" in options:
             raise
         if isinstance(error, OSError) and isinstance(error.filename, str | os.PathLike) and error.strerror:
-            print(_of_a_file(error), file=sys.stderr)
+            print(visible(_of_a_file(error)), file=sys.stderr)
             return 2
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in FULL:
+            print(
+                f"Cannot write: {error.strerror}. Make room, or write to another place, and run again.", file=sys.stderr
+            )
+            _abandon_stdout()
+            return 2
+        print(visible(f"{type(error).__name__}: {error}"), file=sys.stderr)
         print(
             "This is a fault of vlm-anchors or of its installation; --debug shows where it happened.", file=sys.stderr
         )
         return 1
     return 0
+
+
+def _abandon_stdout() -> None:
+    """What is still to be written there has no place; Python would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _of_a_file(error: OSError) -> str:
@@ -60,7 +76,7 @@ def _show_our_warnings_as_sentences() -> None:
 
     def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
         if issubclass(category, AnchorsWarning):
-            print(f"Warning: {message}", file=sys.stderr)
+            print(visible(f"Warning: {message}"), file=sys.stderr)
         else:
             ordinary(message, category, filename, lineno, file, line)
 

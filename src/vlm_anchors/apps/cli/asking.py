@@ -7,6 +7,8 @@ import typer
 
 from ...generation.effects_text import in_words
 from . import options
+from .printing import console as new_console
+from .printing import say, visible
 
 if TYPE_CHECKING:
     from ...models.vlm import Vlm
@@ -33,6 +35,7 @@ def ask(
 ) -> None:
     """Ask a model one question about one or more images."""
     images, question = options.split_words(words)
+    method = options.each_method(method)
     chosen, tokens = _seeded(_only(method) if method else "none", decoding, seed)
     pictures = _read(images, question)
     vlm = model.load()
@@ -49,9 +52,9 @@ def ask(
     if json:
         options.print_json({**_asked(vlm, images, question), **as_dict(answer)})
         return
-    typer.echo(answer.text)
+    say(answer.text)
     if answer.effects:
-        typer.echo(f"{answer.method}: {in_words(answer.effects)}", err=True)
+        say(f"{answer.method}: {in_words(answer.effects)}", err=True)
 
 
 def _only(methods: list[str]) -> str:
@@ -77,7 +80,7 @@ def compare(
 ) -> None:
     """Ask the same question with several methods: one row a method."""
     images, question = options.split_words(words)
-    runs = [_seeded(each, decoding, seed) for each in method or ["none", "clva"]]
+    runs = [_seeded(each, decoding, seed) for each in options.each_method(method) or ["none", "clva"]]
     pictures = _read(images, question)
     vlm = model.load()
     from ...generation.generate import ask as ask_model
@@ -149,7 +152,6 @@ def _asked(vlm: "Vlm", images: list[str], question: str) -> dict[str, Any]:
 
 
 def _print_table(answers: list["Answer"]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -158,18 +160,13 @@ def _print_table(answers: list["Answer"]) -> None:
     for answer in answers:
         margin = "" if answer.yes_no is None else margins(*answer.yes_no)
         name = answer.method if answer.decoding == "greedy" else f"{answer.method}, {answer.decoding}"
-        table.add_row(
-            name,
-            answer.text,
-            margin,
-            f"{answer.seconds:.2f}",
-            in_words(dict(answer.effects)) if answer.effects else "-",
-        )
-    Console().print(table)
+        did = in_words(dict(answer.effects)) if answer.effects else "-"
+        table.add_row(*map(visible, (name, answer.text, margin, f"{answer.seconds:.2f}", did)))
+    new_console().print(table)
     if any(answer.yes_no is not None for answer in answers):
-        typer.echo('yes - no: logit of "yes" less logit of "no" at the first token; above 0 the model leans to yes.')
+        say('yes - no: logit of "yes" less logit of "no" at the first token; above 0 the model leans to yes.')
     if any(answer.yes_no is not None and margins(*answer.yes_no) == "-" for answer in answers):
-        typer.echo('-: the method cut "yes", "no" or both from the first token, and what is cut has no logit.')
+        say('-: the method cut "yes", "no" or both from the first token, and what is cut has no logit.')
 
 
 def margins(yes: float, no: float) -> str:

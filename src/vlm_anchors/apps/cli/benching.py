@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options, outputs
+from .printing import console as new_console
 
 
 def bench(
@@ -29,7 +30,7 @@ def bench(
         bool,
         typer.Option("--padded", help="Give the plain model a prompt as long as the method, an attanchor, makes it."),
     ] = False,
-    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads.")] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     out: Annotated[Path | None, outputs.file(help="Write the result as JSON.")] = None,
@@ -47,6 +48,7 @@ def bench(
     from ...profiling import timing as run
     from ...provenance import provenance
 
+    method = options.each_method(method)
     run.check(method)
     if threads:
         torch.set_num_threads(threads)
@@ -83,13 +85,15 @@ def _only(methods: list[str]) -> str:
 
 
 def _finish(summary: dict[str, Any], out: Path | None, json: bool, show: Any) -> None:
+    from ...durable import write_whole
+
     if json:
         options.print_json(summary)
     else:
         show(summary)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(_dump(summary))
+        write_whole(out, _dump(summary))
 
 
 def _questions(
@@ -121,7 +125,6 @@ def _questions(
 
 
 def _show_questions(summary: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     for each in summary["tables"]:
@@ -133,8 +136,8 @@ def _show_questions(summary: dict[str, Any]) -> None:
             speed = f"{row['questions a second']:.2f}"
             table.add_row(row["way"], speed, f"x{row['speed-up']:.2f}", f"{low:.2f} to {high:.2f}", row["same answers"])
         head = f"{summary['subject']}, {each['method']}, {each['questions an image']} questions an image"
-        Console().print(f"{head}, seconds of {each['seconds of']} time")
-        Console().print(table)
+        new_console().print(f"{head}, seconds of {each['seconds of']} time")
+        new_console().print(table)
 
 
 def _subject(model: str | None, shape: str | None, device: str | None, dtype: str | None, batch: int) -> Any:
@@ -174,10 +177,9 @@ def _dump(summary: dict[str, Any]) -> str:
 
 
 def _show(summary: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = new_console()
     table = Table("method", "part", "seconds", "ratio", "95 % interval", "memory", box=None, pad_edge=False)
     for row in summary["rows"]:
         memory = f"x{row['memory ratio']:.4f}, {row['peak bytes'] / 2**20:.1f} MiB beside the weights"

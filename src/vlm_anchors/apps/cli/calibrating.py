@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options, outputs
+from .printing import say
 
 if TYPE_CHECKING:
     from ...analysis.calibration import Calibration
@@ -44,7 +45,8 @@ def sample_images(folder: Path) -> list[Path]:
 
     if not folder.is_dir():
         raise BadImage(f"Expected a folder of images; {folder} is none. Name one with --images DIR.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    # macOS leaves a hidden "._a.png" beside each image it copies.
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
     if not paths:
         raise BadImage(f"No images in {folder}. Expected files such as .png or .jpg directly in it.")
     return paths
@@ -52,15 +54,17 @@ def sample_images(folder: Path) -> list[Path]:
 
 def read_questions(file: Path | None) -> list[str]:
     from ...errors import BadQuestion
+    from ...text_files import read_text
 
     if file is None:
         return list(QUESTIONS)
     try:
-        lines = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(file, BadQuestion, "Expected text, one question a line.")
+    except OSError as error:
         raise BadQuestion(
-            f"The questions in {file} cannot be read: {error}. Expected text, one question a line."
+            f"The questions in {file} cannot be read: {error.strerror or error}. Expected text, one question a line."
         ) from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise BadQuestion(f"{file} holds no question. Expected one a line.")
     return lines
@@ -68,7 +72,7 @@ def read_questions(file: Path | None) -> list[str]:
 
 def _show(found: "Calibration", images: int) -> None:
     share = found.share(found.tau)
-    typer.echo(f"tau {found.tau:g}: anchors {share:.1%} of {len(found.cosines)} words in prompts about {images} images")
+    say(f"tau {found.tau:g}: anchors {share:.1%} of {len(found.cosines)} words in prompts about {images} images")
     for tau, part in found.shares.items():
-        typer.echo(f"  {tau:<5g} {part:6.1%}")
-    typer.echo(f"vlm-anchors ask IMAGE QUESTION --method attanchor:tau={found.tau:g}", err=True)
+        say(f"  {tau:<5g} {part:6.1%}")
+    say(f"vlm-anchors ask IMAGE QUESTION --method attanchor:tau={found.tau:g}", err=True)

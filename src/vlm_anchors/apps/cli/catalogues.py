@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from . import options
+from .printing import console as new_console
+from .printing import say
 
 
 def methods(
@@ -27,12 +29,12 @@ def methods(
     if json:
         options.print_json({**_entry(entry), "parameters": parameters, "presets": presets})
         return
-    typer.echo(f"{entry.name}: {entry.summary} ({entry.source})")
-    typer.echo(f"\n{inspect.getdoc(inspect.getmodule(entry.load()))}\n")
-    typer.echo(inspect.getdoc(entry.load()))
-    typer.echo(f"\nDefaults: {entry.name}:{spelled(parameters)}" if parameters else "\nIt has no parameters.")
+    say(f"{entry.name}: {entry.summary} ({entry.source})")
+    say(f"\n{inspect.getdoc(inspect.getmodule(entry.load()))}\n")
+    say(inspect.getdoc(entry.load()))
+    say(f"\nDefaults: {entry.name}:{spelled(parameters)}" if parameters else "\nIt has no parameters.")
     if presets:
-        typer.echo(f"\nPresets, as {entry.name}:preset=MODEL/TASK, other parameters after it:")
+        say(f"\nPresets, as {entry.name}:preset=MODEL/TASK, other parameters after it:")
         _show("presets", [{**one, "parameters": spelled(one["parameters"]) or "its defaults"} for one in presets], json)
 
 
@@ -63,9 +65,8 @@ def _show(kind: str, rows: list[dict[str, str]], json: bool) -> None:
         options.print_json({kind: rows})
         return
     if not rows:
-        typer.echo(f"There are no {kind} in this version.")
+        say(f"There are no {kind} in this version.")
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -73,4 +74,4 @@ def _show(kind: str, rows: list[dict[str, str]], json: bool) -> None:
         table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*row.values())
-    Console().print(table)
+    new_console().print(table)

@@ -15,9 +15,8 @@ from .evaluating import evaluate, lmms_task, report, unpack
 from .exporting import export_vllm
 from .judging import judge
 from .looking import look
-from .serving import serve
 from .training import merge, train
-from .web import app as web_app
+from .web import serve
 
 
 class Grouped(TyperGroup):
@@ -38,7 +37,6 @@ app = typer.Typer(
     cls=Grouped,
     help="Vision-language models that keep looking at the image: ask, compare methods, see what they did.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -65,8 +63,7 @@ def _root(
 
 
 HEADINGS: dict[str, dict[str, Any]] = {
-    "Ask and look": {"ask": ask, "compare": compare, "look": look, "app": web_app},
-    "Serve": {"serve": serve},
+    "Ask and look": {"ask": ask, "compare": compare, "look": look, "app": serve},
     "Measure": {
         "eval": evaluate,
         "judge": judge,

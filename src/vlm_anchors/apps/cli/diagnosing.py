@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options, outputs
+from .printing import console as new_console
 
 LEGEND = """
 on image, first token: share of the words' attention there; counting: that on the image if all tokens were alike.
@@ -70,10 +71,9 @@ def _draw(seen: Any, out: Path) -> None:
 
 
 def _show(summary: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = new_console(highlight=False, soft_wrap=True)
     console.print(
         f"{summary['model']}, {summary['questions']} questions about {summary['images']}. Does each premise hold here?\n"
     )

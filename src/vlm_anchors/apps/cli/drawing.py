@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options, outputs
+from .printing import say
 
 scenes = typer.Typer(help="Draw images with known content; export the bundled benchmarks.", no_args_is_help=True)
 
@@ -26,7 +27,7 @@ def render(
     from ...scenes import render_files
 
     paths = render_files(objects, out, seed)
-    typer.echo(f"{len(paths)} images in {out}")
+    say(f"{len(paths)} images in {out}")
 
 
 @scenes.command()
@@ -44,4 +45,4 @@ def export(
     from ...evaluation.runner.bundled import export as write
 
     folder = write(out, benchmark or BUNDLED, images, seed)
-    typer.echo(f"{', '.join(benchmark or BUNDLED)} and {images} images in {folder}")
+    say(f"{', '.join(benchmark or BUNDLED)} and {images} images in {folder}")

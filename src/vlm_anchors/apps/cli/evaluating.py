@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from . import options, outputs
+from .printing import say
 
 Name = Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name or SPEC: pope, chair:lemma=fixed, ...")]
-Data = Annotated[Path | None, typer.Option("--data", metavar="FILE_OR_DIR", help="Official question files.")]
-Images = Annotated[Path | None, typer.Option("--images", metavar="DIR", help="Their images.")]
+Data = Annotated[Path | None, outputs.source("--data", metavar="FILE_OR_DIR", help="Official question files.")]
+Images = Annotated[Path | None, outputs.source("--images", metavar="DIR", help="Their images.")]
 Split = Annotated[str | None, typer.Option("--split", metavar="S", help="Part of the questions.")]
 Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="The first N questions.")]
 How = Annotated[str | None, typer.Option("--protocol", metavar="P", help="How questions are put.")]
@@ -48,30 +49,30 @@ def evaluate(
         int | None,
         typer.Option("--ray", metavar="N", min=1, help="Answer in N workers of Ray, here or on its cluster."),
     ] = None,
-    skip_bad: Annotated[
-        bool,
-        typer.Option("--skip-bad", help="Leave out questions whose images cannot be read; the report counts them."),
-    ] = False,
     engine: Annotated[
         str, typer.Option("--engine", metavar="SPEC", help="transformers, or vllm where it is installed: docs/vllm.md.")
     ] = "transformers",
 ) -> None:
     """Answer a benchmark's questions. Resumes when run again; shards under torchrun. Without --data: bundled scenes."""
+    from ...errors import BadSetting
     from ...evaluation.runner.run import evaluate as run
-    from ...evaluation.runner.run import plan, shortened
+    from ...evaluation.runner.run import plan, refuse_other_run, shortened
 
     _both_or_neither(data, images)
+    method = options.each_method(method)
+    if split is not None and not split.strip():
+        raise BadSetting("Expected --split as a part of the questions; found an empty word. Leave it out for all.")
     shortened(plan(benchmark, method or [], protocol, decoding)[1], max_new_tokens)
     answer_with = _engine(engine, out)
     if ray or answer_with:  # only the workers or the engine answer: the card is theirs
         model = replace(model, settings={**model.settings, "device": "cpu"})
     vlm = model.load()
+    refuse_other_run(vlm, benchmark, out, protocol, max_new_tokens)
     data, images = _questions(benchmark, data, images, out, split, limit)
     added = run(
         vlm, benchmark, out, data=data, images=images, methods=method or None, split=split, limit=limit,
         protocol_name=protocol, decoding=decoding, seed=seed, max_new_tokens=max_new_tokens, batch_size=batch_size,
-        reuse=not no_reuse, ray_workers=ray, answer_with=answer_with, progress=options.progress(), skip_bad=skip_bad,
-        say=lambda words: print(words, file=sys.stderr),
+        reuse=not no_reuse, ray_workers=ray, answer_with=answer_with, progress=options.progress(),
     )  # fmt: skip
     print(f"{added} answers added to {out}. Next: vlm-anchors report {out}", file=sys.stderr)
 
@@ -109,7 +110,7 @@ def lmms_task(
     plan(benchmark, [], protocol, None)
     data, images = _questions(benchmark, data, images, out, split, limit)
     task = write_task(benchmark, out, data=data, images=images, split=split, limit=limit, protocol_name=protocol)
-    typer.echo(f"python -m lmms_eval --model vlm_anchors --model_args method=clva --tasks {task} --include_path {out}")
+    say(f"python -m lmms_eval --model vlm_anchors --model_args method=clva --tasks {task} --include_path {out}")
 
 
 def _both_or_neither(data: Path | None, images: Path | None) -> None:
@@ -192,7 +193,7 @@ def report(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, text)
     else:
-        typer.echo(text, nl=not text.endswith("\n"))
+        say(text, nl=not text.endswith("\n"))
 
 
 def unpack(

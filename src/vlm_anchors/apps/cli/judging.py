@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from . import options
+from .printing import say
 
 
 def judge(
@@ -43,7 +44,7 @@ def judge(
     if not count:
         print(f"Every answer in {run} has its review. Next: vlm-anchors report {run}", file=sys.stderr)
     elif not send:
-        typer.echo(f"{count} questions with their answers would be sent to {asked.address}, model {judge_model}.")
+        say(f"{count} questions with their answers would be sent to {asked.address}, model {judge_model}.")
         print("Nothing was sent. Add --send to send them.", file=sys.stderr)
     else:
         added = judge_run(run, rules, asked, data, options.progress())

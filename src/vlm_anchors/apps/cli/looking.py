@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options, outputs
+from .printing import say
 
 if TYPE_CHECKING:
     from ...analysis.study import Study
@@ -25,7 +26,7 @@ def look(
     Writes figures, tables, and one page that opens in any browser, without a network.
     """
     image, question = _one_image(words)
-    specs = method or ["none", "clva"]
+    specs = options.each_method(method) or ["none", "clva"]
     chosen, picture = _checked(image, question, specs)
     vlm = model.load()
     from ...analysis.study import study
@@ -38,9 +39,9 @@ def look(
         options.print_json({"page": str(files[0]), "files": [str(file) for file in files], **_answers(summary)})
         return
     for one in summary.seen:
-        typer.echo(f"{one.name}: {one.answer.text}")
-    typer.echo(f"page: {files[0]}")
-    typer.echo(f"{len(files) - 1} figures and tables beside it", err=True)
+        say(f"{one.name}: {one.answer.text}")
+    say(f"page: {files[0]}")
+    say(f"{len(files) - 1} figures and tables beside it", err=True)
 
 
 def _one_image(words: list[str]) -> tuple[str, str]:
@@ -76,19 +77,20 @@ def _write(summary: "Study", out: Path, commands: list[str]) -> list[Path]:
 
     from ...analysis.figures import figures_of, tables_of
     from ...analysis.look_page import write_page
+    from ...durable import write_whole
     from ...generation.effects_text import in_words
 
     drawn = figures_of(summary)
     did = [in_words(dict(one.answer.effects)) if one.answer.effects else "–" for one in summary.seen]
     out.mkdir(parents=True, exist_ok=True)
     page = out / "index.html"
-    page.write_text(write_page(summary, {each.caption: each.figure for each in drawn}, commands, did), encoding="utf-8")
+    write_whole(page, write_page(summary, {each.caption: each.figure for each in drawn}, commands, did))
     files = [page]
     for each in drawn:
         files.append(out / f"{each.name}.png")
         each.figure.savefig(files[-1], dpi=150)
     files.append(out / "tables.json")
-    files[-1].write_text(json.dumps(tables_of(summary), indent=1), encoding="utf-8")
+    write_whole(files[-1], json.dumps(tables_of(summary), indent=1))
     return files
 
 

@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .printing import say
 
 if TYPE_CHECKING:
     from ...models.vlm import Vlm
@@ -20,7 +23,7 @@ Words = Annotated[
 ]
 Methods = Annotated[
     list[str] | None,
-    typer.Option("--method", metavar="SPEC", help="Repeat for each method. Default: none and clva."),
+    typer.Option("--method", metavar="SPEC", help="Repeat for each method, or a,b. Default: none and clva."),
 ]
 Questions = Annotated[
     Path | None,
@@ -31,18 +34,27 @@ Decoding = Annotated[
     str | None, typer.Option("--decoding", metavar="SPEC", help="greedy, beam:num_beams=5 or nucleus:top_p=0.9.")
 ]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens.")]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="S", help="Seed of nucleus sampling.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", metavar="S", min=0, max=2**63 - 1, help="Seed of nucleus sampling.")
+]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N. Default: cuda if there is one.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Attention = Annotated[
     str | None, typer.Option("--attn", help="Attention backend, as in transformers: sdpa, eager, ...")
 ]
-Revision = Annotated[
-    str | None, typer.Option("--revision", help="Branch, tag or commit of a Hugging Face model.")
-]
+Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hugging Face model.")]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run code that the model brings along. Only if you trust its authors."),
+]
+DeviceMap = Annotated[
+    str | None, typer.Option("--device-map", metavar="MAP", help="Spread over several devices: auto, balanced, ...")
+]
+Quantization = Annotated[
+    str | None, typer.Option("--quantization", metavar="BITS", help="4bit or 8bit, by bitsandbytes on NVIDIA cards.")
+]
+Pixels = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Bound of the area images are scaled to (Qwen's families).")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -66,6 +78,10 @@ SETTINGS = {
     "dtype": (Dtype, None),
     "attn_implementation": (Attention, None),
     "revision": (Revision, None),
+    "device_map": (DeviceMap, None),
+    "quantization": (Quantization, None),
+    "min_pixels": (Pixels, None),
+    "max_pixels": (Pixels, None),
     "trust_remote_code": (TrustRemoteCode, False),
 }
 
@@ -85,6 +101,11 @@ def takes_model(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in own}
     return run
+
+
+def each_method(methods: list[str] | None) -> list[str]:
+    """One SPEC an item: `a,b` names two methods, while `clva:alpha=5,beta=0` is one with two parameters."""
+    return [spec for item in methods or [] for spec in re.split(r",(?=[a-z][a-z0-9-]*(?:[:+,]|$))", item)]
 
 
 def split_words(words: list[str]) -> tuple[list[str], str]:
@@ -141,4 +162,4 @@ def progress() -> Any:
 
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object on one line."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    say(json.dumps(value, ensure_ascii=False))

@@ -18,6 +18,13 @@ def file(option: str = "--out", *, metavar: str = "FILE", help: str) -> Any:
     return typer.Option(option, metavar=metavar, help=help, parser=lambda text: _file(option, text))
 
 
+def source(option: str, *, metavar: str, help: str) -> Any:
+    """An option that names a file or folder to read; an empty name would be the working folder."""
+    return typer.Option(
+        option, metavar=metavar, help=help, parser=lambda text: _named(option, text, "a file or folder")
+    )
+
+
 def writable_folder(option: str, text: str) -> Path:
     """The folder that an option or argument names, if it can be written to."""
     from ...errors import BadSetting

@@ -5,10 +5,11 @@ from typing import Annotated
 import typer
 
 from . import options
+from .printing import say
 
 
 @options.takes_model
-def app(
+def serve(
     model: options.Chosen,
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Other than 127.0.0.1: whoever reaches it can ask.")
@@ -20,13 +21,13 @@ def app(
     The page is served to this machine only, needs no network, and keeps nothing on disk.
     """
     _require_packages()
-    require_port(host, port)
+    _require_port(host, port)
     vlm = model.load()
     from ..web.server import start
 
     page = start(vlm, host, port)
     try:
-        typer.echo(f"Open http://{host}:{port} in a browser. Ctrl+C stops.")
+        say(f"Open http://{host}:{port} in a browser. Ctrl+C stops.")
         page.blocks.block_thread()
     finally:  # an interrupt before the blocking would leave the server's threads running
         page.blocks.close(verbose=False)
@@ -42,7 +43,7 @@ def _require_packages() -> None:
             raise MissingPackage(f"The app needs {name}: pip install 'vlm-anchors[app]'.")
 
 
-def require_port(host: str, port: int) -> None:
+def _require_port(host: str, port: int) -> None:
     """Told before a model is loaded, which may take minutes."""
     import socket
 
@@ -53,7 +54,8 @@ def require_port(host: str, port: int) -> None:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name that is too long, or no name, cannot be encoded
+        why = getattr(error, "strerror", None) or error
         raise BadSetting(
-            f"Cannot listen on {host}, port {port}: {error.strerror or error}. Choose another with --host or --port."
+            f"Cannot listen on {host[:80]}, port {port}: {why}. Choose another with --host or --port."
         ) from error

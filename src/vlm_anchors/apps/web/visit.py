@@ -36,6 +36,10 @@ MAX_WORDS = 48
 MAX_VISITS = 16
 MAX_BYTES = 20 << 20
 """Of an uploaded file."""
+MAX_SIDE = 2048
+"""Longer sides are scaled down: a page keeps one image for each visitor."""
+_DECODING = threading.Semaphore(2)
+"""Uploads decoded at once: a file of a few kilobytes may take 80 million pixels."""
 
 
 @dataclass
@@ -145,7 +149,13 @@ def uploaded(name: str, size: int, data: str) -> "Image.Image":
         content = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadImage(f"{name} did not arrive whole. Upload it again.") from error
-    return read_image(content)
+    with _DECODING:
+        try:
+            image = read_image(content)
+            image.thumbnail((MAX_SIDE, MAX_SIDE))
+        except MemoryError as error:
+            raise BadImage(f"There is not enough memory to read {name}. Make it smaller first.") from error
+    return image
 
 
 def depth_and_heads(vlm: "Vlm") -> tuple[int, int]:

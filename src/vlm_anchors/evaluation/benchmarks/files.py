@@ -4,9 +4,13 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
+from ...text_files import parse_json
+from ...text_files import read_text as read_ordinary
 from .base import BadData, Question
 from .schema import NO_FIELDS, short
 
@@ -18,6 +22,23 @@ OTHER_FILES = {
     "version https://git-lfs": "a pointer of Git LFS",
 }
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_reads: ContextVar[set[Path] | None] = ContextVar("reads", default=None)
+
+
+@contextmanager
+def files_read() -> Iterator[set[Path]]:
+    """Collects, while it is open, the question files that are found or read: those that a RUN's hash is made of."""
+    found: set[Path] = set()
+    token = _reads.set(found)
+    try:
+        yield found
+    finally:
+        _reads.reset(token)
+
+
+def _note(paths: Iterable[Path]) -> None:
+    if (found := _reads.get()) is not None:
+        found.update(paths)
 
 
 def rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -41,12 +62,8 @@ def read_text(path: Path) -> str:
         )
     if path.is_dir():
         raise BadData(f"Expected a file; {path} is a folder. Name the file in it.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise BadData(
-            f"{path} is not UTF-8 text. Expected the official question file; unpack it if it is compressed."
-        ) from None
+    _note([path])
+    text = read_ordinary(path, advice="Expected the official question file; unpack it if it is compressed.")
     if not text.strip():
         raise BadData(f"{path} is empty. Expected the official question file; download it again.")
     for begin, what in OTHER_FILES.items():
@@ -58,7 +75,7 @@ def read_text(path: Path) -> str:
 def read_json(path: Path) -> Any:
     """One JSON document."""
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except json.JSONDecodeError as problem:
         raise BadData(_broken(path, problem)) from None
 
@@ -85,7 +102,7 @@ def _kind_of(value: Any) -> str:
 
 def _array(text: str, path: Path) -> list[Any]:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as problem:
         raise BadData(_broken(path, problem)) from None
 
@@ -123,7 +140,7 @@ def _lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            yield number, parse_json(line)
         except json.JSONDecodeError as problem:
             raise BadData(_broken_line(text, path, number, last, problem)) from None
 
@@ -146,7 +163,7 @@ def _broken_line(text: str, path: Path, number: int, last: int, problem: json.JS
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
+        parse_json(text)
     except json.JSONDecodeError:
         return False
     return True
@@ -183,15 +200,17 @@ def find_image(folder: Path) -> Callable[[str], Path]:
     """A function from the name a question uses to a file: by name, else with another ending (.jpg asked for, .png there).
 
     A name with folders in it ("VD/map/0_1.png") is also found below a folder of another name; a bare name anywhere.
+    Names that lead out of the folder are refused, hidden files are passed over.
     """
     if not folder.is_dir():
         raise BadData(f"There is no image folder {folder}. Give the folder that holds the benchmark's images.")
     by_stem: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_ENDINGS:
+        if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("."):
             by_stem.setdefault(path.stem, []).append(path)
 
     def find(name: str) -> Path:
+        check_inside(name)
         exact = folder / name
         if exact.is_file():
             return exact
@@ -213,10 +232,20 @@ def find_image(folder: Path) -> Callable[[str], Path]:
     return find
 
 
+def check_inside(name: str) -> None:
+    """Raises `BadData` for an image name that is absolute, climbs out of its folder or names nothing."""
+    path = PurePath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or not path.name or PureWindowsPath(name).drive or "\0" in name:
+        raise BadData(
+            f"Expected the name of an image in the image folder; found {short(name)}, which leads elsewhere. Correct the data."
+        )
+
+
 def missing_images(questions: Iterable[Question], folder: Path) -> list[str]:
     """Names of images the questions need that are not there; empty where all are."""
     find, missing = find_image(folder), []
     for name in dict.fromkeys(q.image for q in questions if q.image is not None):
+        check_inside(name)
         try:
             find(name)
         except BadData:
@@ -225,12 +254,18 @@ def missing_images(questions: Iterable[Question], folder: Path) -> list[str]:
 
 
 def question_files(data: Path, endings: Sequence[str] = (".json", ".jsonl")) -> list[Path]:
-    """The file itself, or those in a folder, sorted."""
-    if data.is_file():
+    """The file itself, or those in a folder, sorted. Hidden files and RUN folders inside are passed over."""
+    if data.exists() and not data.is_dir():
         return [data]
     if not data.is_dir():
         raise BadData(f"There is no file or folder {data}. Give the official question file or the folder it lies in.")
-    found = sorted(path for path in data.rglob("*") if path.suffix in endings)
+    runs = {file.parent for file in data.rglob("run.json")}
+    found = sorted(
+        path
+        for path in data.rglob("*")
+        if path.suffix in endings and not path.name.startswith(".") and runs.isdisjoint(path.parents)
+    )
+    _note(found)
     if not found:
         raise BadData(
             f"The folder {data} holds no {' or '.join(endings)} file. Give the folder with the official question files."
@@ -238,16 +273,21 @@ def question_files(data: Path, endings: Sequence[str] = (".json", ".jsonl")) -> 
     return found
 
 
-def sha256(data: Path) -> str:
-    """Hash of a file; of a folder, of its files' names and contents in order."""
+def sha256(data: Path, read: Iterable[Path] | None = None) -> str:
+    """Hash of a file; of a folder, of the names and contents of its files, or of those among them that were read."""
+    if not data.is_dir():
+        return _digest(data)
+    files = data.rglob("*") if read is None else read
     digest = hashlib.sha256()
-    if data.is_file():
-        digest.update(data.read_bytes())
-        return digest.hexdigest()
-    for path in sorted(p for p in data.rglob("*") if p.is_file()):
+    for path in sorted(path for path in files if path.is_file() and path.is_relative_to(data)):
         digest.update(f"{path.relative_to(data).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(bytes.fromhex(_digest(path)))
     return digest.hexdigest()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @functools.cache

@@ -7,16 +7,23 @@ it. Addresses that point elsewhere are not followed, since the key would go ther
 import http.client
 import json
 import os
+import threading
 import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ...errors import BadData, BadSetting
+from ...text_files import parse_json
 
 ROLE = "You are a helpful and precise assistant for checking the quality of the answer."
 ENDPOINT = "/chat/completions"
+MOST_BYTES = 16 << 20
+"""Of one reply."""
+T = TypeVar("T")
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -26,7 +33,10 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class Judge:
-    """An OpenAI-compatible chat endpoint: `url` is its address, with or without /chat/completions. timeout in seconds."""
+    """An OpenAI-compatible chat endpoint: `url` is its address, with or without /chat/completions.
+
+    timeout: seconds that one review may take in all, however slowly the server writes.
+    """
 
     url: str
     model: str
@@ -56,25 +66,43 @@ class Judge:
             self.address + (f"?{query}" if query else ""), self._body(text), self._headers()
         )
         try:
-            with urllib.request.build_opener(_Stay).open(request, timeout=self.timeout) as reply:
-                body = reply.read()
+            body = within(self.timeout, lambda: self._reply(request))
         except urllib.error.HTTPError as refusal:
             raise BadSetting(
                 f"The judge at {self.address} answered {refusal.code}{self._reason(refusal)}. {self._advice(refusal.code)}; "
                 f"run again to go on."
             ) from None
         except (OSError, http.client.HTTPException) as problem:
+            why = self._without_key(_short(getattr(problem, "reason", problem)))
             raise BadSetting(
-                f"No judge can be reached at {self.address} ({_short(getattr(problem, 'reason', problem))}). Check --url "
-                f"and that the server runs; run again to go on."
+                f"No judge can be reached at {self.address} ({why}). Check --url and that the server runs; run again to go on."
             ) from None
         review = _text(body)
         if not review:
             raise BadData(
                 f"The judge at {self.address} replied without text: expected choices[0].message.content, found "
-                f"{_shape(body)}. Check --url and the model {self.model!r}; run again to go on."
+                f"{self._without_key(_shape(body))}. Check --url and the model {self.model!r}; run again to go on."
+            )
+        if self._without_key(review) != review:
+            raise BadData(
+                f"The judge at {self.address} repeats the key in its review, so nothing of it is kept. Check --url: is it a "
+                f"server that you trust? Change the key."
             )
         return review
+
+    def _reply(self, request: urllib.request.Request) -> bytes:
+        with urllib.request.build_opener(_Stay).open(request, timeout=self.timeout) as reply:
+            body = reply.read(MOST_BYTES + 1)
+        if len(body) > MOST_BYTES:
+            raise OSError(f"its reply is longer than {MOST_BYTES >> 20} MB")
+        return body
+
+    def _without_key(self, text: str) -> str:
+        """The text with the key, or what quoting makes of it, blotted out."""
+        key = self._key()
+        for written in (key, json.dumps(key)[1:-1], repr(key)[1:-1], urllib.parse.quote(key, safe="")) if key else ():
+            text = text.replace(written, "***")
+        return text
 
     def _body(self, text: str) -> bytes:
         messages = [{"role": "system", "content": ROLE}, {"role": "user", "content": text}]
@@ -98,7 +126,7 @@ class Judge:
     def _reason(self, refusal: urllib.error.HTTPError) -> str:
         """What the server says of a refusal, unless it may repeat the key or a part of it."""
         try:
-            said = str(json.loads(refusal.read(10_000))["error"]["message"])
+            said = str(parse_json(refusal.read(10_000))["error"]["message"])
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
             return ""
         key = self._key()
@@ -115,6 +143,27 @@ class Judge:
         return f"Check --url and the model {self.model!r}"
 
 
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """What `work` returns, or raises; `TimeoutError` where it takes longer. A socket's own limit starts anew with each byte."""
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    worker = threading.Thread(target=run, name="vlm-anchors-judge", daemon=True)
+    worker.start()
+    worker.join(seconds)
+    if failed:
+        raise failed[0]
+    if not done:
+        raise TimeoutError(f"no whole reply within {seconds:g} seconds")
+    return done[0]
+
+
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
@@ -127,7 +176,7 @@ def _is_address(url: str) -> bool:
 def _text(reply: bytes) -> str:
     """The review in a reply; empty where there is none."""
     try:
-        content = json.loads(reply)["choices"][0]["message"]["content"]
+        content = parse_json(reply)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError):
         return ""
     return content if isinstance(content, str) and content.strip() else ""
@@ -136,7 +185,7 @@ def _text(reply: bytes) -> str:
 def _shape(reply: bytes) -> str:
     """What a reply is, in words that repeat nothing of its content: an echo would show the key."""
     try:
-        body = json.loads(reply)
+        body = parse_json(reply)
     except ValueError:
         return "no JSON" if reply.strip() else "nothing"
     return (

@@ -5,7 +5,6 @@ a judge was asked. Scores are made here, every time, from these alone. Rows are 
 benchmark, data file, model, protocol and judge; groups (splits, sub-tasks) get a table each below the whole.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from ...durable import read_lines
 from ...errors import UnknownName
 from ...registry import did_you_mean
+from ...text_files import read_object
 from .. import published, statistics
 from ..benchmarks import BENCHMARKS
 from ..benchmarks.base import BadData, Benchmark, Metric, Record, check_records, score
@@ -43,14 +43,9 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """A run's folder. A half-written last line (power cut) is dropped; any other broken line is refused."""
-    if not (path / "run.json").is_file():
+    if not (path / "run.json").exists():
         raise BadData(f"{path} is no run: it has no run.json. Give a folder that `vlm-anchors eval --out` wrote.")
-    try:
-        info = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except json.JSONDecodeError as problem:
-        raise BadData(
-            f"{path / 'run.json'} is not valid JSON in line {problem.lineno}: {problem.msg}. Run eval again."
-        ) from None
+    info = read_object(path / "run.json", advice="Run eval again.")
     files = sorted(path.glob("records*.jsonl"))
     if not files:
         raise BadData(f"{path} holds no records.jsonl. Answer some questions first: vlm-anchors eval ... --out {path}")

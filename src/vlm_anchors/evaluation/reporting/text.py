@@ -27,7 +27,8 @@ def markdown(made: Sequence[Table]) -> str:
 
 
 def _safe(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")  # Markdown takes HTML as it is
+    return plain.replace("|", "\\|").replace("\n", " ")
 
 
 def _line(values: Sequence[str]) -> str:
@@ -43,7 +44,7 @@ def terminal(made: Sequence[Table], width: int | None = None) -> str:
     from rich.table import Table as RichTable
 
     out = io.StringIO()
-    console = Console(file=out, width=width, highlight=False, markup=False)
+    console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
     for table in made:
         texts = _texts(table, narrow=False)
         narrow = sum(map(_drawn, texts)) > console.width - 1

@@ -28,7 +28,7 @@ def run_of(vlm: Vlm, method: MethodLike, chosen: Protocol, decoding: DecodingLik
     methods, how = choose(method, decoding, chosen.decoding)
     if isinstance(how, Nucleus):
         drawn = seed if seed is not None else (chosen.seed if chosen.seed is not None else how.seed)
-        how = Nucleus(how.top_p, how.temperature, drawn)
+        how = replace(how, seed=drawn)
     return GenerationPlan(vlm, methods, how, chosen.max_new_tokens)
 
 

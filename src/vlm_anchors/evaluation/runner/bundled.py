@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...durable import write_whole
+from ...durable import clear_leftovers, write_whole
 from ...errors import BadSetting, UnknownName
 from ...registry import did_you_mean
 from ..benchmarks import BENCHMARKS
@@ -38,6 +38,7 @@ def bundled_data(
             f"and --images."
         )
     data, named = run / "scenes" / name, _scenes(images, seed)
+    clear_leftovers(run / "scenes")
     _write(run / "scenes", (name,), named, seed)
     asked = bench.at(data).questions(data, split)[:limit]
     wanted = {question.image for question in asked}
@@ -54,6 +55,7 @@ def export(out: Path, benchmarks: Sequence[str] = BUNDLED, images: int = IMAGES,
         if name not in BUNDLED:
             raise UnknownName(f"No bundled benchmark {name!r}.{did_you_mean(name, BUNDLED)}")
     named = _scenes(images, seed)
+    clear_leftovers(out)
     _draw(out / "images", named)
     _write(out, benchmarks, named, seed)
     return out
@@ -80,14 +82,31 @@ def _draw(folder: Path, named: "dict[str, Scene]") -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, scene in named.items():
-        if not (folder / name).exists():
-            beside = folder / f"unfinished_{os.getpid()}_{name}"
-            draw.save(scene, beside)
-            beside.replace(folder / name)
-        elif draw.number_in(folder / name) != scene.seed:
+        if not os.path.lexists(folder / name):
+            write_whole(folder / name, draw.as_png(scene))
+        elif _number_in(folder / name) != scene.seed:
             raise BadSetting(
                 f"{folder / name} shows another scene, of another seed. Choose another folder, or empty this one."
             )
+
+
+def _number_in(file: Path) -> int | None:
+    """The number of the scene that a file shows; None where it shows none."""
+    from ...scenes import draw
+
+    try:
+        return draw.number_in(file)
+    except (OSError, ValueError, SyntaxError):  # a broken file, as Pillow's readers tell it
+        return None
+
+
+def _keep(file: Path, text: str) -> None:
+    """Writes a question file that is not there; one that is there must hold the same."""
+    if os.path.lexists(file) and not (file.is_file() and file.read_bytes() == text.encode()):
+        raise BadSetting(
+            f"{file} holds other questions than this version writes. Choose another folder, or remove the file."
+        )
+    write_whole(file, text)
 
 
 def _pope(folder: Path, named: "dict[str, Scene]", seed: int) -> None:
@@ -105,12 +124,12 @@ def _pope(folder: Path, named: "dict[str, Scene]", seed: int) -> None:
             }
             for number, (scene, name, there) in enumerate(rows, 1)
         ]
-        write_whole(folder / f"scenes_pope_{split}.json", "".join(json.dumps(line) + "\n" for line in lines))
+        _keep(folder / f"scenes_pope_{split}.json", "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _chair(folder: Path, named: "dict[str, Scene]", seed: int) -> None:
     objects = {name: sorted(scene.present) for name, scene in named.items()}
-    write_whole(folder / "scenes_chair_objects.json", json.dumps(objects, indent=0) + "\n")
+    _keep(folder / "scenes_chair_objects.json", json.dumps(objects, indent=0) + "\n")
 
 
 def _mme(folder: Path, named: "dict[str, Scene]", seed: int) -> None:
@@ -132,7 +151,7 @@ def _mme(folder: Path, named: "dict[str, Scene]", seed: int) -> None:
             if all(one is not None for one in made):
                 tasks[task] += [_line(name, one[0], one[1]) for one in made if one is not None]
     for task, lines in tasks.items():
-        write_whole(folder / f"{task}.txt", "\n".join(lines) + "\n")
+        _keep(folder / f"{task}.txt", "\n".join(lines) + "\n")
 
 
 def _line(image: str, question: str, true: bool) -> str:

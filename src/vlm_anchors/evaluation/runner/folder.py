@@ -2,15 +2,21 @@
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...durable import AppendedLines, write_whole
-from ...errors import BadRun
+from ...durable import AppendedLines, clear_leftovers, is_locked, iterate_lines, write_whole
+from ...errors import AnchorsWarning, BadData, BadRun, BadSetting
+from ...text_files import read_object
 
-FIXED = ("model", "revision", "benchmark", "data_sha256", "protocol", "max_new_tokens", "dtype", "engine")
+FIXED = (
+    "model", "revision", "benchmark", "version", "data_sha256", "protocol", "max_new_tokens", "dtype", "attention", "engine",
+)  # fmt: skip
 """Settings that make two answers comparable: one RUN has one value of each."""
+MADE_WITH = ("versions", "commit", "device")
+"""What may change between two runs of one RUN, and is then written into each record."""
 
 Key = tuple[str, str, str, int | None]
 
@@ -28,6 +34,7 @@ class RunFolder:
         self.rank, self.world = rank, world
         self._lines = AppendedLines(self.records_path)
         self._settings: Mapping[str, Any] = {}
+        self._different: dict[str, Any] = {}
         self._certified = False
 
     @property
@@ -35,57 +42,114 @@ class RunFolder:
         return self.path / ("records.jsonl" if self.world == 1 else f"records.{self.rank}.jsonl")
 
     def __enter__(self) -> "RunFolder":
-        if self.path.exists() and not self.path.is_dir():
-            raise BadRun(f"{self.path} is a file; --out names a folder. Choose another name.")
+        self._require_folder()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lines.__enter__()
+        try:
+            self._require_alone()
+        except BadRun:
+            self._lines.__exit__()
+            raise
+        clear_leftovers(self.path)
         return self
+
+    def _require_folder(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise BadRun(f"{self.path} is a file; --out names a folder. Choose another name.")
+
+    def _require_alone(self) -> None:
+        """One process that answers everything, beside ranks that share the same questions, would answer them twice."""
+        lone = self.path / "records.jsonl"
+        others = sorted(self.path.glob("records.*.jsonl")) if self.world == 1 else [lone]
+        for other in others:
+            if is_locked(other):
+                raise BadRun(
+                    f"{other} is being written by another process, with another number of processes than this one. "
+                    f"Wait for it, or choose another folder."
+                )
 
     def __exit__(self, *exc: object) -> None:
         self._lines.__exit__(*exc)
 
-    def settle(self, settings: Mapping[str, Any]) -> None:
-        """Checks that what run.json says still holds; raises `BadRun` naming the first difference.
+    def settle(self, settings: Mapping[str, Any], names: Iterable[str] = FIXED) -> None:
+        """Checks that what run.json says of `names` still holds; raises `BadRun` naming the first difference.
 
-        A RUN without one gets it with its first answer: what is refused before that binds nobody.
+        Writes nothing: a RUN gets its run.json with its first answer, and what is refused before that binds nobody.
         """
-        self._settings = settings
+        self._settings, self._different = settings, {}
+        self._require_folder()
         file = self.path / "run.json"
-        if not file.exists():
-            if any(records.stat().st_size for records in self.path.glob("records*.jsonl")):
+        if not os.path.lexists(file):
+            if any(_holds_something(records) for records in self.path.glob("records*.jsonl")):
                 raise BadRun(
                     f"{self.path} holds records but no run.json, so nobody knows what they are of. Choose another --out."
                 )
             return
-        try:
-            before = json.loads(file.read_text("utf-8"))
-        except json.JSONDecodeError:
-            raise BadRun(f"{file} is not JSON. Restore it, or choose another --out.") from None
-        for name in FIXED:
+        before = read_object(file, BadRun, "Restore it, or choose another --out.")
+        for name in names:
             if before.get(name) != settings.get(name):
                 raise BadRun(
                     f"{self.path} was made with {name} = {_reported(name, before)}; this is {_reported(name, settings)}. "
                     f"Answers of both would not be comparable: choose another --out."
                 )
+        self._different = {name: settings.get(name) for name in MADE_WITH if before.get(name) != settings.get(name)}
 
     def done(self) -> set[Key]:
         """What is answered, by any rank; a line that another rank is just writing does not count."""
         found: set[Key] = set()
         for file in sorted(self.path.glob("records*.jsonl")):
-            for line in file.read_bytes().split(b"\n")[:-1]:
-                if line.strip():
-                    found.add(key_of(json.loads(line)))
+            for number, record in iterate_lines(file):
+                if record is not None:
+                    found.add(_checked_key(file, number, record))
         return found
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Whole lines, flushed to the disk before the next batch starts; run.json is there before the first of them."""
+        """Whole lines, flushed to the disk before the next batch starts; run.json is there before the first of them.
+
+        Raises:
+            BadRun: They cannot be written; none of them is then.
+        """
         if not self._certified:
-            if (file := self.path / "run.json").exists():  # another rank may have been first
-                self.settle(self._settings)
-            else:
+            self._certify()
+        more = {"made_with": self._different} if self._different else {}
+        self._lines.append({**record, **more} for record in records)
+
+    def _certify(self) -> None:
+        if (file := self.path / "run.json").exists():  # another rank may have been first
+            self.settle(self._settings)
+        else:
+            try:
                 write_whole(file, json.dumps(self._settings, indent=1, ensure_ascii=False) + "\n")
-            self._certified = True
-        self._lines.append(records)
+            except BadSetting as problem:
+                raise BadRun(str(problem)) from problem
+        if self._different:
+            warnings.warn(
+                f"{self.path} was begun with {_named(self._different)} other than today's; answers of both may differ in "
+                f"their last digits. Each new record says what it was made with.",
+                AnchorsWarning,
+                stacklevel=4,
+            )
+        self._certified = True
+
+
+def _holds_something(records: Path) -> bool:
+    return not records.is_file() or records.stat().st_size > 0
+
+
+def _named(different: Mapping[str, Any]) -> str:
+    return " and ".join("versions of its packages" if name == "versions" else f"a {name}" for name in different)
+
+
+def _checked_key(file: Path, number: int, record: Mapping[str, Any]) -> Key:
+    """A record's key; a line that is no record of a RUN raises `BadData`."""
+    words = (record["id"], record.get("method"), record.get("decoding"))
+    seed = record.get("seed")
+    if not all(isinstance(word, str) for word in words) or not (seed is None or isinstance(seed, int)):
+        raise BadData(
+            f"{file}, line {number}: expected id, method and decoding as texts and seed as a number; found "
+            f"{(*words, seed)!r:.120}. Remove the line."
+        )
+    return key_of(record)
 
 
 def _reported(name: str, settings: Mapping[str, Any]) -> str:
@@ -94,8 +158,20 @@ def _reported(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def shard() -> tuple[int, int]:
-    """(rank, world) from torchrun's or SLURM's environment; (0, 1) alone. No process group is needed."""
-    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if rank in os.environ and world in os.environ:
-            return int(os.environ[rank]), int(os.environ[world])
+    """(rank, world) from torchrun's or SLURM's environment; (0, 1) alone. No process group is needed.
+
+    Raises:
+        BadSetting: The variables hold no such numbers.
+    """
+    for names in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        words = [os.environ.get(name) for name in names]
+        if None in words:
+            continue
+        rank, world = (int(word) if word and word.isdecimal() else -1 for word in words)
+        if not 0 <= rank < world:
+            raise BadSetting(
+                f"Expected {names[0]} and {names[1]} as whole numbers, the first below the second; found {words[0]!r} and "
+                f"{words[1]!r}. Unset both to answer in one process."
+            )
+        return rank, world
     return 0, 1

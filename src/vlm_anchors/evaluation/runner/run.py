@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BadSetting
-from ...generation.generate import check_new_tokens
+from ...generation.generate import check_batch_size, check_new_tokens
 from ...models.vlm import Vlm
 from ...provenance import provenance
 from ...specs import DecodingLike, MethodLike, choose
 from ..benchmarks import BENCHMARKS
 from ..benchmarks.base import Benchmark
-from ..benchmarks.files import sha256
+from ..benchmarks.files import files_read, sha256
 from ..benchmarks.protocols import Protocol, protocol
 from .answerer import Answerer, Job, key_of_run, run_of
-from .batches import asked, batches, without_bad
-from .folder import RunFolder, key_of, shard
+from .batches import asked, batches
+from .folder import FIXED, RunFolder, key_of, shard
 
 
 def evaluate(
@@ -38,8 +38,6 @@ def evaluate(
     ray_workers: int | None = None,
     answer_with: Callable[[Answerer], Answerer] | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
-    skip_bad: bool = False,
-    say: Callable[[str], Any] = lambda words: None,
 ) -> int:
     """Answers what is missing in the RUN folder `out`; returns how many answers were added.
 
@@ -50,29 +48,24 @@ def evaluate(
     `vlm` may lie on the CPU then. answer_with: makes another engine answer, from what would answer through transformers.
     Under torchrun or SLURM each rank answers its share of the batches and writes its own records file.
 
-    skip_bad: leave out the questions whose images cannot be read; run.json names them. say: takes what will be done, in
-    words, before anything is.
-
     Raises `UserError` subclasses before anything is answered: missing images, another model's RUN, bad names.
     """
     asked_for = each_of(vlm.method if methods is None else methods)
     bench, official = plan(benchmark, asked_for, protocol_name, decoding)
     bench, chosen = bench.at(Path(data)), shortened(official, max_new_tokens)
-    questions = asked(bench, Path(data), Path(images), split, limit, chosen)
-    skipped: list[str] = []
-    if skip_bad:
-        questions, skipped = without_bad(questions, Path(images))
-    groups = batches(questions, batch_size)
+    check_batch_size(batch_size)
+    with files_read() as read:
+        groups = batches(asked(bench, Path(data), Path(images), split, limit, chosen), batch_size)
     runs_asked = [run_of(vlm, method, chosen, decoding, seed) for method in asked_for]
     runs = tuple({key_of_run(run): run for run in runs_asked}.values())  # what is named twice answers once
     answerer = Answerer(runs, Path(images), bench.yes_no, reuse)
     if answer_with is not None:
         answerer = answer_with(answerer)
-    settings = {**_settings(vlm, bench, Path(data), official, chosen), **answerer.about}
-    settings |= {"questions": len(questions), "skipped": skipped}
-    say(plan_words(bench, split, len(questions), chosen, [key_of_run(run) for run in runs]))
+    settings = {**_settings(vlm, bench, Path(data), read, official, chosen), **answerer.about}
     rank, world = shard()
-    with RunFolder(Path(out), rank, world) as folder:
+    folder = RunFolder(Path(out), rank, world)
+    folder.settle(settings)  # reads only: a folder that is refused stays as it is
+    with folder:
         folder.settle(settings)
         done = folder.done()
         jobs = [(which, group) for which in range(len(runs)) for n, group in enumerate(groups) if n % world == rank]
@@ -99,6 +92,18 @@ def evaluate(
     return added
 
 
+def refuse_other_run(
+    vlm: Vlm, benchmark: str | Benchmark, out: Path, protocol_name: str | None, max_new_tokens: int | None
+) -> None:
+    """Raises `BadRun` where `out` holds answers of another model or protocol, before anything is written below it.
+
+    What depends on the questions is left to `evaluate`.
+    """
+    bench, official = plan(benchmark, [], protocol_name, None)
+    settings = _settings(vlm, bench, None, (), official, shortened(official, max_new_tokens))
+    RunFolder(out).settle(settings, [name for name in FIXED if name not in ("benchmark", "data_sha256")])
+
+
 def plan(
     benchmark: str | Benchmark, methods: "Sequence[MethodLike]", protocol_name: str | None, decoding: DecodingLike
 ) -> tuple[Benchmark, Protocol]:
@@ -108,23 +113,6 @@ def plan(
     for method in methods or ["none"]:
         choose(method, decoding, chosen.decoding)
     return bench, chosen
-
-
-def plan_words(
-    bench: Benchmark, split: str | None, n: int, chosen: Protocol, keys: Sequence[tuple[str, str, int | None]]
-) -> str:
-    """What will be done, in a few lines: questions, methods, protocol, prompt, decoding, longest answer."""
-    methods = ", ".join(dict.fromkeys(method for method, _, _ in keys))
-    how = ", ".join(dict.fromkeys(name if seed is None else f"{name}, seed {seed}" for _, name, seed in keys))
-    words = (
-        f"{bench.spec()}, {'every split' if split is None else f'split {split}'}: {n} questions, each with {methods}\n"
-        f"protocol {chosen.name}: prompt {chosen.template!r}, {how}, at most {chosen.max_new_tokens} new tokens"
-    )
-    if all(name == "greedy" for _, name, _ in keys):
-        return words
-    return (
-        f"{words}\nNot greedy: {how}. Not comparable with greedy numbers; --decoding or another --protocol changes it."
-    )
 
 
 def shortened(official: Protocol, max_new_tokens: int | None) -> Protocol:
@@ -147,7 +135,9 @@ def _here(answerer: Answerer, jobs: Sequence[Job]) -> Iterator[list[dict[str, An
     return (answerer(job) for job in jobs)
 
 
-def _settings(vlm: Vlm, bench: Benchmark, data: Path, official: Protocol, chosen: Protocol) -> dict[str, Any]:
+def _settings(
+    vlm: Vlm, bench: Benchmark, data: Path | None, read: Iterable[Path], official: Protocol, chosen: Protocol
+) -> dict[str, Any]:
     config = vlm.model.config
     another = None if chosen == official else chosen.max_new_tokens
     return {
@@ -156,7 +146,7 @@ def _settings(vlm: Vlm, bench: Benchmark, data: Path, official: Protocol, chosen
         "benchmark": bench.spec(),
         "version": bench.version,
         "data": str(data),
-        "data_sha256": sha256(data),
+        "data_sha256": None if data is None else sha256(data, read),
         "protocol": chosen.name,
         "protocol_words": official.describe(),
         "max_new_tokens": another,
