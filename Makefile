@@ -5,13 +5,14 @@
 # make vllm-env   an environment with vLLM on a CPU  make test-vllm  the tests inside vLLM
 # make fix        what ruff can mend by itself       make docs       the generated pages under docs/
 # make site       the documentation as a site, in build/site
+# make serve-demo a server on the bundled model, asked once with the openai client
 #
 # Each sets up .venv from nothing (python3 >= 3.11 is all it needs) and may be run again at any time.
 
 SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-smollm2 test test-all lint types fix docs site clean vllm-env test-vllm
+.PHONY: help demo demo-smollm2 test test-all lint types fix docs site serve-demo clean vllm-env test-vllm
 
 PYTHON ?= python3
 VENV := .venv
@@ -25,7 +26,7 @@ $(shell if [ -e $(VENV) ]; then $(RUN) -c '' 2>/dev/null || rm -rf $(VENV); fi)
 $(shell if [ -e $(VENV) ]; then $(RUN) -c 'import vlm_anchors' 2>/dev/null || rm -f $(VENV)/*.ok; fi)
 
 help:
-	@sed -n '1,7s/^# \{0,1\}//p' Makefile
+	@sed -n '1,10s/^# \{0,1\}//p' Makefile
 
 demo: $(VENV)/demo.ok
 	$(RUN) -m vlm_anchors.apps.demo --out demo
@@ -55,6 +56,9 @@ docs: $(VENV)/dev.ok
 	$(RUN) runs/readme_table.py
 	$(RUN) runs/results_page.py
 	$(RUN) runs/training_tables.py
+
+serve-demo: $(VENV)/serve.ok
+	$(RUN) examples/serve.py
 
 site: $(VENV)/site.ok
 	$(RUN) -m mkdocs build --strict -q
@@ -89,3 +93,7 @@ $(VENV)/smollm2.ok: $(VENV)/demo.ok
 
 $(VENV)-vllm/done: tools/vllm_env.sh
 	PYTHON="$(PYTHON)" tools/vllm_env.sh $(VENV)-vllm
+
+$(VENV)/serve.ok: pyproject.toml constraints.txt .ci/install
+	PYTHON="$(PYTHON)" .ci/install $(VENV) serve
+	@touch $@

@@ -102,7 +102,7 @@ up).
 
 
 def preset_row(preset: Any) -> str:
-    from vlm_anchors.interventions.method import spelled
+    from vlm_anchors.parameters import spelled
 
     parameters = f"`{spelled(preset.parameters)}`" if preset.parameters else "its defaults"
     return f"| `{preset.name}` | {parameters} | {preset.source} |"

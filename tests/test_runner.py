@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -317,6 +318,41 @@ def test_sentences_for_what_cannot_run(tiny, scenes, tmp_path):
 def test_the_protocol_decodes_unless_a_decoding_is_asked_for(tiny, method, decoding, found):
     how = run_of(tiny, method, protocol("chair", "opera"), decoding, None)
     assert key_of_run(how)[1] == found
+
+
+def test_what_will_be_done_is_said_first(tiny, scenes, tmp_path):
+    said = []
+    run(tiny, scenes, tmp_path / "run", limit=6, methods=["none", "clva"], say=said.append)
+    assert said == [
+        "pope, split adversarial: 6 questions, each with none, clva\n"
+        "protocol deco: prompt '{q}', greedy, at most 5 new tokens"
+    ]
+    run(tiny, scenes, tmp_path / "beam", limit=2, methods=["none"], decoding="beam:num_beams=2", say=said.append)
+    assert "Not greedy: beam:num_beams=2. Not comparable with greedy numbers" in said[1]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["questions"] == 6
+
+
+def test_images_that_cannot_be_read_are_left_out_and_counted(tiny, scenes, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(scenes / "images", images)
+    (images / "scene_0001.png").write_bytes((images / "scene_0001.png").read_bytes()[:500])
+    how = {
+        "data": scenes / "pope",
+        "images": images,
+        "split": "adversarial",
+        "protocol_name": "deco",
+        "methods": ["none"],
+    }
+    with pytest.warns(
+        AnchorsWarning, match="6 questions are left out: 1 images cannot be read. The first: .*scene_0001"
+    ):
+        assert evaluate(tiny, "pope", tmp_path / "run", skip_bad=True, **how) == QUESTIONS - 6
+    (table,) = tables([tmp_path / "run"], draws=20)
+    assert any("6 questions were left out: their images cannot be read" in note for note in table.notes)
+    for image in images.iterdir():
+        image.write_bytes(b"no image")
+    with pytest.raises(BadSetting, match="None of the images of the 36 questions can be read"):
+        evaluate(tiny, "pope", tmp_path / "none", skip_bad=True, **how)
 
 
 @pytest.fixture

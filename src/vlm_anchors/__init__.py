@@ -26,6 +26,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .analysis.calibration import calibrate
+    from .generation.method_file import save
     from .interventions.attachment import attach
     from .interventions.method import Method
     from .methods.attanchor import AttAnchor
@@ -37,6 +38,7 @@ _LAZY = {
     "attach": "vlm_anchors.interventions.attachment",
     "calibrate": "vlm_anchors.analysis.calibration",
     "lora_config": "vlm_anchors.training.lora",
+    "save": "vlm_anchors.generation.method_file",
     "Method": "vlm_anchors.interventions.method",
 }
 
@@ -94,5 +96,6 @@ __all__ = [
     "list_methods",
     "load",
     "lora_config",
+    "save",
     "stream",
 ]

@@ -5,12 +5,14 @@ are derived from them.
 """
 
 import dataclasses
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import BadParameter
-from .registry import CATALOGUES
+from .registry import CATALOGUES, parse_value
 
 INF = float("inf")
 _KEY = "parameter"
@@ -167,4 +169,7 @@ def spelled(parameters: Mapping[str, Any]) -> str:
 def _spelled(value: Any) -> str:
     if isinstance(value, tuple):
         return "-".join(str(part) for part in value)
+    if isinstance(value, str):
+        plain = value and value == value.strip() and not re.search(r'[,+"]', value) and parse_value(value) == value
+        return value if plain else json.dumps(value, ensure_ascii=False)
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)

@@ -7,6 +7,7 @@ its parameters, joined by + where methods compose: `clva:alpha=5,beta=0`, `attan
 import dataclasses
 import difflib
 import importlib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     if not name or (colon and not rest):
         raise BadParameter(f"Expected NAME or NAME:PARAMETER=VALUE,...; found {spec!r}. Example: clva:alpha=5,beta=0")
     parameters: dict[str, Any] = {}
-    for part in rest.split(",") if colon else ():
+    for part in split_outside_quotes(rest, ",") if colon else ():
         key, equals, value = part.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key or not value.strip():
@@ -115,7 +116,12 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def parse_value(text: str) -> Any:
-    """Numbers, true/false/none, `15-32` as a range of two integers, anything else as text."""
+    """Numbers, true/false/none, `15-32` as a range of two integers, text in double quotes as JSON has it, else the text."""
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
@@ -138,7 +144,17 @@ def split_composition(spec: str) -> list[str]:
     Raises:
         BadParameter: A part is empty.
     """
-    parts = [part.strip() for part in re.split(r"\+(?![0-9])", spec)]
+    parts = [part.strip() for part in split_outside_quotes(spec, r"\+(?![0-9])")]
     if len(parts) > 1 and not all(parts):
         raise BadParameter(f"Expected methods joined by +; found nothing on one side of a + in {spec!r}. Remove it.")
     return parts
+
+
+def split_outside_quotes(text: str, separator: str) -> list[str]:
+    """`text` split at a pattern, but not inside double quotes."""
+    parts, begin = [], 0
+    for found in re.finditer(rf'"(?:[^"\\]|\\.)*"|({separator})', text):
+        if found[1] is not None:
+            parts.append(text[begin : found.start()])
+            begin = found.end()
+    return [*parts, text[begin:]]

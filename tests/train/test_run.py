@@ -62,7 +62,7 @@ def loss_on(vlm, file, method):
 
 def test_the_folder_restores_model_adapter_and_anchors(done, held, tiny_folder):
     vlm = va.load(done.folder)
-    assert vlm.method == "attanchor:tau=0.02" and vlm.family.name == "llava"
+    assert vlm.method.startswith("attanchor:tau=0.02,") and vlm.family.name == "llava"
     assert loss_on(vlm, held, vlm.method) == pytest.approx(done.best_loss, abs=1e-5)
     plain = va.load(str(tiny_folder))
     assert plain.method == "none"
@@ -78,7 +78,7 @@ def test_the_model_is_asked_with_its_own_method(done, red):
 
 def test_merged_it_is_an_ordinary_model(done, held, tmp_path):
     whole = va.load(merge(done.folder, tmp_path / "whole"))
-    assert whole.method == "attanchor:tau=0.02"
+    assert whole.method.startswith("attanchor:tau=0.02,")
     assert not any("lora" in name or "modules_to_save" in name for name in whole.model.state_dict())
     assert loss_on(whole, held, whole.method) == pytest.approx(done.best_loss, abs=1e-4)
     with pytest.raises(BadSetting, match="is not empty. Choose another --out"):
@@ -102,7 +102,7 @@ def test_the_loss_curve_and_what_is_known(done):
         summary["conversations"] == 12 and summary["validation_conversations"] == 4 and summary["settings"]["rank"] == 4
     )
     assert (done.folder / f"checkpoints/checkpoint-{done.best_step}").exists()
-    assert va.load(done.folder / f"checkpoints/checkpoint-{done.best_step}").method == "attanchor:tau=0.02"
+    assert va.load(done.folder / f"checkpoints/checkpoint-{done.best_step}").method.startswith("attanchor:tau=0.02,")
 
 
 def test_a_finished_run_is_not_begun_again(done, data, tiny_folder, held):

@@ -1,7 +1,7 @@
 """Question and images become a model's inputs: chat template, processor, left padding."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,29 +79,72 @@ def prepare(vlm: Vlm, samples: Sequence[Sample], max_new_tokens: int = 0) -> Inp
         BadModel: The processor takes no image at all, or its template shows the model none.
     """
     prompts = tuple(prompt_of(vlm, sample.question, len(sample.images)) for sample in samples)
+    return inputs_of(vlm, prompts, [sample.images for sample in samples], max_new_tokens)
+
+
+def prepare_chats(
+    vlm: Vlm,
+    chats: "Sequence[Sequence[Mapping[str, Any]]]",
+    images: "Sequence[Sequence[Image.Image]]",
+    max_new_tokens: int = 0,
+) -> Inputs:
+    """Inputs of a batch of conversations.
+
+    Args:
+        vlm: What `va.load` returns.
+        chats: For each row its turns, in the chat format of transformers; each turn's content is a list of parts.
+        images: For each row its images, in the order in which its turns mention them.
+        max_new_tokens: Room that the answer needs in the model's context.
+
+    Raises:
+        BadQuestion: Prompt and answer do not fit the model's context, or the text holds the model's mark for an image.
+        BadImage: The processor cannot take an image.
+        BadModel: The processor has no chat template.
+    """
+    prompts = tuple(prompt_of_chat(vlm, chat) for chat in chats)
+    return inputs_of(vlm, prompts, images, max_new_tokens)
+
+
+def prompt_of_chat(vlm: Vlm, chat: "Sequence[Mapping[str, Any]]") -> str:
+    """A conversation as text, through the model's chat template."""
+    token = _image_token(vlm)
+    texts = [part["text"] for turn in chat for part in turn["content"] if part["type"] == "text"]
+    if token and any(token in text for text in texts):
+        raise BadQuestion(f"The conversation holds {token}, the model's own mark for an image. Take it out.")
+    if vlm.processor.chat_template is None:
+        raise BadModel(f"The processor of {vlm.name} has no chat template, so it takes no conversation.")
+    try:
+        return vlm.processor.apply_chat_template(list(chat), add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # a template may refuse roles or their order, each with an error of its own
+        raise BadQuestion(f"The chat template of {vlm.name} does not take this conversation: {error}") from error
+
+
+def inputs_of(
+    vlm: Vlm, prompts: Sequence[str], images: "Sequence[Sequence[Image.Image]]", max_new_tokens: int
+) -> Inputs:
+    """Inputs of prompts that the chat template has made, padded on the left, on the model's device and in its dtype."""
     try:
         batch = vlm.processor(
             text=list(prompts),
-            images=[list(sample.images) for sample in samples] if any(sample.images for sample in samples) else None,
+            images=[list(own) for own in images] if any(images) else None,
             padding=True,
             padding_side="left",
             return_tensors="pt",
         )
     except Exception as error:  # each processor has its own errors
-        raise _processor_fault(vlm, samples, error) from error
-    _require_placeholders(vlm, samples, batch["input_ids"])
+        raise _processor_fault(vlm, max(map(len, images), default=0), error) from error
+    _require_placeholders(vlm, images, batch["input_ids"])
     _pad_questions_right(vlm, prompts, batch)
-    inputs = Inputs(prompts, dict(batch.to(vlm.device, vlm.dtype)))
+    inputs = Inputs(tuple(prompts), dict(batch.to(vlm.device, vlm.dtype)))
     _require_context(vlm, inputs.length, max_new_tokens)
     return inputs
 
 
-def _processor_fault(vlm: Vlm, samples: Sequence[Sample], error: Exception) -> UserError:
+def _processor_fault(vlm: Vlm, count: int, error: Exception) -> UserError:
     """`BadImage` only where another image would help: the processor is tried with an ordinary one."""
     from PIL import Image
 
     why = _first_line(error)
-    count = max((len(sample.images) for sample in samples), default=0)
     if isinstance(error, MemoryError):
         return BadImage(
             f"Not enough memory to prepare these images for {vlm.name}. Use smaller images or smaller batches."
@@ -119,12 +162,12 @@ def _processor_fault(vlm: Vlm, samples: Sequence[Sample], error: Exception) -> U
     )
 
 
-def _require_placeholders(vlm: Vlm, samples: Sequence[Sample], ids: Any) -> None:
+def _require_placeholders(vlm: Vlm, images: "Sequence[Sequence[Image.Image]]", ids: Any) -> None:
     token = getattr(vlm.model.config, "image_token_id", None)
     if not isinstance(token, int) or vlm.family.target == "qformer":
         return
-    for sample, shown in zip(samples, (ids == token).any(1).tolist(), strict=True):
-        if sample.images and not shown:
+    for own, shown in zip(images, (ids == token).any(1).tolist(), strict=True):
+        if own and not shown:
             raise BadModel(
                 f"The chat template of {vlm.name} shows the model no image: its image token {token} is not in the prompt. "
                 "Correct the chat template, or image_token_id in the model's config."

@@ -47,7 +47,7 @@ class CallContext:
     def seen(
         outer: Optional["CallContext"], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> "CallContext":
-        """CallContext of one call inside `outer`. A first positional argument is `input_ids`, as in every transformers model."""
+        """The context of one call inside `outer`. A first positional argument is `input_ids`, as in every transformers model."""
         noted = {name: kwargs[name] for name in _NOTED if kwargs.get(name) is not None}
         if args and isinstance(args[0], Tensor):
             noted.setdefault("input_ids", args[0])
@@ -55,7 +55,7 @@ class CallContext:
 
 
 current: ContextVar[CallContext | None] = ContextVar("vlm_anchors_call", default=None)
-"""CallContext of the calls that are running in this context, the innermost one's; None outside of any."""
+"""The context of the calls that are running in this context, the innermost one's; None outside of any."""
 active: ContextVar[tuple["Handle", ...]] = ContextVar("vlm_anchors_active", default=())
 """Handles attached in this context, the innermost one last."""
 NO_METHOD: Any = type("NoMethod", (tuple,), {})()

@@ -18,6 +18,7 @@ class Report(TrainerCallback):
 
     def __init__(self, out: Path, vlm: Vlm, method: str):
         self.out, self.model, self.revision, self.method = out, vlm.name, vlm.revision, method
+        self.label = method.partition(":")[0]
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
@@ -48,8 +49,8 @@ class Report(TrainerCallback):
             return
         from ..analysis import plots
 
-        best = {} if state.best_global_step is None else {self.method: int(state.best_global_step)}
-        plots.losses({self.method: rows}, best).savefig(self.out / "loss.png", dpi=150)
+        best = {} if state.best_global_step is None else {self.label: int(state.best_global_step)}
+        plots.losses({self.label: rows}, best).savefig(self.out / "loss.png", dpi=150)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:

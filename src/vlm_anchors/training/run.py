@@ -19,6 +19,7 @@ from typing import Any
 
 from ..durable import write_whole
 from ..errors import AnchorsWarning, BadData, BadSetting, CannotAct, MissingPackage
+from ..generation.method_file import whole_spec
 from ..interventions.attachment import attach
 from ..interventions.method import Method
 from ..models.adapter import write_anchors
@@ -260,7 +261,7 @@ def _trainer(
             peft_config=config,
             callbacks=[
                 EarlyStoppingCallback(max(math.ceil(settings.patience / every), 1)),
-                Report(out, vlm, anchors.spec()),
+                Report(out, vlm, whole_spec([anchors])),
             ],
         )
     for weight in trainer.model.parameters():
@@ -328,7 +329,7 @@ def _finish(trainer: Any, vlm: Vlm, out: Path, anchors: Method, settings_now: di
     if trainer.is_world_process_zero():
         trainer.model.save_pretrained(str(out))
         vlm.processor.save_pretrained(str(out))
-        write_anchors(out, anchors.spec(), vlm.name, vlm.revision)
+        write_anchors(out, whole_spec([anchors]), vlm.name, vlm.revision)
         result = {key: value for key, value in dataclasses.asdict(done).items() if key != "folder"}
         whole = settings_now | {"result": result, **provenance(trainer.args.device)}
         write_whole(out / FILE, json.dumps(whole, indent=1) + "\n")

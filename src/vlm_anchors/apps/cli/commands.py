@@ -15,8 +15,9 @@ from .evaluating import evaluate, lmms_task, report, unpack
 from .exporting import export_vllm
 from .judging import judge
 from .looking import look
+from .serving import serve
 from .training import merge, train
-from .web import serve
+from .web import app as web_app
 
 
 class Grouped(TyperGroup):
@@ -63,7 +64,8 @@ def _root(
 
 
 HEADINGS: dict[str, dict[str, Any]] = {
-    "Ask and look": {"ask": ask, "compare": compare, "look": look, "app": serve},
+    "Ask and look": {"ask": ask, "compare": compare, "look": look, "app": web_app},
+    "Serve": {"serve": serve},
     "Measure": {
         "eval": evaluate,
         "judge": judge,

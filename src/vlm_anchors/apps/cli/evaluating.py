@@ -49,6 +49,10 @@ def evaluate(
         int | None,
         typer.Option("--ray", metavar="N", min=1, help="Answer in N workers of Ray, here or on its cluster."),
     ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out questions whose images cannot be read; the report counts them."),
+    ] = False,
     engine: Annotated[
         str, typer.Option("--engine", metavar="SPEC", help="transformers, or vllm where it is installed: docs/vllm.md.")
     ] = "transformers",
@@ -72,7 +76,8 @@ def evaluate(
     added = run(
         vlm, benchmark, out, data=data, images=images, methods=method or None, split=split, limit=limit,
         protocol_name=protocol, decoding=decoding, seed=seed, max_new_tokens=max_new_tokens, batch_size=batch_size,
-        reuse=not no_reuse, ray_workers=ray, answer_with=answer_with, progress=options.progress(),
+        reuse=not no_reuse, ray_workers=ray, answer_with=answer_with, progress=options.progress(), skip_bad=skip_bad,
+        say=lambda words: print(words, file=sys.stderr),
     )  # fmt: skip
     print(f"{added} answers added to {out}. Next: vlm-anchors report {out}", file=sys.stderr)
 

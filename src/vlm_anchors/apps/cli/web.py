@@ -9,7 +9,7 @@ from .printing import say
 
 
 @options.takes_model
-def serve(
+def app(
     model: options.Chosen,
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Other than 127.0.0.1: whoever reaches it can ask.")
@@ -21,7 +21,7 @@ def serve(
     The page is served to this machine only, needs no network, and keeps nothing on disk.
     """
     _require_packages()
-    _require_port(host, port)
+    require_port(host, port)
     vlm = model.load()
     from ..web.server import start
 
@@ -43,7 +43,7 @@ def _require_packages() -> None:
             raise MissingPackage(f"The app needs {name}: pip install 'vlm-anchors[app]'.")
 
 
-def _require_port(host: str, port: int) -> None:
+def require_port(host: str, port: int) -> None:
     """Told before a model is loaded, which may take minutes."""
     import socket
 

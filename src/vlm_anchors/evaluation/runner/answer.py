@@ -28,7 +28,7 @@ def answer_batch(run: GenerationPlan, samples: Sequence[Sample], reuse: bool) ->
     """Answers in the order of the samples. Each image is encoded once; with `reuse`, so is system and image prefilled."""
     began = time.perf_counter()
     if not any(sample.images for sample in samples):
-        run = _without_insertion(run)
+        run = without_insertion(run)
     owner = _owner(samples)
     with attach(run.vlm, list(run.methods)) as handle, torch.no_grad():
         shared = _shared(run, samples, owner) if reuse else None
@@ -41,7 +41,7 @@ def answer_batch(run: GenerationPlan, samples: Sequence[Sample], reuse: bool) ->
         return answer_prepared(run, samples, inputs, handle, began, **continued(cache, _expanded(run, rows)))
 
 
-def _without_insertion(run: GenerationPlan) -> GenerationPlan:
+def without_insertion(run: GenerationPlan) -> GenerationPlan:
     """Questions without an image leave nothing to insert words into; the other methods say so themselves."""
     for method in run.methods:
         if "prepare" in method.hooks:

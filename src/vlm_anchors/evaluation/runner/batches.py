@@ -1,13 +1,15 @@
 """Which questions are asked and which share a batch: functions of the data alone, so that every run makes the same ones."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ...errors import BadData, BadSetting
+from ...errors import AnchorsWarning, BadData, BadImage, BadSetting
+from ...inputs.images import read_image
 from ..benchmarks.base import Benchmark, Question
-from ..benchmarks.files import missing_images
+from ..benchmarks.files import find_image, missing_images
 from ..benchmarks.protocols import Protocol
 
 T = TypeVar("T")
@@ -39,6 +41,34 @@ def asked(
                 f"The question {question.id!r} of {data} is empty. Expected a question as text; correct the data."
             )
     return [Asked(question, chosen.prompt(question.text)) for question in questions]
+
+
+def unreadable(asked: Sequence[Asked], images: Path) -> dict[str, str]:
+    """Why an image cannot be read, by its name; each is read whole, once."""
+    find, found = find_image(images), {}
+    for name in dict.fromkeys(one.question.image for one in asked if one.question.image is not None):
+        try:
+            read_image(find(name))
+        except BadImage as problem:
+            found[name] = str(problem)
+    return found
+
+
+def without_bad(questions: list[Asked], images: Path) -> tuple[list[Asked], list[str]]:
+    """The questions whose images can be read, and the ids of the others, which a warning counts."""
+    bad = unreadable(questions, images)
+    skipped = [one.question.id for one in questions if one.question.image in bad]
+    if skipped and len(skipped) == len(questions):
+        raise BadSetting(
+            f"None of the images of the {len(questions)} questions can be read. Look at those in {images}."
+        )
+    if skipped:
+        warnings.warn(
+            f"{len(skipped)} questions are left out: {len(bad)} images cannot be read. The first: {next(iter(bad.values()))}",
+            AnchorsWarning,
+            stacklevel=3,
+        )
+    return [one for one in questions if one.question.image not in bad], skipped
 
 
 def check_limit(limit: int | None) -> None:

@@ -15,7 +15,7 @@ from ..benchmarks.base import Benchmark
 from ..benchmarks.files import files_read, sha256
 from ..benchmarks.protocols import Protocol, protocol
 from .answerer import Answerer, Job, key_of_run, run_of
-from .batches import asked, batches
+from .batches import asked, batches, without_bad
 from .folder import FIXED, RunFolder, key_of, shard
 
 
@@ -38,6 +38,8 @@ def evaluate(
     ray_workers: int | None = None,
     answer_with: Callable[[Answerer], Answerer] | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    skip_bad: bool = False,
+    say: Callable[[str], Any] = lambda words: None,
 ) -> int:
     """Answers what is missing in the RUN folder `out`; returns how many answers were added.
 
@@ -48,6 +50,9 @@ def evaluate(
     `vlm` may lie on the CPU then. answer_with: makes another engine answer, from what would answer through transformers.
     Under torchrun or SLURM each rank answers its share of the batches and writes its own records file.
 
+    skip_bad: leave out the questions whose images cannot be read; run.json names them. say: takes what will be done, in
+    words, before anything is.
+
     Raises `UserError` subclasses before anything is answered: missing images, another model's RUN, bad names.
     """
     asked_for = each_of(vlm.method if methods is None else methods)
@@ -55,13 +60,19 @@ def evaluate(
     bench, chosen = bench.at(Path(data)), shortened(official, max_new_tokens)
     check_batch_size(batch_size)
     with files_read() as read:
-        groups = batches(asked(bench, Path(data), Path(images), split, limit, chosen), batch_size)
+        questions = asked(bench, Path(data), Path(images), split, limit, chosen)
+    skipped: list[str] = []
+    if skip_bad:
+        questions, skipped = without_bad(questions, Path(images))
+    groups = batches(questions, batch_size)
     runs_asked = [run_of(vlm, method, chosen, decoding, seed) for method in asked_for]
     runs = tuple({key_of_run(run): run for run in runs_asked}.values())  # what is named twice answers once
     answerer = Answerer(runs, Path(images), bench.yes_no, reuse)
     if answer_with is not None:
         answerer = answer_with(answerer)
     settings = {**_settings(vlm, bench, Path(data), read, official, chosen), **answerer.about}
+    settings |= {"questions": len(questions), "skipped": skipped}
+    say(plan_words(bench, split, len(questions), chosen, [key_of_run(run) for run in runs]))
     rank, world = shard()
     folder = RunFolder(Path(out), rank, world)
     folder.settle(settings)  # reads only: a folder that is refused stays as it is
@@ -113,6 +124,23 @@ def plan(
     for method in methods or ["none"]:
         choose(method, decoding, chosen.decoding)
     return bench, chosen
+
+
+def plan_words(
+    bench: Benchmark, split: str | None, n: int, chosen: Protocol, keys: Sequence[tuple[str, str, int | None]]
+) -> str:
+    """What will be done, in a few lines: questions, methods, protocol, prompt, decoding, longest answer."""
+    methods = ", ".join(dict.fromkeys(method for method, _, _ in keys))
+    how = ", ".join(dict.fromkeys(name if seed is None else f"{name}, seed {seed}" for _, name, seed in keys))
+    words = (
+        f"{bench.spec()}, {'every split' if split is None else f'split {split}'}: {n} questions, each with {methods}\n"
+        f"protocol {chosen.name}: prompt {chosen.template!r}, {how}, at most {chosen.max_new_tokens} new tokens"
+    )
+    if all(name == "greedy" for _, name, _ in keys):
+        return words
+    return (
+        f"{words}\nNot greedy: {how}. Not comparable with greedy numbers; --decoding or another --protocol changes it."
+    )
 
 
 def shortened(official: Protocol, max_new_tokens: int | None) -> Protocol:
