@@ -12,7 +12,7 @@
 SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-smollm2 test test-all lint types fix docs site serve-demo clean vllm-env test-vllm
+.PHONY: family-matrix help demo demo-smollm2 test test-all lint types fix docs site serve-demo clean vllm-env test-vllm
 
 PYTHON ?= python3
 VENV := .venv
@@ -62,6 +62,9 @@ serve-demo: $(VENV)/serve.ok
 
 site: $(VENV)/site.ok
 	$(RUN) -m mkdocs build --strict -q
+
+family-matrix: $(VENV)/dev.ok
+	$(RUN) runs/family_matrix.py
 
 vllm-env: $(VENV)-vllm/done
 

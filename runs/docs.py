@@ -162,7 +162,7 @@ def families() -> str:
     for row in FAMILIES:
         if not row.refused:
             cells = [f"`{row.name}`", row.title, "Q-Former" if row.target == "qformer" else "decoder", _told_apart(row)]
-            cells += ["yes" if answer else "no" for answer in (row.delimiter_tokens, row.mrope, row.causal_prefix)]
+            cells += ["yes" if answer else "no" for answer in (row.tags_in_tokenizer, row.mrope, row.causal_prefix)]
             parts.append(f"| {' | '.join([*cells, row.note])} |")
     parts += ["", FAMILIES_AFTER, "## Refused\n"]
     parts += [f"- `{row.name}` ({row.title}): {row.refused}" for row in FAMILIES if row.refused]
@@ -172,8 +172,10 @@ def families() -> str:
 def _told_apart(row) -> str:
     if row.target == "qformer":
         return "one an input"
-    if row.closing_tile:
-        return f"closing tile `{row.closing_tile}`"
+    if row.closing_tile or row.first_tile:
+        return f"closing tile `{row.closing_tile}`" if row.closing_tile else f"first tile `{row.first_tile}`"
+    if row.image_tags:
+        return f"tags `{row.image_tags[0]}`, `{row.image_tags[1]}`"
     return f"{row.images}, video tags" if row.video_tags else row.images
 
 

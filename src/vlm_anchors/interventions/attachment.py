@@ -275,7 +275,9 @@ class Attachment:
             return None
         if not compiling:
             self._use_own_kernel()
-        return args, {**kwargs, KEYWORD: forward_state}
+        # Gemma 4's last layers read an earlier one's keys and would drop all rows but the last.
+        whole = {"logits_to_keep": 0} if "logits_to_keep" in kwargs and forward_state.acts else {}
+        return args, {**kwargs, **whole, KEYWORD: forward_state}
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any = None) -> None:
         """A cache that the decoder made itself gets its generation after the fact."""

@@ -26,6 +26,32 @@ PREFIX = "vlm_anchors_"
 _BASES = ("sdpa", "eager")
 
 
+class EditedName(str):
+    """A name under which ours is registered, and which is equal to its base's wherever a model asks for its kernel.
+
+    Some classes build a sparse mask, or slice their rows, only where `config._attn_implementation` is "sdpa" or "eager";
+    under any other name they would compute something else. Registries look names up by hash, which is its own.
+    """
+
+    base: str
+
+    def __new__(cls, base: str) -> "EditedName":
+        name = super().__new__(cls, PREFIX + base)
+        name.base = base
+        return name
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) or (type(other) is str and other == self.base)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+    def __reduce__(self) -> tuple[type["EditedName"], tuple[str]]:
+        return EditedName, (self.base,)
+
+
 def edited_name(base: str) -> str:
     """Name of the delegating version of a base attention implementation; registered at the first call."""
     if base.startswith(PREFIX):
@@ -35,7 +61,7 @@ def edited_name(base: str) -> str:
             f"This model runs attention by {base!r}, which cannot take an additive bias per key. "
             f"Load it with attn_implementation='sdpa' (which uses flash kernels for the prompt by itself)."
         )
-    name = PREFIX + base
+    name = EditedName(base)
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, _edited_name_of(base))
         # Without this second registration transformers would build no mask at all for an unknown name.

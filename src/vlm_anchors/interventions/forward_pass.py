@@ -234,6 +234,12 @@ class ForwardState:
         layer = module.layer_idx + 1 if self.layers is None else self.layers.get(id(module))
         return layer if layer in setup.attention_layers or setup.recorder is not None else None
 
+    @property
+    def acts(self) -> bool:
+        """Whether any layer is seen or changed in this pass."""
+        setup = self.generation.setup
+        return bool(setup.attention_layers or setup.hidden_layers or setup.mlp_layers or setup.recorder)
+
     def see(self, view: AttentionView) -> AttentionEdit | None:
         setup = self.generation.setup
         part = setup.methods.at("attention") if view.layer in setup.attention_layers else None

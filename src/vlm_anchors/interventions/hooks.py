@@ -318,7 +318,7 @@ def find_head(target: AttentionTarget, method: Method) -> Head:
 
 def layers_of(target: AttentionTarget) -> Any:
     layers = getattr(target.stack, "layers", None)
-    if layers is None or len(layers) != target.depth:
+    if layers is None or len(layers) != target.blocks:
         raise CannotAct(
             f"The layers of {type(target.stack).__name__} cannot be reached one by one. Choose another model."
         )

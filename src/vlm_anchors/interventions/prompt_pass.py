@@ -36,7 +36,7 @@ def step(generation: GenerationState, target: AttentionTarget, cache: Any, sampl
         generation.warned = True
         _warn_no_image(generation)
     rows, states = TextRows(None, None, None, None), generation.new_pass_states()
-    return ForwardState(generation, rows, states, idle=idle, offsets=_offsets(target, cache, 1))
+    return ForwardState(generation, rows, states, idle=idle, offsets=_offsets(target, cache, 1), layers=target.layers)
 
 
 def _warn_no_image(generation: GenerationState) -> None:
@@ -79,7 +79,7 @@ def prompt(
     generation = generation if past else None
     marks = _marks(target, call_context, kwargs, q)
     real = real_rows(kwargs.get("attention_mask"), marks.visual, past)
-    if marks.guessed or target.closing_id is not None:
+    if marks.guessed or target.in_pieces_unclear:
         _refuse_cut_images(target, generation, marks, past)
     if generation is None:
         generation = _born(handle, target, marks, past)
@@ -108,7 +108,7 @@ def prompt(
             handle.follow(generation, cache)
         generation.chunk_end, generation.end = q, past + q
         generation.check_prompt()
-    return ForwardState(generation, rows, states, offsets=_offsets(target, cache, q))
+    return ForwardState(generation, rows, states, offsets=_offsets(target, cache, q), layers=target.layers)
 
 
 def _length(call_context: CallContext, kwargs: dict[str, Any]) -> int:
@@ -186,7 +186,7 @@ def _refuse_cut_images(target: AttentionTarget, generation: GenerationState | No
     if generation is not None and generation.visual.valid.any():
         old, new = generation.visual, gather_visual(marks.visual, marks.image, past)
         again = old.valid.any(1) & new.valid.any(1)
-        broken |= target.closing_id is not None and bool(again.any())
+        broken |= target.in_pieces_unclear and bool(again.any())
         broken |= marks.guessed and bool((again & ~goes_on(old, new)).any())
     if broken:
         raise CannotAct(
@@ -222,7 +222,7 @@ def _offsets(target: AttentionTarget, cache: Any, q: int) -> dict[int, int]:
     """First key still held by each sliding layer of the cache, before this pass writes to it."""
     if cache is None or not any(cache.is_sliding):
         return {}
-    sizes = ((layer, cache.get_mask_sizes(q, layer - 1)[1]) for layer in target.layers.values())
+    sizes = ((layer, cache.get_mask_sizes(q, own)[1]) for layer, own in enumerate(target.cache_layers, 1))
     return {layer: offset for layer, offset in sizes if offset}
 
 

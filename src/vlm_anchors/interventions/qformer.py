@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CannotAct
-from ..models.decoder import AttentionTarget, decoder_layers
+from ..models.decoder import AttentionTarget, self_attention
 from ..models.families import Family
 from .forward_pass import ForwardState, GenerationState
 from .text_rows import TextRows, Visual
@@ -28,6 +28,7 @@ def qformer_target(base: nn.Module, family: Family) -> AttentionTarget:
         heads=base.qformer.config.num_attention_heads,
         family=family,
         stack=base.qformer,
+        blocks=len(blocks),
         layers={id(block.crossattention.attention): number for number, block in enumerate(blocks, 1)},
         outer=(),
     )
@@ -41,14 +42,16 @@ def language_model_target(base: nn.Module, family: Family) -> AttentionTarget:
             f"a checkpoint with a decoder-only language model, or clva with target='auto', which edits the Q-Former."
         )
     stack = base.language_model.get_decoder()
-    layers = decoder_layers(stack)
+    attention = self_attention(stack)
     return AttentionTarget(
         kind="decoder",
-        depth=max(layers.values()),
+        depth=len(attention),
+        blocks=len(attention),
+        cache_layers=tuple(module.layer_idx for module in attention),
         heads=stack.config.num_attention_heads,
         family=family,
         stack=stack,
-        layers=layers,
+        layers={id(module): layer for layer, module in enumerate(attention, 1)},
         outer=(base, base.language_model),
         visual_features=base.language_projection,
     )

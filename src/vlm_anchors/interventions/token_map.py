@@ -37,13 +37,18 @@ def mark_ids(target: AttentionTarget, ids: Int[Tensor, "b q"], call_context: Cal
     """Marks of a pass whose token ids are known."""
     visual = is_one_of(ids, target.visual_ids)
     delimiters = is_one_of(ids, target.delimiter_ids)
-    if target.video_ids is not None:
-        number, inside = _by_video_tags(ids, visual, target.video_ids)
+    if target.enclosing:
+        number, inside = _by_enclosing_tags(ids, visual, target.enclosing)
         delimiters = delimiters | (inside & ~visual)
+    elif target.first_id is not None:
+        number = (ids == target.first_id).cumsum(1) - 1
     elif target.closing_id is not None:
         number = _by_closing_tile(ids, visual, target.closing_id)
     else:
         number = _count(_starts(ids, visual, _encoded_lengths(target, call_context)))
+    if target.end_follows:
+        following = torch.nn.functional.pad(_nearest(visual, number, from_left=False)[:, 1:], (0, 1), value=-1)
+        delimiters = delimiters | (_before(visual & (following != number), False) & ~visual)
     return Marks(visual, number.where(visual, 0), delimiters | _between(visual, number), _is_cut(target, call_context))
 
 
@@ -106,14 +111,18 @@ def _by_closing_tile(ids: Int[Tensor, "b q"], visual: Bool[Tensor, "b q"], closi
     return (ids == closing).cumsum(1) - (visual & (tag == closing)).long()
 
 
-def _by_video_tags(
-    ids: Int[Tensor, "b q"], visual: Bool[Tensor, "b q"], tags: tuple[int, int]
+def _by_enclosing_tags(
+    ids: Int[Tensor, "b q"], visual: Bool[Tensor, "b q"], pairs: tuple[tuple[int, int], ...]
 ) -> tuple[Int[Tensor, "b q"], Bool[Tensor, "b q"]]:
-    """Numbers where a video's frames share the images' placeholder, and which tokens stand inside a video's tags."""
-    active_hooks, closed = (ids == tags[0]).cumsum(1), (ids == tags[1]).cumsum(1)
-    if bool(((active_hooks[:, -1] != closed[:, -1]) & visual.any(1)).any()):
-        raise CannotAct("A video is cut: its start and end tags are not as many. Feed the prompt in one piece.")
-    inside = active_hooks > closed
+    """Numbers where all that stands between two tags is one image (or video), and which tokens stand between such."""
+    inside = torch.zeros_like(visual)
+    for start, end in pairs:
+        opened, closed = (ids == start).cumsum(1), (ids == end).cumsum(1)
+        if bool(((opened[:, -1] != closed[:, -1]) & visual.any(1)).any()):
+            raise CannotAct(
+                "An image or video is cut: its start and end tags are not as many. Feed the prompt in one piece."
+            )
+        inside = inside | (opened > closed)
     one_image = visual | inside
     return _count(one_image & ~_before(one_image, False)), inside
 

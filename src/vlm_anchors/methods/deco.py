@@ -90,7 +90,7 @@ class DeCo(Method):
 
     def check(self, target: "AttentionTarget") -> None:
         warn_untested(self, target)
-        layer_range(self.layers, LAYERS, target)
+        layer_range(self.layers, LAYERS, target, "blocks")
 
     def new_state(self) -> DeCoState:
         return DeCoState()
@@ -99,7 +99,7 @@ class DeCo(Method):
         return DeCoPassState()
 
     def hidden_layers(self, target: "AttentionTarget") -> frozenset[int]:
-        return frozenset() if self.off else frozenset(layer_range(self.layers, LAYERS, target))
+        return frozenset() if self.off else frozenset(layer_range(self.layers, LAYERS, target, "blocks"))
 
     def hidden(self, view: "ForwardPass", layer: int, output: Tensor) -> None:
         view.pass_state.early[layer] = output[:, -1]

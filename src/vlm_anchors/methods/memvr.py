@@ -105,9 +105,9 @@ class MemVR(Method):
 
     def check(self, target: "AttentionTarget") -> None:
         warn_untested(self, target)
-        if not self.off and target.depth in layer_range(self.layers, LAYERS, target):
+        if not self.off and target.blocks in layer_range(self.layers, LAYERS, target, "blocks"):
             raise CannotAct(
-                f"memvr changes the MLP after a tested layer, and layer {target.depth} is the last. Let layers end before it."
+                f"memvr changes the MLP after a tested layer, and layer {target.blocks} is the last. Let layers end before it."
             )
         if self.activation == "silu" and not self.off:
             for layer in self.mlp_layers(target):
@@ -120,7 +120,7 @@ class MemVR(Method):
         return MemVRPassState()
 
     def hidden_layers(self, target: "AttentionTarget") -> frozenset[int]:
-        return frozenset(layer_range(self.layers, LAYERS, target))
+        return frozenset(layer_range(self.layers, LAYERS, target, "blocks"))
 
     def mlp_layers(self, target: "AttentionTarget") -> frozenset[int]:
         return frozenset(layer + 1 for layer in self.hidden_layers(target))

@@ -26,12 +26,18 @@ def scaled(layer: int, depth: int) -> int:
     return min(max(math.floor(layer * depth / PUBLISHED_DEPTH + 0.5), 1), depth)
 
 
-def layer_range(layers: tuple[int, int] | None, published: tuple[int, int], target: "AttentionTarget") -> range:
-    """Layers of a parameter, or the published ones scaled to this decoder's depth; `CannotAct` if there is none such."""
+def layer_range(
+    layers: tuple[int, int] | None, published: tuple[int, int], target: "AttentionTarget", of: str = "attention"
+) -> range:
+    """Layers of a parameter, or the published ones scaled to this decoder's depth; `CannotAct` if there is none such.
+
+    of: in a decoder that mixes kinds of layers, count those of softmax "attention", or all "blocks".
+    """
     if layers is not None:
-        target.require_layer(layers[0], "layers")
-        target.require_layer(layers[1], "layers")
-    first, last = layers or (scaled(published[0], target.depth), scaled(published[1], target.depth))
+        target.require_layer(layers[0], "layers", of)
+        target.require_layer(layers[1], "layers", of)
+    depth = target.blocks if of == "blocks" else target.depth
+    first, last = layers or (scaled(published[0], depth), scaled(published[1], depth))
     return range(first, last + 1)
 
 

@@ -88,7 +88,7 @@ class VISTA(Method):
     def check(self, target: "AttentionTarget") -> None:
         refuse_untested(self, target)
         warn_untested(self, target)
-        layer_range(self.layers, LAYERS, target)
+        layer_range(self.layers, LAYERS, target, "blocks")
 
     def new_state(self) -> VISTAState:
         return VISTAState()
@@ -97,10 +97,10 @@ class VISTA(Method):
         return VISTAPassState()
 
     def hidden_layers(self, target: "AttentionTarget") -> frozenset[int]:
-        return frozenset(layer_range(self.layers, LAYERS, target)) if self.mix else frozenset()
+        return frozenset(layer_range(self.layers, LAYERS, target, "blocks")) if self.mix else frozenset()
 
     def mlp_layers(self, target: "AttentionTarget") -> frozenset[int]:
-        return frozenset(range(1, target.depth + 1)) if self.lam else frozenset()
+        return frozenset(range(1, target.blocks + 1)) if self.lam else frozenset()
 
     def begin(self, prompt: "Prompt") -> None:
         if not self.lam:

@@ -1,7 +1,6 @@
 """Where a model attends to its image: the stack of attention layers that a method watches and edits."""
 
 import inspect
-import sys
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +15,24 @@ from .families import FAMILIES, UNKNOWN, Family, family_of
 class AttentionTarget:
     """One stack of attention layers.
 
-    kind: "decoder" (text rows attend to a sequence that holds visual tokens) or "qformer" (latent queries attend to
-    image features). depth: number of layers, counted from 1. heads: query heads a layer. stack: the module whose
-    forward runs the layers. layers: `id(attention module)` -> layer. outer: modules whose forward sees token ids.
-    visual_ids, frame_ids: token ids of placeholders and of the tags around them. modalities: "image" or "video" for
-    each of visual_ids. video_ids: tags before and after a video whose frames share the images' placeholder, or None.
-    closing_id: tag before an image's last tile, or None.
+    Args:
+        kind: "decoder" (text rows attend to a sequence that holds visual tokens) or "qformer" (latent queries attend to
+            image features).
+        depth: number of layers whose attention can be edited, counted from 1. In a decoder that mixes kinds of layers
+            (linear attention, convolutions), these are the ones with softmax attention, in order.
+        heads: query heads a layer.
+        stack: the module whose forward runs the layers.
+        layers: `id(attention module)` -> layer.
+        outer: modules whose forward sees token ids, from the outermost one in.
+        visual_ids: token ids of placeholders.
+        delimiter_ids: token ids of the tags around and inside images.
+        modalities: "image" or "video" for each of `visual_ids`.
+        enclosing: pairs of tags; everything between two is one image (or video).
+        first_id: tag before an image's first tile, or None.
+        closing_id: tag before an image's last tile, or None.
+        end_follows: the token right behind an image is its end tag, and its id is not known.
+        blocks: decoder layers of every kind, which hooks on hidden states and MLPs count.
+        cache_layers: number of each layer's keys in the cache, from 0; layer 1 first.
     """
 
     kind: str
@@ -34,8 +45,12 @@ class AttentionTarget:
     visual_ids: tuple[int, ...] = ()
     delimiter_ids: tuple[int, ...] = ()
     modalities: tuple[str, ...] = ()
-    video_ids: tuple[int, int] | None = None
+    enclosing: tuple[tuple[int, int], ...] = ()
+    first_id: int | None = None
     closing_id: int | None = None
+    end_follows: bool = False
+    blocks: int = 0
+    cache_layers: tuple[int, ...] = ()
     visual_features: nn.Module | None = field(default=None, repr=False)
     """The module whose output becomes visual tokens, where the decoder never sees their placeholder ids."""
 
@@ -45,16 +60,23 @@ class AttentionTarget:
 
     @property
     def known_ids(self) -> tuple[int, ...]:
-        """Every token id that means something to the site."""
-        closing = () if self.closing_id is None else (self.closing_id,)
-        return (*self.visual_ids, *self.delimiter_ids, *(self.video_ids or ()), *closing)
+        """Every token id that means something to the target."""
+        single = tuple(one for one in (self.first_id, self.closing_id) if one is not None)
+        return (*self.visual_ids, *self.delimiter_ids, *(one for pair in self.enclosing for one in pair), *single)
 
-    def require_layer(self, layer: int, parameter: str) -> None:
-        """Raise `CannotAct` unless the site has this layer."""
-        if not 1 <= layer <= self.depth:
+    @property
+    def in_pieces_unclear(self) -> bool:
+        """Whether a piece of a prompt does not tell where an image ends."""
+        return self.closing_id is not None or self.first_id is not None
+
+    def require_layer(self, layer: int, parameter: str, of: str = "attention") -> None:
+        """Raise `CannotAct` unless the target has this layer; of "blocks", decoder layers of every kind count."""
+        last = self.blocks if of == "blocks" else self.depth
+        if not 1 <= layer <= last:
             where = "decoder" if self.kind == "decoder" else "Q-Former's cross-attention"
+            kind = " of softmax attention" if of != "blocks" and self.blocks > self.depth else ""
             raise CannotAct(
-                f"{parameter} = {layer}: this model's {where} has layers 1 to {self.depth}; choose one of them."
+                f"{parameter} = {layer}: this model's {where} has layers 1 to {last}{kind}; choose one of them."
             )
 
 
@@ -66,10 +88,22 @@ def plain_model(model: nn.Module) -> nn.Module:
 
 
 def find_target(model: nn.Module, tokenizer: Any = None, kind: str = "auto") -> AttentionTarget:
-    """The site of a transformers vision-language model; `BadModel` with the list of families if there is none."""
+    """The attention target of a transformers vision-language model.
+
+    Args:
+        model: the model, PEFT-wrapped or not. Of a whole omni model, the part that reads and answers is taken.
+        tokenizer: its tokenizer, which alone knows some families' tags.
+        kind: "auto", or "decoder" for the language model of a Q-Former family.
+
+    Raises:
+        BadModel: the class has no decoder that can be reached.
+        CannotAct: the family is known, and refused for the reason the sentence names.
+    """
     base = plain_model(model)
     if not hasattr(base, "config") or not hasattr(base.config, "model_type"):
         raise BadModel(f"Expected a transformers vision-language model; found a {type(base).__name__}.")
+    if isinstance(getattr(base, "thinker", None), nn.Module):
+        model = base = base.thinker
     family = family_of(base.config)
     if family.refused:
         raise CannotAct(f"{family.title} cannot be steered: {family.refused}")
@@ -83,51 +117,102 @@ def find_target(model: nn.Module, tokenizer: Any = None, kind: str = "auto") -> 
 
 
 def _decoder_target(model: nn.Module, base: nn.Module, family: Family, tokenizer: Any) -> AttentionTarget:
-    stack = base.get_decoder() if hasattr(base, "get_decoder") else None
-    layers = {} if stack is None else decoder_layers(stack)
+    stack = _stack_of(base)
+    attention = [] if stack is None else self_attention(stack)
     visual = {name: one for name in family.visual if (one := config_id(base.config, name)) is not None}
-    if stack is None or not layers or not visual or not _by_interface(stack):
+    if stack is None or not attention or not visual or not _takes_keywords(type(stack)):
         raise BadModel(
-            f"{type(base).__name__} has no decoder attention layers with visual placeholders that the engine can "
-            f"reach. Families that work: {_names()} (vlm-anchors families)."
+            f"{type(base).__name__} has no decoder attention layers with visual placeholders that can be reached. "
+            f"Families that work: {_names()} (vlm-anchors families)."
         )
-    depth = max(layers.values())
-    if set(layers.values()) != set(range(1, depth + 1)):
-        raise BadModel(
-            f"Not every decoder layer of {type(base).__name__} is one of self-attention, so its layers cannot be "
-            f"counted as the methods do. Families that work: {_names()} (vlm-anchors families)."
-        )
-    _say_what_is_assumed(base, family, stack, depth, visual, tokenizer)
+    _refuse_hidden_terms(base, attention)
+    _say_what_is_assumed(base, family, stack, len(attention), visual, tokenizer)
+    pairs = [_pair(base.config, tokenizer, pair) for pair in (family.image_tags, family.video_tags) if pair is not None]
+    tags = delimiter_ids(base.config, family, tokenizer)
+    first, closing = (_tag_id(base.config, tokenizer, tag) for tag in (family.first_tile, family.closing_tile))
+    paired = {one for pair in pairs if pair is not None for one in pair}
+    named = {one for one in (*tags, *paired, first, closing) if one is not None} - set(visual.values())
     return AttentionTarget(
         kind="decoder",
-        depth=depth,
+        depth=len(attention),
         heads=stack.config.num_attention_heads,
         family=family,
         stack=stack,
-        layers=layers,
+        layers={id(module): layer for layer, module in enumerate(attention, 1)},
         outer=_outer(model, base, stack),
         visual_ids=tuple(visual.values()),
-        delimiter_ids=delimiter_ids(base.config, family, tokenizer),
-        modalities=tuple(name.split("_")[0] for name in visual),
-        video_ids=_video_ids(base.config, family),
-        closing_id=_token_id(tokenizer, family.closing_tile) if family.closing_tile else None,
+        delimiter_ids=tuple(sorted(named)),
+        modalities=tuple("video" if "video" in name else "image" for name in visual),
+        enclosing=tuple(pair for pair in pairs if pair is not None),
+        first_id=first,
+        closing_id=closing,
+        end_follows=family.end_tag_follows and tokenizer is None,
+        blocks=len(getattr(stack, "layers", attention)),
+        cache_layers=tuple(_cache_layer(module) for module in attention),
     )
+
+
+def _stack_of(base: nn.Module) -> nn.Module | None:
+    """The module that runs the decoder's layers; some classes name the language model with its head instead."""
+    stack = base.get_decoder() if hasattr(base, "get_decoder") else None
+    while isinstance(stack, nn.Module) and not hasattr(stack, "layers") and hasattr(stack, "get_decoder"):
+        inner = stack.get_decoder()
+        if inner is stack:
+            break
+        stack = inner
+    return stack
 
 
 def _names() -> str:
     return ", ".join(family.name for family in FAMILIES if not family.refused)
 
 
-def _by_interface(stack: nn.Module) -> bool:
-    """Whether attention looks its kernel up in transformers' registry, where ours is, and keywords get that far."""
-    classes = {type(module) for module in stack.modules() if _is_self_attention(module)}
-    listed = all(hasattr(sys.modules[one.__module__], "ALL_ATTENTION_FUNCTIONS") for one in classes)
-    return listed and all(_takes_keywords(one) for one in (type(stack), *classes))
+def self_attention(stack: nn.Module) -> list[nn.Module]:
+    """Every module of a decoder that runs softmax attention through transformers' registry, where ours is, in order."""
+    return sorted(filter(_is_self_attention, stack.modules()), key=lambda module: module.layer_idx)
+
+
+def _is_self_attention(module: nn.Module) -> bool:
+    name, forward = type(module).__name__, inspect.unwrap(type(module).forward)
+    if "Cross" in name or not isinstance(getattr(module, "layer_idx", None), int):
+        return False
+    code = getattr(forward, "__code__", None)
+    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names and _takes_keywords(type(module))
 
 
 def _takes_keywords(module_class: type[nn.Module]) -> bool:
     parameters = inspect.signature(module_class.forward).parameters.values()
     return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+
+
+HIDDEN_TERMS = {"s_aux": "attention sinks", "position_bias": "a learned position bias"}
+"""Keywords by which a kernel is given terms of the softmax that a method cannot see."""
+
+
+def _refuse_hidden_terms(base: nn.Module, attention: list[nn.Module]) -> None:
+    for kind in {type(module) for module in attention}:
+        keywords = [name for const in inspect.unwrap(kind.forward).__code__.co_consts if isinstance(const, tuple)
+                    for name in const]  # fmt: skip
+        for name, meaning in HIDDEN_TERMS.items():
+            if name in keywords:
+                raise CannotAct(
+                    f"{type(base).__name__}'s attention has {meaning}, which methods cannot see. Choose another model."
+                )
+
+
+def _cache_layer(module: nn.Module) -> int:
+    """Number of the cache layer that holds this module's keys; of a layer that reads an earlier one's, that one's."""
+    own, config = module.layer_idx, module.config
+    if not getattr(module, "is_kv_shared_layer", False):
+        return own
+    kinds, modes = getattr(config, "layer_types", None), getattr(config, "kv_sharing_modes", None)
+    kind = None if kinds is None else kinds[own]
+    sources = [
+        layer
+        for layer in range(own)
+        if (kinds is None or kinds[layer] == kind) and (modes is None or modes[layer] != "reuse")
+    ]
+    return sources[-1] if sources else own
 
 
 def _say_what_is_assumed(
@@ -136,31 +221,24 @@ def _say_what_is_assumed(
     """A family that is not in the table, or one whose tags only the tokenizer knows, given without it."""
     if family is UNKNOWN:
         assumed = ", ".join(f"{name} {one}" for name, one in visual.items())
+        tags = (
+            ", ".join(map(str, delimiter_ids(base.config, family, tokenizer))) or "none known, so they count as text"
+        )
         warnings.warn(
             f"{type(base).__name__} is in no row of the family table, so these were assumed: visual tokens are those of "
-            f"{assumed}; an image is an unbroken run of them; tags around images are unknown and count as text; the "
-            f"decoder is {type(stack).__name__} with {depth} layers. Tested families: {_names()}.",
+            f"{assumed}; an image is an unbroken run of them; tags around images: {tags}; the decoder is "
+            f"{type(stack).__name__} with {depth} attention layers. Tested families: {_names()}.",
             AnchorsWarning,
             stacklevel=5,
         )
-    elif family.delimiter_tokens and tokenizer is None:
-        assumed = ", each tile as an image of its own" if family.closing_tile else ""
+    elif family.tags_in_tokenizer and tokenizer is None and not family.end_tag_follows:
+        assumed = ", each tile as an image of its own" if family.thumbnail else ""
         warnings.warn(
             f"{family.title} names the tags around its images in the tokenizer only, so they count as text here"
             f"{assumed}. Attach to the pair (model, processor) instead of the model alone.",
             AnchorsWarning,
             stacklevel=5,
         )
-
-
-def decoder_layers(stack: nn.Module) -> dict[int, int]:
-    """`id(attention module)` -> layer (from 1) of every self-attention module in a decoder."""
-    return {id(module): module.layer_idx + 1 for module in stack.modules() if _is_self_attention(module)}
-
-
-def _is_self_attention(module: nn.Module) -> bool:
-    name = type(module).__name__
-    return name.endswith("Attention") and "Cross" not in name and isinstance(getattr(module, "layer_idx", None), int)
 
 
 def _outer(model: nn.Module, base: nn.Module, stack: nn.Module) -> tuple[nn.Module, ...]:
@@ -173,20 +251,45 @@ def _outer(model: nn.Module, base: nn.Module, stack: nn.Module) -> tuple[nn.Modu
 
 
 def config_id(config: Any, name: str) -> int | None:
-    value = getattr(config, name, None)
-    return value if isinstance(value, int) else None
+    """A token id of a config; `name` may lead into a part of it (`vision_config.image_token_id`)."""
+    for part in name.split("."):
+        config = getattr(config, part, None)
+    return config if isinstance(config, int) else None
+
+
+_MEDIA = {"vision", "visual", "image", "img", "im", "video", "vid", "frame", "slice", "boi", "eoi", "bov", "eov"}
+_ROLES = {"start", "end", "begin", "bos", "eos", "newline", "break", "separator", "indicator", "col", "row", "wrapper",
+          "boi", "eoi", "bov", "eov"}  # fmt: skip
+
+
+def is_tag(name: str) -> bool:
+    """Whether a config's or tokenizer's name is that of a tag around or inside an image (`vision_start_token_id`)."""
+    parts = set(name.split("_"))
+    return bool(parts & _MEDIA and parts & _ROLES and parts & {"id", "ids", "index", "token"})
 
 
 def delimiter_ids(config: Any, family: Family, tokenizer: Any) -> tuple[int, ...]:
     """Ids of the tags around and inside an image; without a tokenizer, those that the config names."""
-    ids = {config_id(config, name) for name in family.delimiters}
-    ids |= {_token_id(tokenizer, token) for token in family.delimiter_tokens}
-    return tuple(sorted(id for id in ids if id is not None))
+    named = [one for name, one in vars(config).items() if is_tag(name)]
+    ids = {one for value in named for one in (value if isinstance(value, list | tuple) else [value])}
+    spelled = [token for name, token in getattr(tokenizer, "special_tokens_map", {}).items() if is_tag(name)]
+    ids |= {_token_id(tokenizer, token) for token in (*family.delimiter_tokens, *spelled) if isinstance(token, str)}
+    placeholders = {config_id(config, name) for name in (*family.visual, *UNKNOWN.visual)}
+    return tuple(sorted(one for one in ids - placeholders if isinstance(one, int)))
 
 
-def _video_ids(config: Any, family: Family) -> tuple[int, int] | None:
-    start, end = (config_id(config, name) for name in family.video_tags or ("", ""))
+def _pair(config: Any, tokenizer: Any, tags: tuple[str, str]) -> tuple[int, int] | None:
+    start, end = (_tag_id(config, tokenizer, tag) for tag in tags)
     return None if start is None or end is None else (start, end)
+
+
+def _tag_id(config: Any, tokenizer: Any, tag: str | None) -> int | None:
+    """Id of a tag that is a config's attribute, a tokenizer's attribute, or a spelling."""
+    if tag is None:
+        return None
+    found = config_id(config, tag)
+    named = getattr(tokenizer, tag, None) if tag.isidentifier() else None
+    return _token_id(tokenizer, named if isinstance(named, str) else tag) if found is None else found
 
 
 def _token_id(tokenizer: Any, token: str) -> int | None:

@@ -44,6 +44,7 @@ def target_of(config: Any, tokenizer: Any = None) -> AttentionTarget:
     return AttentionTarget(
         kind="decoder",
         depth=text.num_hidden_layers,
+        blocks=text.num_hidden_layers,
         heads=text.num_attention_heads,
         family=family,
         stack=nn.Identity(),
