@@ -221,9 +221,7 @@ def _say_what_is_assumed(
     """A family that is not in the table, or one whose tags only the tokenizer knows, given without it."""
     if family is UNKNOWN:
         assumed = ", ".join(f"{name} {one}" for name, one in visual.items())
-        tags = (
-            ", ".join(map(str, delimiter_ids(base.config, family, tokenizer))) or "none known, so they count as text"
-        )
+        tags = ", ".join(map(str, delimiter_ids(base.config, family, tokenizer))) or "none known, so they count as text"
         warnings.warn(
             f"{type(base).__name__} is in no row of the family table, so these were assumed: visual tokens are those of "
             f"{assumed}; an image is an unbroken run of them; tags around images: {tags}; the decoder is "
