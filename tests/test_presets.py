@@ -11,7 +11,7 @@ from vlm_anchors.errors import BadParameter, UnknownName
 from vlm_anchors.methods import METHODS
 
 BASELINES = (
-    "vcd", "icd", "imccd", "memvr", "clearsight", "pai", "deco", "vista", "middle-layers", "sid", "avisc", "only",
+    "vcd", "icd", "imccd", "memvr", "clearsight", "pai", "deco", "vista", "middle-layers", "sid", "avisc", "only", "vicrop",
 )  # fmt: skip
 PRESETS = [(entry.name, preset) for entry in METHODS for preset in entry.load().presets]
 OFFICIAL = {
@@ -58,6 +58,8 @@ def test_values_without_an_alpha_and_ours():
     assert va.ONLY.preset("llava-1.5-7b/pope") == va.ONLY(add=3.0, subtract=1.0, gamma=0.2, beta=0.1)
     assert va.ONLY.preset("llava-1.5-7b/chair").gamma == va.ONLY.preset("instructblip-7b/mme").gamma == 0.25
     assert not va.ONLY.preset("instructblip-7b/pope").norm and va.ONLY.preset("instructblip-7b/mme").beta == 0.4
+    assert va.ViCrop.preset("llava-1.5-7b/pope") == va.ViCrop(region="whole")
+    assert va.ViCrop.preset("qwen2.5-vl-3b") == va.ViCrop(layer=23, size=224, region="whole")
     assert va.ClearSight.preset("llava-1.5-7b/pope") == va.ClearSight(enhance=1.15, suppress=0.95)
     assert va.MemVR.preset("qwen2.5-vl-7b") == va.MemVR(alpha=0.28, gamma=0.75, activation="silu", norm=False)
     assert va.M3ID.preset("llava-1.5-7b/pope") == va.M3ID(rate=0.02, cut=0.3, offset=10)

@@ -73,8 +73,9 @@ def test_every_preset_attaches_to_the_bundled_model(benchmark):
     vlm = va.load("scenes")
     for spec, _ in baselines(benchmark).values():
         (method,), _ = choose(spec)
-        with va.attach(vlm, method):
-            pass
+        if not method.reads_samples:  # what changes the questions is not attached
+            with va.attach(vlm, method):
+                pass
 
 
 def test_a_method_that_moves_no_answer_gets_no_row(run, tmp_path, monkeypatch, capsys):

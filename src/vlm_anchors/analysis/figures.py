@@ -49,6 +49,14 @@ def figures_of(study: Study) -> list[Drawn]:
     drawn += [_before_after(study, one) for one in study.seen if one is not plain]
     drawn += [
         Drawn(
+            f"crop-{slug(one.name)}", f"{one.name}: the part of the image that was given to the model once more.",
+            plots.crop(study.image, one.answer.effects["vicrop"]["crop"]),
+        )
+        for one in study.seen
+        if "crop" in one.answer.effects.get("vicrop", {})
+    ]  # fmt: skip
+    drawn += [
+        Drawn(
             f"anchors-{slug(spec)}", f"{spec}: words copied into the image, each right behind the patch that it resembles "
             "most, with their cosine.", plots.anchor_table(study.grid.image, table, study.grid.rows, study.grid.columns)
         )
@@ -71,6 +79,8 @@ def _strip(study: Study, one: Seen) -> "Figure":
 def _before_after(study: Study, one: Seen) -> Drawn:
     """The layer whose map the method changed most, in the sum of absolute differences."""
     plain, edited = (measures.saliency_maps(each) for each in (study.plain.after[0], one.after[0]))
+    shared = min(plain.shape[-1], edited.shape[-1])  # a method may have shown a second image
+    plain, edited = plain[:, :shared], edited[:, :shared]
     at = int((plain - edited).abs().sum(-1).argmax())
     layer = study.plain.after[0].layers[at]
     figure = plots.before_after(

@@ -200,6 +200,19 @@ def anchor_table(image: "Image.Image", table: "Table", rows: int, columns: int) 
     return figure
 
 
+def crop(image: "Image.Image", box: Sequence[int]) -> "Figure":
+    """An image, and the part of it (left, top, right, bottom, in pixels) that was cropped."""
+    width, height = image.size
+    figure = _figure(4.6, 4.6 * height / width)
+    axes = figure.subplots()
+    axes.imshow(image)
+    axes.set_axis_off()
+    left, top, right, bottom = box
+    size = {"width": right - left, "height": bottom - top}
+    axes.add_patch(_rectangle((left, top), **size, fill=False, edgecolor="#e69f00", linewidth=2))
+    return figure
+
+
 def _rectangle(corner: tuple[float, float], **style: Any) -> Any:
     from matplotlib.patches import Rectangle
 

@@ -55,6 +55,7 @@ class Study:
 
     model: str
     question: str
+    image: "Image.Image"
     grid: ImageGrid
     asked: tuple[str, ...]
     seen: tuple[Seen, ...]
@@ -110,10 +111,11 @@ def study_of(sample: "Sample", answered: "Sequence[tuple[GenerationPlan, Seen]]"
     (first, seen), *_ = answered
     vlm, rows = first.vlm, seen.before[0].positions
     inputs = prepare(vlm, [sample], first.max_new_tokens)
-    ids = [] if rows is None else prepared(first, inputs)["input_ids"][0].cpu()[rows].tolist()
+    ids = [] if rows is None else prepared(first, inputs, [sample])["input_ids"][0].cpu()[rows].tolist()
     return Study(
         model=vlm.name,
         question=sample.question,
+        image=sample.images[0],
         grid=grid_of(vlm, inputs.tensors, sample.images[0], len(seen.before[0].image)),
         asked=pieces(vlm.processor.tokenizer, ids),
         seen=tuple(each for _, each in answered),
@@ -130,7 +132,7 @@ def see(run: GenerationPlan, sample: "Sample", recorder: Capture, **extra: Any) 
     """One method's answer under a watcher that is new; `extra` goes to `generate`."""
     began = time.perf_counter()
     inputs = prepare(run.vlm, [sample], run.max_new_tokens)
-    with attach(run.vlm, list(run.methods), recorder=recorder) as handle:
+    with attach(run.vlm, run.attached, recorder=recorder) as handle:
         answer = answer_prepared(run, [sample], inputs, handle, began, **extra)[0]
     # Watching a plain model attaches "none", which has nothing to tell.
     answer = dataclasses.replace(answer, effects={name: did for name, did in answer.effects.items() if name != "none"})

@@ -69,6 +69,15 @@ class GenerationPlan:
         return cls(vlm, methods, chosen, max_new_tokens, shares)
 
     @property
+    def attached(self) -> list["Method"]:
+        """The methods that go onto the model; one that changes the questions before they are written acts before that."""
+        shows = [method for method in self.methods if method.reads_samples]
+        prepares = [method for method in self.methods if "prepare" in method.hooks]
+        if shows and len(prepares) > 1:
+            raise CannotAct(f"{spec_of_all(prepares)} cannot run together: both prepare the inputs. Use one of them.")
+        return [method for method in self.methods if not method.reads_samples]
+
+    @property
     def beams(self) -> int:
         return self.decoding.num_beams if isinstance(self.decoding, Beam) else 1
 
@@ -185,16 +194,16 @@ def answer_samples(run: GenerationPlan, samples: Sequence[Sample], **extra: Any)
     began = time.perf_counter()
     inputs = prepare(run.vlm, samples, run.max_new_tokens)
     recorder = Shares() if run.shares else None
-    with attach(run.vlm, list(run.methods), recorder=recorder) as handle:
+    with attach(run.vlm, run.attached, recorder=recorder) as handle:
         return answer_prepared(run, samples, inputs, handle, began, **extra)
 
 
-def prepared(run: GenerationPlan, inputs: Inputs) -> dict[str, Any]:
-    """What `generate` is given: the inputs, changed by a method whose hook that is."""
+def prepared(run: GenerationPlan, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Any]:
+    """What `generate` is given: the inputs of the samples, changed by a method whose hook that is."""
     tensors = inputs.tensors
     for method in run.methods:
         if "prepare" in method.hooks:
-            tensors = method.prepare(run.vlm, tensors)
+            tensors = method.prepare(run.vlm, tensors, samples=samples)
     return tensors
 
 
@@ -205,7 +214,8 @@ def answer_prepared(
     from ..interventions.recorders import Shares
     from .sampling import KeyedNoise, YesNo
 
-    tensors = prepared(run, inputs)
+    tensors = prepared(run, inputs, samples)
+    made = getattr(tensors, "effects", []) if any(method.reads_samples for method in run.methods) else []
     yes_no, broken = YesNo(run.vlm.processor.tokenizer), Broken()
     processors: list[Any] = [broken, yes_no]
     if isinstance(run.decoding, Nucleus):
@@ -230,6 +240,7 @@ def answer_prepared(
     for i in range(len(samples)):
         row, tokens = i * run.beams, _up_to_the_end(run, rows[i][first:])
         did = _without_waiting(effects[row], yes_no.steps - len(tokens)) if effects else {}
+        did |= made[i] if made else {}
         if isinstance(recorder, Shares):
             did["visual_share"] = recorder.table(row)
         answers.append(_read(run, inputs.prompts[i], tokens, seconds, did, yes_no.row(row)))

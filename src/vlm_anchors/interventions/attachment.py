@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import AnchorsWarning, BadModel
+from ..errors import AnchorsWarning, BadModel, CannotAct
 from ..models.decoder import AttentionTarget, find_target, plain_model
 from ..models.vision import PIXELS, encode_images
 from ..models.vlm import Vlm
@@ -96,6 +96,13 @@ def _handle_of(model: Any, method: Any, recorder: Recorder | None, literal: bool
     """A handle whose hooks are installed, which acts nowhere yet."""
     network, tokenizer = _parts(model)
     methods, prepares = compose(method)
+    if prepares is not None and prepares.reads_samples:
+        if prepares.disabled() != prepares:
+            raise CannotAct(
+                f"{name_of(prepares)} needs the images themselves, which a model is not given. Use ask, ask_many or eval, or "
+                f"its prepare: inputs = {type(prepares).__name__}().prepare(vlm, inputs, samples=samples)."
+            )
+        prepares = None
     base, attachment = plain_model(network), None
     setup = Setup(methods, 0)
     if methods.parts or recorder is not None:

@@ -65,6 +65,9 @@ class Method(ABC):
     """Families it is tested on, where that is not all of them; `elsewhere` it "warns" or is "refused"."""
     elsewhere: ClassVar[str] = "runs"
 
+    reads_samples: ClassVar[bool] = False
+    """Whether `prepare` needs the questions and images themselves, `samples=`; a model alone cannot give it those."""
+
     presets: ClassVar[tuple[Preset, ...]] = ()
     """Parameters that others used, or that we suggest, and who says so: `NAME:preset=MODEL/TASK` in a SPEC."""
 
@@ -117,7 +120,7 @@ class Method(ABC):
         """Warn, once a prompt, where its visual tokens leave the method nothing to act on."""
 
     def prepare(self, vlm: "Vlm", inputs: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-        """Hook "prepare": new inputs for `generate` or a forward pass."""
+        """Hook "prepare": new inputs for `generate` or a forward pass. options: `samples`, and what the method defines."""
         return dict(inputs)
 
     def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:

@@ -97,6 +97,12 @@ METHODS = Catalogue(
             "arXiv 2311.16922",
         ),
         Entry(
+            "vicrop",
+            "vlm_anchors.methods.vicrop:ViCrop",
+            "Shows the part of the image that the question makes the model look at once more, as a crop",
+            "arXiv 2502.17422",
+        ),
+        Entry(
             "vista",
             "vlm_anchors.methods.vista:VISTA",
             "Steers every layer towards what the image adds; mixes in the logits of late layers",

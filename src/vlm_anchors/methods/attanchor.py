@@ -73,6 +73,7 @@ class AttAnchor(Method):
         *,
         anchorable: Tensor | None = None,
         labels: Tensor | None = None,
+        samples: Any = (),
         **options: Any,
     ) -> Anchored:
         """Inputs with anchors, for `model.generate(**anchored)` or `model(**anchored)`; `.effects` lists the anchors.

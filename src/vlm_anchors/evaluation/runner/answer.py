@@ -30,11 +30,12 @@ def answer_batch(run: GenerationPlan, samples: Sequence[Sample], reuse: bool) ->
     if not any(sample.images for sample in samples):
         run = without_insertion(run)
     owner = _owner(samples)
-    with attach(run.vlm, list(run.methods)) as handle, torch.no_grad():
+    with attach(run.vlm, run.attached) as handle, torch.no_grad():
         shared = _shared(run, samples, owner) if reuse else None
         if shared is None:
             inputs = prepare(run.vlm, samples, run.max_new_tokens)
-            with images_once(run.vlm.model, owner if _one_image_each(samples) else ()):
+            once = _one_image_each(samples) and not any(method.reads_samples for method in run.methods)
+            with images_once(run.vlm.model, owner if once else ()):
                 return answer_prepared(run, samples, inputs, handle, began)
         inputs, prefix, rows = shared
         cache = prefill_prefix(run.vlm.model, prefix)
