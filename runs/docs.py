@@ -113,7 +113,8 @@ METHODS_AFTER = """\
 
 - OPERA (arXiv 2311.17911) is a search of its own, with rollback and a forward pass for every candidate: it would replace the
   decoding instead of joining one, and waits.
-- VisFlow (arXiv 2506.12609) published no code, and its formulas are not known to us: nothing is shipped under its name.
+- VisFlow (arXiv 2506.12609), ASCD and VHD: no public code was found, and their formulas are not known to us. Nothing is shipped
+  under their names.
 """
 FAMILIES_INTRO = """\
 Every row is one transformers class, unmodified. Tests hold each against a literal double-precision reference, on a tiny
