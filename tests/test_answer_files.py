@@ -28,6 +28,7 @@ TRUTHS = {
     "scienceqa": {"answer": "A", "options": ["a", "b"]},
     "mmbench": {"answer": "A", "options": ["a", "b"], "base": 1, "turn": 0},
     "captions": {"references": ["A cup."]},
+    "mmhal": {"gt_answer": "A cup.", "image_content": ["cup"]},
     "llava-bench": {"question_id": 1},
 }  # fmt: skip
 

@@ -395,7 +395,7 @@ def test_a_review_that_lacks_something(run):
 def test_a_run_of_another_benchmark(run, data, say):
     write_run(run, records(), data, benchmark="pope:dialect=vcd")
     assert (
-        f"{run} holds answers to pope; a judge reads those to llava-bench alone. Next: vlm-anchors report"
+        f"{run} holds answers to pope; a judge reads those to llava-bench and mmhal alone. Next: vlm-anchors report"
         in refused(say, run)
     )
     assert not (run / "reviews.jsonl").exists()

@@ -62,6 +62,10 @@ SCIENCE = {
     },
     "pid_splits.json": {"test": ["7"]},
 }
+MMHAL = {
+    "question_type": "attribute", "question_topic": "chair", "image_id": "x", "image_src": "https://a.b/c/1_o.jpg",
+    "image_content": ["chair"], "question": "What?", "gt_answer": "A chair.", "model_answer": "",
+}  # fmt: skip
 LAYOUTS = [
     ("pope", {"pope_random.json": [ROW]}),
     ("hallusion", {"HallusionBench.json": [HALLUSION]}),
@@ -86,6 +90,7 @@ LAYOUTS = [
     ),
     ("gqa", {"q.json": GQA}),
     ("scienceqa", SCIENCE),
+    ("mmhal", {"response_template.json": [MMHAL]}),
     ("llava-bench", {"questions.jsonl": [{"question_id": 1, "image": "1.jpg", "text": "?", "category": "conv"}]}),
 ]
 

@@ -11,8 +11,13 @@ from .printing import say
 
 
 def judge(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that eval llava-bench wrote.")],
-    rules: Annotated[Path, typer.Option("--rules", metavar="FILE", help="LLaVA's llava/eval/table/rule.json.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that eval llava-bench or mmhal wrote.")],
+    rules: Annotated[
+        Path,
+        typer.Option(
+            "--rules", metavar="FILE", help="LLaVA's llava/eval/table/rule.json; MMHal's prompt with four {}."
+        ),
+    ],
     url: Annotated[str, typer.Option("--url", metavar="URL", help="OpenAI-compatible: http://localhost:8000/v1")],
     judge_model: Annotated[
         str, typer.Option("--judge-model", metavar="NAME", help="The judge, as the server calls it.")
@@ -32,7 +37,7 @@ def judge(
     ] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Let a judge model review the answers of LLaVA-Bench; report then shows scores.
+    """Let a judge model review the answers of LLaVA-Bench or MMHal-Bench; report then shows scores.
 
     Says what would be sent, and sends it with --send. Goes on where it was stopped.
     """

@@ -28,6 +28,7 @@ BENCHMARKS = Catalogue(
             "BLEU, METEOR, CIDEr, ROUGE-L on any caption file",
             "pycocoevalcap, sacrebleu",
         ),
+        _entry("mmhal", "mmhal:Mmhal", "Open questions rated for hallucination by a judge model", "arXiv 2309.14525"),
         _entry("llava-bench", "llava_bench:LlavaBench", "Open questions marked by a judge model", "arXiv 2304.08485"),
     ],
 )

@@ -188,6 +188,7 @@ PROTOCOLS: dict[str, list[Protocol]] = {
     "scienceqa": CHOICE,
     "mmbench": CHOICE,
     "captions": CAPTIONS,
+    "mmhal": [AS_ASKED],
     "llava-bench": LLAVA_BENCH,
 }
 

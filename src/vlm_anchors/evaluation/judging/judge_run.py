@@ -8,8 +8,10 @@ from typing import Any
 
 from ...durable import AppendedLines
 from ...errors import BadRun, BadSetting
+from ..benchmarks import mmhal
 from ..benchmarks.base import Record
 from ..benchmarks.llava_bench import LlavaBench, requests
+from ..benchmarks.mmhal import Mmhal
 from ..reporting.tables import Run, benchmark_of, read_run
 from . import reviews
 from .judge import Judge
@@ -18,14 +20,15 @@ from .judge import Judge
 def waiting(path: Path, rules: Path, model: str, data: Path | None = None) -> list[tuple[Record, str]]:
     """(record, what the judge is asked) of every answer without a review; all that can be wrong is refused here.
 
-    path: a RUN of llava-bench. rules: LLaVA's table/rule.json. model: the judge. data: the benchmark's folder; default, the
-    one that run.json names.
+    path: a RUN of llava-bench or mmhal. rules: LLaVA's table/rule.json, or MMHal-Bench's prompt. model: the judge. data:
+    LLaVA-Bench's folder; default, the one that run.json names.
     """
     run = read_run(path)
     name = benchmark_of(run).name
-    if name != LlavaBench.name:
+    if name not in (LlavaBench.name, Mmhal.name):
         raise BadRun(
-            f"{path} holds answers to {name}; a judge reads those to {LlavaBench.name} alone. Next: vlm-anchors report {path}"
+            f"{path} holds answers to {name}; a judge reads those to {LlavaBench.name} and {Mmhal.name} alone. Next: "
+            f"vlm-anchors report {path}"
         )
     if not run.records:
         raise BadRun(
@@ -37,6 +40,8 @@ def waiting(path: Path, rules: Path, model: str, data: Path | None = None) -> li
             f"first, or move {reviews.FILE} away and judge anew."
         )
     records = [record for record in run.records if "review" not in record]
+    if name == Mmhal.name:  # its records hold all that the judge is shown
+        return list(zip(records, mmhal.requests(records, rules), strict=True))
     return list(zip(records, requests(records, _data_of(run, data), rules), strict=True))
 
 
