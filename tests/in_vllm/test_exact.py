@@ -5,7 +5,7 @@ from engines import CLOSE, QUESTIONS, ask, check, difference, engine, ours, pair
 
 METHODS = [
     "none", "clva", "clva:alpha=5,beta=0.5,normalise=visual", "clva:rows=all", "clva:gain=average", "clearsight",
-    "clearsight:heads=selected,negative=raised", "pai:gamma=1",
+    "clearsight:heads=selected,negative=raised", "pai:gamma=1", "middle-layers",
 ]  # fmt: skip
 
 

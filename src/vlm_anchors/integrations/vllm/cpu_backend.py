@@ -122,6 +122,11 @@ class CPUCache:
         held = self.halves[blocks, :, 1].view(b, n, -1, self.size, self.width)
         return held.transpose(1, 2).reshape(b, held.shape[2], n * self.size, self.width)
 
+    def values_at(self, blocks: Tensor, keys: Tensor) -> Tensor:
+        """Values of some keys, (b, g, a, d), by their positions in the request, (b, a)."""
+        held = self.halves[:, :, 1].unflatten(-1, (self.size, self.width))
+        return held[blocks.gather(1, keys // self.size), :, keys % self.size].transpose(1, 2)
+
 
 def require_known_layout(isa: str, dtype: torch.dtype, heads: int, size: int, width: int) -> None:
     """Write two blocks of known keys and values with the kernel's own function, and read them back.

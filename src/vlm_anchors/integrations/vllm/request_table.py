@@ -6,7 +6,6 @@ reads when it plans a step.
 """
 
 import weakref
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,24 +14,11 @@ from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from ...errors import UserError
-from ...interventions.method import Method
 from .model_facts import ModelFacts
-from .prompt_map import PromptMap
 from .request_methods import is_on, method_of
+from .row_plan import AnchoredRequest
 
 _tables: "weakref.WeakValueDictionary[int, RequestTable]" = weakref.WeakValueDictionary()
-
-
-@dataclass(frozen=True)
-class AnchoredRequest:
-    """A request with a method and at least one row that it edits."""
-
-    method: Method
-    layers: frozenset[int]
-    """Layers, from 1, whose attention the method sees or edits."""
-    depth: int
-    prompt: PromptMap
-    prompt_tokens: int
 
 
 class RequestTable(LogitsProcessor):

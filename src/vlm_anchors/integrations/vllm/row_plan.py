@@ -4,9 +4,10 @@ Shapes: b requests of a group, r text rows (padded to the most), v visual keys (
 whole blocks of the cache), n blocks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,9 +17,21 @@ from ...interventions.composition import Composition
 from ...interventions.forward_pass import ForwardState, GenerationState, Setup
 from ...interventions.method import Method
 from ...interventions.text_rows import TextRows, Visual
-from .request_table import AnchoredRequest
+from .prompt_map import PromptMap
 
 MASKED = torch.finfo(torch.float32).min
+
+
+@dataclass(frozen=True)
+class AnchoredRequest:
+    """A request with a method and at least one row that it edits."""
+
+    method: Method
+    layers: frozenset[int]
+    """Layers, from 1, whose attention the method sees or edits."""
+    depth: int
+    prompt: PromptMap
+    prompt_tokens: int
 
 
 @dataclass(eq=False)
@@ -43,6 +56,14 @@ class RowGroup:
         setup = Setup(Composition((self.method,)), self.depth, self.layers)
         generation = GenerationState.born(setup, self.visual)
         return ForwardState(generation, self.rows, generation.new_pass_states())
+
+    _made: tuple[Any, Any] = (None, None)
+
+    def once(self, thing: Any, make: Callable[[], Any]) -> Any:
+        """`make()` once for the same thing: layers share an edit."""
+        if self._made[0] is not thing:
+            self._made = thing, make()
+        return self._made[1]
 
     @property
     def everywhere(self) -> bool:
