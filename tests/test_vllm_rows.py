@@ -58,7 +58,7 @@ def run(method, pieces):
         plain = kernel(query, cache, table, starts, lengths)
         output = plain.clone()
         for group in groups:
-            rows.edit_rows(group, layer, DEPTH, query, output, cache, WIDTH**-0.5, None)
+            rows.edit_rows(group, layer, query, output, cache, WIDTH**-0.5, None)
         outputs.append((plain, output))
     return starts, outputs
 
