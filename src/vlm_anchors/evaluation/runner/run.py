@@ -49,7 +49,6 @@ def evaluate(
     ray_workers: answer in so many workers of Ray, each with the model loaded anew by name, instead of in this process;
     `vlm` may lie on the CPU then. answer_with: makes another engine answer, from what would answer through transformers.
     Under torchrun or SLURM each rank answers its share of the batches and writes its own records file.
-
     skip_bad: leave out the questions whose images cannot be read; run.json names them. say: takes what will be done, in
     words, before anything is.
 
@@ -68,8 +67,7 @@ def evaluate(
     runs_asked = [run_of(vlm, method, chosen, decoding, seed) for method in asked_for]
     runs = tuple({key_of_run(run): run for run in runs_asked}.values())  # what is named twice answers once
     answerer = Answerer(runs, Path(images), bench.yes_no, reuse)
-    if answer_with is not None:
-        answerer = answer_with(answerer)
+    answerer = answerer if answer_with is None else answer_with(answerer)
     settings = {**_settings(vlm, bench, Path(data), read, official, chosen), **answerer.about}
     settings |= {"questions": len(questions), "skipped": skipped}
     say(plan_words(bench, split, len(questions), chosen, [key_of_run(run) for run in runs]))
