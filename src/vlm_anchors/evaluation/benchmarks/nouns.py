@@ -6,14 +6,8 @@
 
 import re
 
-COCO = (
-    "person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant|stop sign|parking meter|bench|"
-    "bird|cat|dog|horse|sheep|cow|elephant|bear|zebra|giraffe|backpack|umbrella|handbag|tie|suitcase|frisbee|skis|snowboard|"
-    "sports ball|kite|baseball bat|baseball glove|skateboard|surfboard|tennis racket|bottle|wine glass|cup|fork|knife|spoon|"
-    "bowl|banana|apple|sandwich|orange|broccoli|carrot|hot dog|pizza|donut|cake|chair|couch|potted plant|bed|dining table|"
-    "toilet|tv|laptop|mouse|remote|keyboard|cell phone|microwave|oven|toaster|sink|refrigerator|book|clock|vase|scissors|"
-    "teddy bear|hair drier|toothbrush"
-).split("|")
+from ...scenes.coco import CATEGORIES as COCO
+
 # Ways people write a COCO object in two words, and two phrases that are listed only to swallow their second or first word.
 SPELLINGS = (
     "motor bike|motor cycle|air plane|street light|traffic signal|stop light|suit case|mobile phone|laptop computer|"

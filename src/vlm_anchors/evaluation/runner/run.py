@@ -60,9 +60,7 @@ def evaluate(
     check_batch_size(batch_size)
     with files_read() as read:
         questions = asked(bench, Path(data), Path(images), split, limit, chosen)
-    skipped: list[str] = []
-    if skip_bad:
-        questions, skipped = without_bad(questions, Path(images))
+    questions, skipped = without_bad(questions, Path(images)) if skip_bad else (questions, [])
     groups = batches(questions, batch_size)
     runs_asked = [run_of(vlm, method, chosen, decoding, seed) for method in asked_for]
     runs = tuple({key_of_run(run): run for run in runs_asked}.values())  # what is named twice answers once
