@@ -55,6 +55,7 @@ docs: $(VENV)/dev.ok
 	$(RUN) runs/docs.py
 	$(RUN) runs/readme_table.py
 	$(RUN) runs/results_page.py
+	$(RUN) runs/smollm2_page.py
 	$(RUN) runs/training_tables.py
 
 serve-demo: $(VENV)/serve.ok

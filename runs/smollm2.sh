@@ -23,7 +23,8 @@ for kind in blank shuffled; do answer "$kind" "$out/data/$kind" "$out/data" none
 "$python" runs/smollm2_gates.py collect "$out/greedy" "$out/blank" "$out/shuffled"
 
 anchors diagnose --model scenes-smollm2 --images "$out/validation/images" --limit "${VALIDATION:-100}" --json \
-  > results/smollm2_diagnose.json
+  > "$out/diagnose.json"
+"$python" runs/smollm2_gates.py diagnosis "$out/diagnose.json"
 layers=$("$python" -c 'import json; print(json.load(open("results/smollm2_diagnose.json"))["suggestion"]["clva"].partition(":")[2])')
 answer tuning "$out/validation/images" "$out/validation" none clva "clva:$layers" "clva:$layers,alpha=4" "clva:$layers,alpha=40"
 anchors report "$out/tuning"

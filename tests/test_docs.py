@@ -31,7 +31,7 @@ def test_generated_pages_are_fresh():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("script", ["readme_table.py", "results_page.py", "training_tables.py"])
+@pytest.mark.parametrize("script", ["readme_table.py", "results_page.py", "smollm2_page.py", "training_tables.py"])
 def test_tables_come_from_results(script):
     check = [sys.executable, f"runs/{script}", "--check"]
     done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
