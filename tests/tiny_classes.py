@@ -183,6 +183,8 @@ def build(model_type, seed=0, **overrides):
         (small["text_config"] if name not in small and "text_config" in small else small)[name] = value
     torch.manual_seed(seed)
     model = getattr(hf, CLASSES[model_type])(kind(**small)).eval()
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")  # the grouped kernels have no double precision
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if torch.isnan(weight).any() or (weight.numel() and float(weight.abs().max()) == 0 and "bias" not in name):
@@ -303,6 +305,12 @@ def _by_kind(small):
     }
 
 
+def _glm(section):
+    return _set("text_config", rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": section,
+                                                **({} if sum(section) == 8 else {"partial_rotary_factor": 0.5})})  # fmt: skip
+
+
+_GLM, _HALF_GLM = _glm([2, 3, 3]), _glm([2, 1, 1])
 TIED = {
     "aria": _set(projector_patch_to_query_dict={64: 16}),
     "chameleon": _set(vocabulary_map={"<image>": IMAGE, **{f"IMGIMG{chr(65 + n % 10)}Z": 40 + n for n in range(20)}}),
@@ -314,7 +322,8 @@ TIED = {
     "ernie4_5_vl_moe": _set("text_config", rope_parameters={"rope_type": "ernie_3d", "rope_theta": 500000.0,
                                                             "mrope_section": [3, 3, 2]}),
     "gemma3": _GEMMA3, "shieldgemma2": _GEMMA3,
-    "glm5_next": _FULL_HEADS,
+    "glm5_next": _FULL_HEADS, "mistral_large4": _FULL_HEADS,
+    "glm4v": _GLM, "glm46v": _GLM, "glmga": _GLM, "glm_ocr": _GLM, "glm4v_moe": _HALF_GLM,
     "granite4_vision": _both(_ANYRES, _set(deepstack_layer_map=[[0, 0], [1, 2]])),
     "hunyuan_vl": _set("text_config", rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
     "llava_next": _ANYRES, "llava_next_video": _ANYRES, "llava_onevision": _ANYRES,

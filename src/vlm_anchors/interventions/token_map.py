@@ -47,8 +47,7 @@ def mark_ids(target: AttentionTarget, ids: Int[Tensor, "b q"], call_context: Cal
     else:
         number = _count(_starts(ids, visual, _encoded_lengths(target, call_context)))
     if target.end_follows:
-        following = torch.nn.functional.pad(_nearest(visual, number, from_left=False)[:, 1:], (0, 1), value=-1)
-        delimiters = delimiters | (_before(visual & (following != number), False) & ~visual)
+        delimiters = delimiters | _behind_rows(visual, number)
     return Marks(visual, number.where(visual, 0), delimiters | _between(visual, number), _is_cut(target, call_context))
 
 
@@ -132,6 +131,15 @@ def _between(visual: Bool[Tensor, "b q"], number: Int[Tensor, "b q"]) -> Bool[Te
     last = _nearest(visual, number, from_left=True)
     following = _nearest(visual, number, from_left=False)
     return ~visual & (last == following) & (last >= 0)
+
+
+def _behind_rows(visual: Bool[Tensor, "b q"], number: Int[Tensor, "b q"]) -> Bool[Tensor, "b q"]:
+    """The token right behind each image that row breaks interrupt: its end tag, whatever its id."""
+    before = _nearest(visual, number, from_left=True)
+    following = torch.nn.functional.pad(_nearest(visual, number, from_left=False)[:, 1:], (0, 1), value=-1)
+    breaks = torch.zeros_like(number).scatter_add_(1, before.clamp(min=0), _between(visual, number).long())
+    last = visual & (following != number) & (breaks.gather(1, number.clamp(min=0)) > 0)
+    return _before(last, False) & ~visual
 
 
 def _nearest(where: Bool[Tensor, "b q"], values: Int[Tensor, "b q"], from_left: bool) -> Int[Tensor, "b q"]:
