@@ -7,6 +7,7 @@ python runs/docs.py --check    fails if one is stale (the tests do this)
 
 import dataclasses
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,10 +189,22 @@ def decisions() -> str:
     return "\n".join([NOTE, "# Decisions\n", "What was chosen, why, and what else was weighed.\n", *rows]) + "\n"
 
 
+def comparison() -> str:
+    """The page as it is written, its two counts of this package made anew."""
+    from vlm_anchors.methods import METHODS
+    from vlm_anchors.models.families import FAMILIES
+
+    counts = {"methods": len(METHODS.names()) - 1, "model families": sum(not family.refused for family in FAMILIES)}
+    text = (DOCS / "comparison.md").read_text()
+    for row, count in counts.items():
+        text = re.sub(rf"^\| {row} \| \d+ \|", f"| {row} | {count} |", text, flags=re.M)
+    return text
+
+
 def main() -> int:
     from vlm_anchors.evaluation.benchmarks.describe import page as benchmarks
 
-    pages = {"cli.md": cli(), "methods.md": methods(), "families.md": families()}
+    pages = {"cli.md": cli(), "methods.md": methods(), "families.md": families(), "comparison.md": comparison()}
     pages |= {"sentences.md": NOTE + sentences.page(), "decisions.md": decisions(), "benchmarks.md": benchmarks()}
     stale = [name for name, text in pages.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != text]
     if "--check" in sys.argv:
