@@ -46,7 +46,7 @@ def cli() -> str:
         "A SPEC is a name with its parameters: `clva`, `clva:alpha=5,beta=0`, `nucleus:top_p=0.9,seed=1`. Methods that "
         "compose are joined by `+`. `preset=MODEL/TASK` begins with published parameters (see `vlm-anchors methods NAME`). "
         "`15-32` is a range, `none`, `true` and `false` are themselves. Where a method is asked for, "
-        "`greedy`, `beam` and `nucleus` are accepted and set the decoding.",
+        "`greedy`, `beam`, `nucleus` and `opera` are accepted and set the decoding.",
     ]
     return "\n".join(parts) + "\n"
 
@@ -58,9 +58,10 @@ def methods() -> str:
     parts = [NOTE, "# Methods\n", "| name | class | what it does | source |", "|---|---|---|---|"]
     parts += [f"| [`{e.name}`](#{e.name}) | `va.{e.class_name}` | {e.summary} | {e.source} |" for e in METHODS]
     parts += ["", "Any method goes with any decoding unless it says why not:\n", "| name | class | what it does |"]
-    parts += ["|---|---|---|", *[f"| `{e.name}` | `va.{e.class_name}` | {e.summary} |" for e in DECODINGS], "", PRESETS]
+    published = [entry for entry in DECODINGS if hasattr(entry.load(), "presets")]
+    parts += ["|---|---|---|", *[decoding_row(entry, entry in published) for entry in DECODINGS], "", PRESETS]
     parts += [WHERE, "| method | tested on | elsewhere |", "|---|---|---|", *map(where_row, METHODS), ""]
-    for entry in METHODS:
+    for entry in (*METHODS, *published):
         cls = entry.load()
         parts += [f"## {entry.name}\n", "```text", inspect.getdoc(inspect.getmodule(cls)), "```\n"]
         parts += [inspect.getdoc(cls), ""]
@@ -75,6 +76,11 @@ def methods() -> str:
         if cls.presets:
             parts += ["| preset | parameters | from |", "|---|---|---|", *map(preset_row, cls.presets), ""]
     return "\n".join([*parts, METHODS_AFTER])
+
+
+def decoding_row(entry: Any, has_section: bool) -> str:
+    name = f"[`{entry.name}`](#{entry.name})" if has_section else f"`{entry.name}`"
+    return f"| {name} | `va.{entry.class_name}` | {entry.summary} |"
 
 
 WHERE = """\
@@ -112,8 +118,6 @@ def preset_row(preset: Any) -> str:
 METHODS_AFTER = """\
 ## Not here
 
-- OPERA (arXiv 2311.17911) is a search of its own, with rollback and a forward pass for every candidate: it would replace the
-  decoding instead of joining one, and waits.
 - VisFlow (arXiv 2506.12609), ASCD and VHD: no public code was found, and their formulas are not known to us. Nothing is shipped
   under their names.
 """

@@ -83,7 +83,9 @@ def ours(method="none"):
 
 def theirs():
     program = str(Path(sys.executable).parent / "transformers")
-    return Served(program, "serve", str(BUNDLED_FOLDER), "--device", "cpu", "--dtype", "float32", name=str(BUNDLED_FOLDER))
+    return Served(
+        program, "serve", str(BUNDLED_FOLDER), "--device", "cpu", "--dtype", "float32", name=str(BUNDLED_FOLDER)
+    )
 
 
 def turns(seed, question):

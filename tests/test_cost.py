@@ -48,7 +48,7 @@ def test_a_decoding_step_adds_few_kernels_and_none_a_layer():
 @pytest.mark.parametrize(
     ("spec", "bound"),
     [
-        ("clearsight", 1.1), ("deco", 1.1), ("memvr", 1.1), ("pai:gamma=1", 1.1), ("middle-layers", 1.1),
+        ("clearsight", 1.1), ("deco", 1.1), ("dola", 1.1), ("memvr", 1.1), ("pai:gamma=1", 1.1), ("middle-layers", 1.1),
         ("vista", 1.25),  # eight small kernels in each layer, which turn its MLP's output
         ("pai", 2.1), ("icd", 2.1), ("vcd", 2.1), ("m3id", 2.1), ("avisc", 2.1), ("only", 1.1),
         ("sid", 2.3),  # each layer of the branch has a mask of its own

@@ -12,6 +12,7 @@ from vlm_anchors.methods import METHODS
 
 BASELINES = (
     "vcd", "icd", "imccd", "memvr", "clearsight", "pai", "deco", "vista", "middle-layers", "sid", "avisc", "only", "vicrop",
+    "dola",
 )  # fmt: skip
 PRESETS = [(entry.name, preset) for entry in METHODS for preset in entry.load().presets]
 OFFICIAL = {
@@ -34,6 +35,7 @@ OFFICIAL = {
     "pai:preset=llava-1.5-7b/paper": (0.5, {"gamma": 1.1, "boost_prompt": True}),
     "deco:preset=llava-1.5-7b": (0.6, {"top_p": 0.9, "top_k": 20, "outside": "cut"}),
     "deco:preset=llava-1.5-7b/readme": (0.5, {}),
+    "dola:preset=llama-7b/short": (1.0, {"bucket": "high", "cut": 0.1, "norm": False}),
     "middle-layers:preset=llava-1.5-7b": (0.5, {"layers": None}),
     "sid:preset=llava-1.5-7b/pope": (0.5, {"beta": 0.1, "keep": 100}),
     "sid:preset=llava-1.5-7b/chair": (0.5, {"beta": 0.1, "keep": 50}),

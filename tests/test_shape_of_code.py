@@ -22,7 +22,7 @@ LAYERS = [
     ["models", "inputs"],
     ["interventions"],
     ["methods"],
-    ["generation.decodings"],
+    ["generation.decodings", "generation.opera"],
     ["specs"],
     ["generation"],
     ["evaluation", "analysis", "training", "profiling"],

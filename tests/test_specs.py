@@ -61,7 +61,7 @@ def test_a_decoding_survives_the_round_trip(spec):
         (
             "clav",
             UnknownName,
-            r"No method 'clav'\. Did you mean 'clva'\? Known: .*clva, .*none, .*beam, greedy, nucleus\.",
+            r"No method 'clav'\. Did you mean 'clva'\? Known: .*clva, .*none, .*beam, greedy, nucleus, opera\.",
         ),
         ("", BadParameter, "Expected NAME or NAME:PARAMETER=VALUE,...; found ''"),
         ("clva:", BadParameter, "Expected NAME or NAME:PARAMETER=VALUE,...; found 'clva:'"),

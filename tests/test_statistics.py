@@ -167,7 +167,9 @@ def test_value_interval_and_difference_are_of_one_estimator():
     runs = [few_yes(rng, 90, 0.7, share) for share in (0.1, 0.9)]
     other = [few_yes(rng, 90, 0.7, 0.5)]
     value = st.average([Pope().score(each).metrics for each in runs])["f1"][0]
-    pooled = Pope().score([dict(one, id=f"{n}/{one['id']}") for n, each in enumerate(runs) for one in each]).metrics["f1"]
+    pooled = (
+        Pope().score([dict(one, id=f"{n}/{one['id']}") for n, each in enumerate(runs) for one in each]).metrics["f1"]
+    )
     assert abs(value - pooled) > 0.03
     gap = st.difference(Pope(), runs, other, "f1", draws=100)
     assert gap.value == pytest.approx(value - Pope().score(other[0]).metrics["f1"], abs=1e-12)
@@ -179,13 +181,19 @@ def test_value_interval_and_difference_are_of_one_estimator():
     for row, found in zip(weights, drawn, strict=True):
         seeds = []
         for each in runs:
-            many = [dict(one, id=f"{one['id']}/{k}") for one, times in zip(each, row, strict=True) for k in range(int(times))]
+            many = [
+                dict(one, id=f"{one['id']}/{k}")
+                for one, times in zip(each, row, strict=True)
+                for k in range(int(times))
+            ]
             seeds.append(Pope().score(many).metrics["f1"])
         assert found == pytest.approx(sum(seeds) / 2)
 
 
 def test_draws_that_are_undefined_widen_the_interval_and_are_told():
-    one_yes = [dict(record, answer="yes" if record["id"] == "1" else "no") for record in records([True] * 20, per_image=1)]
+    one_yes = [
+        dict(record, answer="yes" if record["id"] == "1" else "no") for record in records([True] * 20, per_image=1)
+    ]
     got = st.intervals(Pope(), [one_yes], draws=1000)["precision"]
     assert got.undefined == pytest.approx((1 - 1 / 20) ** 20, abs=0.05)
     assert (got.low, got.high) == (0.0, 1.0)

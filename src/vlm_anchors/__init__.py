@@ -16,6 +16,7 @@ from .errors import AnchorsWarning, UserError
 from .evaluation import benchmarks as _benchmarks
 from .generation.decodings import Beam, Greedy, Nucleus
 from .generation.generate import ask, ask_many, stream
+from .generation.opera import Opera
 from .models import families as _families
 from .models.families import Family
 from .models.load import load
@@ -84,6 +85,7 @@ __all__ = [
     "Greedy",
     "Method",
     "Nucleus",
+    "Opera",
     "UserError",
     "Vlm",
     "__version__",

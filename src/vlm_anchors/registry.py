@@ -90,12 +90,12 @@ class Catalogue:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' Did you mean ...? Known: ...' as the end of a sentence; at most 20 names are listed."""
+    """' Did you mean ...? Known: ...' as the end of a sentence; at most 40 names are listed."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return f"{hint} Known: {', '.join(names[:20]) or 'none'}{more}."
+    more = f" and {len(names) - 40} more" if len(names) > 40 else ""
+    return f"{hint} Known: {', '.join(names[:40]) or 'none'}{more}."
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:

@@ -5,14 +5,15 @@ from typing import Any, TypeAlias
 
 from .errors import BadParameter, UnknownName
 from .generation.decodings import DECODINGS, Beam, Greedy, Nucleus
+from .generation.opera import Opera
 from .interventions.method import Method
 from .methods import METHODS
 from .methods.none import Plain
 from .registry import did_you_mean, split_composition
 
-Decoding: TypeAlias = Greedy | Beam | Nucleus
+Decoding: TypeAlias = Greedy | Beam | Nucleus | Opera
 MethodLike: TypeAlias = "str | Method | Sequence[str | Method]"
-DecodingLike: TypeAlias = "str | Greedy | Beam | Nucleus | None"
+DecodingLike: TypeAlias = "str | Greedy | Beam | Nucleus | Opera | None"
 
 
 def choose(
@@ -20,7 +21,7 @@ def choose(
 ) -> tuple[tuple[Method, ...], Decoding]:
     """The methods, in the order given, and the decoding: where none is asked for, `otherwise`, else greedy.
 
-    As a convenience `greedy`, `beam` and `nucleus` are accepted among the methods and set the decoding. Raises
+    As a convenience `greedy`, `beam`, `nucleus` and `opera` are accepted among the methods and set the decoding. Raises
     `UnknownName` or `BadParameter` where a SPEC is wrong, and `BadParameter` where two decodings are asked for.
     """
     methods: list[Method] = []

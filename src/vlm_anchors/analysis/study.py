@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AnchorsWarning, CannotAct
-from ..generation.decodings import Beam
 from ..generation.generate import GenerationPlan, answer_prepared, prepared, read_sample
 from ..inputs.prompt_builder import prepare
 from ..interventions.attachment import attach
@@ -97,7 +96,7 @@ def study(
 
 def check_recordable(run: GenerationPlan) -> None:
     """Raise `CannotAct` where nobody can say what a word saw."""
-    if isinstance(run.decoding, Beam):
+    if run.beams > 1:
         raise CannotAct("Beam search moves answers from row to row, so nobody can say what a word saw. Use greedy.")
     if find_target(run.vlm.model, run.vlm.processor.tokenizer).kind != "decoder":
         raise CannotAct(

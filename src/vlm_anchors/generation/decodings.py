@@ -21,6 +21,12 @@ DECODINGS = Catalogue(
             "A random token among the most likely ones",
             "arXiv 1904.09751",
         ),
+        Entry(
+            "opera",
+            "vlm_anchors.generation.opera:Opera",
+            "Beam search that avoids leaning on one token of the answer, and goes back where all beams do",
+            "arXiv 2311.17911",
+        ),
     ],
 )
 

@@ -15,6 +15,7 @@ from ..models.vlm import Vlm
 from ..specs import Decoding, DecodingLike, MethodLike, choose, spec_of_all
 from ..types import Answer
 from .decodings import Beam, Nucleus
+from .opera import Opera
 from .sample_batches import checked_window, images_of, read_batch, read_sample
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig
 
     from ..interventions.attachment import Handle
+    from ..interventions.recorders import LastLayerAttention, Shares
 
     ImageLike = str | Path | bytes | Image.Image
 
@@ -79,7 +81,25 @@ class GenerationPlan:
 
     @property
     def beams(self) -> int:
-        return self.decoding.num_beams if isinstance(self.decoding, Beam) else 1
+        return getattr(self.decoding, "num_beams", 1)
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether the decoding takes one question at a time."""
+        return isinstance(self.decoding, Opera)
+
+    def recorder(self) -> "Shares | LastLayerAttention | None":
+        """What must see attention while these answers are made. Raises `CannotAct` where a method cannot join."""
+        from ..interventions.recorders import LastLayerAttention, Shares
+
+        if not isinstance(self.decoding, Opera):
+            return Shares() if self.shares else None
+        from .opera_search import check
+
+        check(self.methods, self.vlm.family)
+        if self.shares:
+            raise BadSetting("opera reads attention itself, so visual shares cannot be recorded beside it. Use beam.")
+        return LastLayerAttention()
 
     def config(self) -> "GenerationConfig":
         """The checkpoint's special tokens, and nothing of its habits: how tokens are chosen is ours to say."""
@@ -90,12 +110,12 @@ class GenerationPlan:
         pad = stored.pad_token_id if stored.pad_token_id is not None else tokenizer.pad_token_id
         if pad is None:
             pad = end[0] if isinstance(end, list) else end
-        beam = self.decoding if isinstance(self.decoding, Beam) else Beam()
+        beam = self.decoding if isinstance(self.decoding, Beam | Opera) else Beam()
         return GenerationConfig(
             do_sample=False,
             num_beams=self.beams,
             length_penalty=beam.length_penalty,
-            early_stopping=beam.early_stopping,
+            early_stopping=getattr(beam, "early_stopping", False),
             max_new_tokens=self.max_new_tokens,
             min_length=0,
             temperature=1.0,
@@ -189,12 +209,12 @@ def _warn_of_images(vlm: Vlm, samples: Iterable[Sample]) -> bool:
 def answer_samples(run: GenerationPlan, samples: Sequence[Sample], **extra: Any) -> list[Answer]:
     """One batch: prepare, attach, generate, read."""
     from ..interventions.attachment import attach
-    from ..interventions.recorders import Shares
 
+    if run.one_by_one and len(samples) > 1:
+        return [answer_samples(run, [sample], **extra)[0] for sample in samples]
     began = time.perf_counter()
     inputs = prepare(run.vlm, samples, run.max_new_tokens)
-    recorder = Shares() if run.shares else None
-    with attach(run.vlm, run.attached, recorder=recorder) as handle:
+    with attach(run.vlm, run.attached, recorder=run.recorder()) as handle:
         return answer_prepared(run, samples, inputs, handle, began, **extra)
 
 
@@ -211,15 +231,20 @@ def answer_prepared(
     run: GenerationPlan, samples: Sequence[Sample], inputs: Inputs, handle: "Handle", began: float, **extra: Any
 ) -> list[Answer]:
     """Answers of a batch whose inputs are ready, under a method that is attached; `extra` goes to `generate`."""
-    from ..interventions.recorders import Shares
-    from .sampling import KeyedNoise, YesNo
+    from ..interventions.recorders import LastLayerAttention, Shares
+    from .sampling import Broken, KeyedNoise, YesNo
 
-    tensors = prepared(run, inputs, samples)
+    tensors, search = prepared(run, inputs, samples), None
     made = getattr(tensors, "effects", []) if any(method.reads_samples for method in run.methods) else []
     yes_no, broken = YesNo(run.vlm.processor.tokenizer), Broken()
     processors: list[Any] = [broken, yes_no]
     if isinstance(run.decoding, Nucleus):
         processors.append(KeyedNoise(run.decoding, [sample.id for sample in samples]))
+    if isinstance(run.decoding, Opera):
+        from .opera_search import OperaSearch
+
+        assert isinstance(handle.recorder, LastLayerAttention)
+        search = extra["custom_generate"] = OperaSearch(run.decoding, handle.recorder)
     try:
         rows = run.vlm.model.generate(
             **tensors, generation_config=run.config(), logits_processor=processors, **extra
@@ -239,27 +264,13 @@ def answer_prepared(
     answers = []
     for i in range(len(samples)):
         row, tokens = i * run.beams, _up_to_the_end(run, rows[i][first:])
-        did = _without_waiting(effects[row], yes_no.steps - len(tokens)) if effects else {}
+        did = effects[row] if effects else {}
+        did = {**did, "opera": search.effects} if search else _without_waiting(did, yes_no.steps - len(tokens))
         did |= made[i] if made else {}
         if isinstance(recorder, Shares):
             did["visual_share"] = recorder.table(row)
         answers.append(_read(run, inputs.prompts[i], tokens, seconds, did, yes_no.row(row)))
     return answers
-
-
-class Broken:
-    """A logits processor that notes logits which are no numbers. It reads its note when asked: no step waits for it."""
-
-    def __init__(self) -> None:
-        self._seen: Any = False
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        self._seen = scores.isnan().any() | self._seen
-        return scores
-
-    @property
-    def seen(self) -> bool:
-        return bool(self._seen)
 
 
 def _no_numbers(run: GenerationPlan) -> str:
@@ -334,7 +345,7 @@ def streamed(run: GenerationPlan, work: Callable[..., Any]) -> Generator[str, No
     What it raises is raised here. Closing the iterator early ends the generation after its current token, and waits for
     `work` to finish.
     """
-    if isinstance(run.decoding, Beam):
+    if run.beams > 1:
         raise CannotAct(
             "Beam search knows its answer only at the end, so it cannot be streamed. Use greedy or nucleus."
         )

@@ -6,6 +6,7 @@ Adding Gumbel noise to log-probabilities and taking the largest is exactly a dra
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -78,6 +79,21 @@ class YesNo(LogitsProcessor):
     def row(self, index: int) -> tuple[float, float] | None:
         """(yes, no) of a row; None where the tokenizer has no single token for one of them."""
         return None if self.rows is None else self.rows[index]
+
+
+class Broken:
+    """A logits processor that notes logits which are no numbers. It reads its note when asked: no step waits for it."""
+
+    def __init__(self) -> None:
+        self._seen: Any = False
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        self._seen = scores.isnan().any() | self._seen
+        return scores
+
+    @property
+    def seen(self) -> bool:
+        return bool(self._seen)
 
 
 def spellings(tokenizer: PreTrainedTokenizerBase, word: str) -> list[int]:

@@ -106,7 +106,7 @@ def _handle_of(model: Any, method: Any, recorder: Recorder | None, literal: bool
     base, attachment = plain_model(network), None
     setup = Setup(methods, 0)
     if methods.parts or recorder is not None:
-        target = find_target(network, tokenizer, methods.target)
+        target = find_target(network, tokenizer, getattr(recorder, "target", methods.target))
         methods.check(target)
         attention, hidden, mlp = (methods.layers(hook, target) for hook in ("attention", "hidden", "mlp"))
         setup = Setup(methods, target.depth, attention, hidden, mlp, recorder, literal, _processor(model))

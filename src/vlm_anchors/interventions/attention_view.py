@@ -253,13 +253,19 @@ class AttentionView:
         """A~: the same after an edit of scores or keys."""
         if edit.bias is None and edit.shift is None and edit.key is None:
             return self.weights()
+        return self._take_visual(self.edited_scores(edit).softmax(-1))
+
+    def edited_scores(self, edit: AttentionEdit | None) -> Float[Tensor, "b h r k"]:
+        """`scores` after an edit of scores or keys; of an edit that replaces the output, those before it."""
+        if edit is None:
+            return self.scores()
         query = take_rows(self._query, self.rows.index).float()
         scores = self.scores() if edit.key is None else self._masked(query, edit.key.float())
         if edit.shift is not None:
             scores = scores + edit.shift.float()
         if edit.bias is not None:
             scores = scores + spread_bias(edit.bias, self._columns, scores.shape[-1], torch.float32)
-        return self._take_visual(scores.softmax(-1))
+        return scores
 
     def _take_visual(self, weights: Float[Tensor, "b h r k"]) -> Float[Tensor, "b h r v"]:
         index, valid = self._columns

@@ -22,6 +22,7 @@ _NOTED = (
     "logits_to_keep",
     "mm_encoder_outputs",
     "use_cache",
+    "pixel_values",
     "pixel_values_videos",
 )
 
@@ -41,7 +42,14 @@ class CallContext:
     """Image features the projector just made, where the decoder is given embeddings only."""
     pixels: Mapping[str, Any] | None = None
     """What the vision tower was given inside this call."""
+    pixel_values: Tensor | None = None
     pixel_values_videos: Tensor | None = None
+
+    @property
+    def brings_images(self) -> bool:
+        """Whether placeholders among the tokens may stand for an image; else an answer holds them as words."""
+        images = (self.pixel_values, self.pixel_values_videos, self.mm_encoder_outputs, self.projected)
+        return any(one is not None for one in images)
 
     @staticmethod
     def seen(

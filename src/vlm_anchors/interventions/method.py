@@ -77,14 +77,7 @@ class Method(ABC):
     @classmethod
     def preset(cls, name: str, **parameters: Any) -> Self:
         """The method at the preset "MODEL/TASK", else, for a benchmark, the model's for "any" task; `parameters` win."""
-        known = {one.name: one for one in cls.presets}
-        model, _, task = str(name).partition("/")
-        benchmarks = CATALOGUES.get("benchmark", ())
-        wanted = [str(name), *([f"{model}/any"] if not task or task in benchmarks else [])]
-        found = next((known[one] for one in wanted if one in known), None)
-        if found is None:
-            raise UnknownName(f"{name_of(cls)} has no preset {name!r}.{did_you_mean(wanted[0], known)}")
-        return cls(**{**found.parameters, **parameters})
+        return from_preset(cls, name, parameters)
 
     def active_hooks(self) -> frozenset[str]:
         """Which of its hooks these parameters use: none where the method is off."""
@@ -176,4 +169,16 @@ class Method(ABC):
         return spec_of(self, name_of(self))
 
 
-__all__ = ["DEFAULTS", "Method", "Preset", "name_of"]
+def from_preset(cls: Any, name: str, parameters: Mapping[str, Any]) -> Any:
+    """A method or decoding at one of its presets; `parameters` win. Raises `UnknownName`."""
+    known = {one.name: one for one in cls.presets}
+    model, _, task = str(name).partition("/")
+    benchmarks = CATALOGUES.get("benchmark", ())
+    wanted = [str(name), *([f"{model}/any"] if not task or task in benchmarks else [])]
+    found = next((known[one] for one in wanted if one in known), None)
+    if found is None:
+        raise UnknownName(f"{name_of(cls)} has no preset {name!r}.{did_you_mean(wanted[0], known)}")
+    return cls(**{**found.parameters, **parameters})
+
+
+__all__ = ["DEFAULTS", "Method", "Preset", "from_preset", "name_of"]

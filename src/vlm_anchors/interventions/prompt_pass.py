@@ -78,6 +78,8 @@ def prompt(
     past = 0 if cache is None else int(cache.get_seq_length())
     generation = generation if past else None
     marks = _marks(target, call_context, kwargs, q)
+    if generation is not None and generation.text_seen and not call_context.brings_images:
+        marks = Marks(torch.zeros_like(marks.visual), torch.zeros_like(marks.image), torch.zeros_like(marks.delimiters))
     real = real_rows(kwargs.get("attention_mask"), marks.visual, past)
     if marks.guessed or target.in_pieces_unclear:
         _refuse_cut_images(target, generation, marks, past)
@@ -99,6 +101,7 @@ def prompt(
     if generation.text_seen:
         _refuse_pieces(generation, call_context, q)
         rows = single_rows(text)
+        generation.steps += q
     else:
         rows = prompt_rows(text, _prompt_end(call_context, text, q, cache))
         if past and q == 1 and generation.setup.recorder is None:
@@ -122,9 +125,10 @@ def _marks(target: AttentionTarget, call_context: CallContext, kwargs: dict[str,
     """Which tokens of this pass are visual, of which image, and which are tags around or inside one."""
     ids = call_context.input_ids
     if target.visual_features is not None:
-        embeds = kwargs["inputs_embeds"]
-        visual = torch.zeros(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
-        if call_context.projected is not None:
+        embeds = kwargs.get("inputs_embeds")
+        like = kwargs["input_ids"] if embeds is None else embeds
+        visual = torch.zeros(like.shape[:2], dtype=torch.bool, device=like.device)
+        if embeds is not None and call_context.projected is not None:
             visual = features_among(embeds, call_context.projected)
         return mark_found(visual)
     if (inserted := insertion_of(call_context.mm_encoder_outputs)) is not None:

@@ -1,7 +1,9 @@
-"""How much of the text rows' attention lands on the visual tokens, layer by layer, before and after a method."""
+"""What can be recorded of attention while a model runs, after the method that edits it: `attach(..., recorder=...)`."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .attention_view import AttentionEdit, AttentionView
@@ -35,6 +37,25 @@ class Shares:
             }
             for layer, seen in sorted(layers.items())
         ]
+
+
+@dataclass
+class LastLayerAttention:
+    """Attention of the newest rows in the decoder's last layer: of each row and key, the largest weight over heads.
+
+    It records while `on`, one forward pass at a time; nothing as large as the prompt's attention matrix is made.
+    """
+
+    target: ClassVar[str] = "decoder"
+    on: bool = False
+    rows: Float[Tensor, "b r k"] | None = None
+    visual: Bool[Tensor, "b k"] | None = None
+    """Which of the keys are visual tokens."""
+
+    def see(self, view: AttentionView, edit: AttentionEdit | None) -> None:
+        if self.on and view.layer == view.depth:
+            self.rows = view.edited_scores(edit).softmax(-1).amax(1)
+            self.visual = view.visual_keys()
 
 
 def _share(view: AttentionView, weights: Tensor) -> Tensor:

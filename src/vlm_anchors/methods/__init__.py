@@ -43,6 +43,12 @@ METHODS = Catalogue(
             "arXiv 2410.11779",
         ),
         Entry(
+            "dola",
+            "vlm_anchors.methods.dola:DoLa",
+            "Takes off the log-probabilities of the early layer that differs most from the last",
+            "arXiv 2309.03883",
+        ),
+        Entry(
             "icd",
             "vlm_anchors.methods.icd:ICD",
             "Takes off what a confusing instruction makes the model say",

@@ -12,19 +12,21 @@ from .printing import say
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="One method: its parameters and what they do.")
+        str | None, typer.Argument(metavar="[NAME]", help="One method, or decoding: its parameters and what they do.")
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """The methods there are; with a NAME, that method's parameters."""
+    """The methods there are, with the decodings that are remedies too; with a NAME, that one's parameters."""
+    from ...generation.decodings import DECODINGS
     from ...methods import METHODS
     from ...parameters import spelled
 
     if name is None:
-        _show("methods", [_entry(entry) for entry in METHODS], json)
+        published = [entry for entry in DECODINGS if hasattr(entry.load(), "presets")]
+        _show("methods", [_entry(entry) for entry in (*METHODS, *published)], json)
         return
-    entry = METHODS.get(name)
-    parameters = METHODS.parameters(name)
+    catalogue = DECODINGS if name in DECODINGS else METHODS
+    entry, parameters = catalogue.get(name), catalogue.parameters(name)
     presets = [{**one._asdict(), "parameters": dict(one.parameters)} for one in getattr(entry.load(), "presets", ())]
     if json:
         options.print_json({**_entry(entry), "parameters": parameters, "presets": presets})

@@ -31,7 +31,7 @@ Questions = Annotated[
 ]
 Model = Annotated[str, typer.Option("--model", help="'scenes' (bundled), a Hugging Face id, or a folder.")]
 Decoding = Annotated[
-    str | None, typer.Option("--decoding", metavar="SPEC", help="greedy, beam:num_beams=5 or nucleus:top_p=0.9.")
+    str | None, typer.Option("--decoding", metavar="SPEC", help="greedy, beam:num_beams=5, nucleus:top_p=0.9 or opera.")
 ]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens.")]
 Seed = Annotated[

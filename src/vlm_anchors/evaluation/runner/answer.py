@@ -26,11 +26,13 @@ def can_reuse(run: GenerationPlan) -> bool:
 
 def answer_batch(run: GenerationPlan, samples: Sequence[Sample], reuse: bool) -> list[Answer]:
     """Answers in the order of the samples. Each image is encoded once; with `reuse`, so is system and image prefilled."""
+    if run.one_by_one and len(samples) > 1:
+        return [answer_batch(run, [sample], False)[0] for sample in samples]
     began = time.perf_counter()
     if not any(sample.images for sample in samples):
         run = without_insertion(run)
     owner = _owner(samples)
-    with attach(run.vlm, run.attached) as handle, torch.no_grad():
+    with attach(run.vlm, run.attached, recorder=run.recorder()) as handle, torch.no_grad():
         shared = _shared(run, samples, owner) if reuse else None
         if shared is None:
             inputs = prepare(run.vlm, samples, run.max_new_tokens)
