@@ -1,13 +1,16 @@
 """Looking through the real processor of every family: the frame is a full grid, masses add up, the page can be written."""
 
 import pytest
+import tiny_processors
 import torch
+from PIL import Image
 from test_ask_families import TEMPLATE, qformer
 from test_families import model_of
 from test_family_table import PROCESSORS, noise
 
 import vlm_anchors as va
 from vlm_anchors.analysis import Capture
+from vlm_anchors.analysis.image_grid import grid_of
 from vlm_anchors.analysis.look_page import write_page
 from vlm_anchors.analysis.study import study
 from vlm_anchors.errors import CannotAct
@@ -49,6 +52,22 @@ def test_decoders(name):
     check(vlm, summary)
     assert summary.grid.rows > 1 and summary.grid.columns > 1, "the frame is an image, not a line"
     assert "w40w41w42" in "".join(summary.asked).replace(" ", "")
+
+
+def test_the_map_of_a_tiled_image_lies_on_the_tile_that_shows_it_whole():
+    """InternVL puts it last, behind the crops."""
+    processor = tiny_processors.internvl()
+    processor.chat_template = TEMPLATE.replace("IMAGE", PROCESSORS["internvl"][1])
+    vlm = va.load((model_of("internvl"), processor))
+    stripes = Image.new("RGB", (64, 32), (255, 0, 0))
+    stripes.paste((0, 0, 255), (32, 0, 64, 32))
+    inputs = prepare(vlm, [read_sample(stripes, "w40 w41")]).tensors
+    tiles = len(inputs["pixel_values"])
+    shown = grid_of(vlm, inputs, stripes, 16 * tiles)
+    assert tiles == 3
+    assert int(shown.token.min()) == 16 * (tiles - 1)
+    left, right = shown.image.getpixel((2, 16)), shown.image.getpixel((29, 16))
+    assert left[0] > left[2] and right[2] > right[0]
 
 
 @pytest.mark.parametrize("name", ["instructblip", "blip-2"])

@@ -59,7 +59,7 @@ def grid_of(vlm: "Vlm", inputs: dict[str, Any], image: "Image.Image", visual: in
             places = [(at, summary[position][1]) for at, position in enumerate(order) if summary[position][0] == 0]
             places = [(at, place) for at, place in places if bool(prompts.patch[0, order[at]])]
     tiles = {tile for _, (tile, _, _) in places}
-    whole = max(tiles) if target.closing_id is not None else min(tiles)
+    whole = max(tiles) if target.family.thumbnail == "last" else min(tiles)
     cells = sorted((row, column, at) for at, (tile, row, column) in places if tile == whole)
     rows, columns = 1 + max(row for row, _, _ in cells), 1 + max(column for _, column, _ in cells)
     token = torch.tensor([at for _, _, at in cells])
@@ -82,7 +82,7 @@ def as_seen(vlm: "Vlm", inputs: dict[str, Any], image: "Image.Image", tile: int 
     pixels, processor = inputs.get("pixel_values"), getattr(vlm.processor, "image_processor", None)
     if pixels is None or processor is None or pixels.dim() not in (4, 5) or pixels.shape[-3] != 3:
         return image
-    one = pixels[0] if pixels.dim() == 4 else pixels[0, min(tile, pixels.shape[1] - 1)]
+    one = pixels[min(tile, len(pixels) - 1)] if pixels.dim() == 4 else pixels[0, min(tile, pixels.shape[1] - 1)]
     one = one.float().cpu()
     if getattr(processor, "do_normalize", False):
         mean, deviation = (
