@@ -52,7 +52,7 @@ def test_what_cannot_be_exported(tmp_path):
 
 def test_the_command_says_how_to_serve(tmp_path, capsys):
     assert main(["export-vllm", str(tmp_path / "out"), "--method", "clva"]) == 0
-    assert "VLM_ANCHORS_METHOD=clva vllm serve" in capsys.readouterr().out
+    assert "VLM_ANCHORS_METHOD=clva python -m vllm.entrypoints.openai.api_server" in capsys.readouterr().out
     assert main(["export-vllm", str(tmp_path / "out"), "--method", "no-such"]) == 2
 
 

@@ -22,4 +22,5 @@ def export_vllm(
     from ...integrations.vllm.export import export_vllm as export
 
     export(model, outputs.writable_folder("OUT", str(out)), method)
-    typer.echo(f"{ENVIRONMENT}={method or 'none'} vllm serve {out} --scheduler-cls {SCHEDULER}")
+    server = "python -m vllm.entrypoints.openai.api_server --host 127.0.0.1"
+    typer.echo(f"{ENVIRONMENT}={method or 'none'} {server} --model {out} --scheduler-cls {SCHEDULER}")
