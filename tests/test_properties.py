@@ -259,7 +259,7 @@ def loaded(words, tiny):
 
 
 @given(words=LINES)
-@quick(150)
+@quick(80)
 def test_a_command_line_ends_well_or_with_a_sentence(place, tiny, words):
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir=place) as here:
         for each in place.iterdir():
