@@ -39,7 +39,7 @@ LEFT_OUT = """\
 ## What was not run
 
 The figures above come from a short run: CLVA was answered for the first 36 of 50 scenes, the random anchors for 18. Not run: CLVA
-tuned on validation scenes, `heads=all`, the signs apart, the baselines, CHAIR, MME, and the 500 images that `runs/smollm2.sh` asks
+tuned on validation scenes, `heads=all`, the signs apart, baselines, CHAIR, MME, and the 500 images that `runs/smollm2.sh` asks
 for. Captions, colours, positions and counts had hardly begun to be learnt when training stopped after 62 steps;
 `tools.scenes_smollm2.train` goes on from its checkpoint."""
 
