@@ -64,7 +64,7 @@ def methods() -> str:
     for entry in (*METHODS, *published):
         cls = entry.load()
         parts += [f"## {entry.name}\n", "```text", inspect.getdoc(inspect.getmodule(cls)), "```\n"]
-        parts += [inspect.getdoc(cls), ""]
+        parts += [as_markdown(inspect.getdoc(cls)), ""]
         parameters = [field for field in dataclasses.fields(cls) if field.init]
         if parameters:
             parts += [
@@ -81,6 +81,22 @@ def methods() -> str:
 def decoding_row(entry: Any, has_section: bool) -> str:
     name = f"[`{entry.name}`](#{entry.name})" if has_section else f"`{entry.name}`"
     return f"| {name} | `va.{entry.class_name}` | {entry.summary} |"
+
+
+def as_markdown(docstring):
+    """A Google docstring with its sections as lists."""
+    lines = []
+    for line in docstring.splitlines():
+        if line in ("Args:", "Returns:", "Raises:"):
+            lines.append(f"{'Parameters:' if line == 'Args:' else line}\n")
+        elif line.startswith("    ") and not line.startswith("     "):
+            name, colon, rest = line.strip().partition(": ")
+            lines.append(f"- `{name}`: {rest}" if colon else f"- {line.strip()}")
+        elif line.startswith("        "):
+            lines.append(f"  {line.strip()}")
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 WHERE = """\

@@ -9,11 +9,15 @@ from typing import Any
 class Answer:
     """One answer.
 
-    text: the answer, special tokens removed. tokens: ids of the new tokens, end-of-sequence included.
-    seconds: wall time; of a batch, the batch's time divided by its size. effects: what each method did, by name
-    (`{"clva": {"rows_edited": ..., "anchors": ...}}`), empty for the plain model; all values can be written as JSON.
-    prompt: the prompt as sent, image placeholders not expanded. yes_no: logits of the best "yes" and "no" token at
-    the first step, before any method's or decoding's change of logits... None where the tokenizer has no such token.
+    Args:
+        text: The answer, special tokens removed.
+        tokens: Ids of the new tokens, end-of-sequence included.
+        seconds: Wall time; of a batch, the batch's time divided by its size.
+        effects: What each method did, by name (`{"clva": {"rows_edited": ..., "anchors": ...}}`), empty for the plain
+            model; all values can be written as JSON.
+        prompt: The prompt as sent, image placeholders not expanded.
+        yes_no: Logits of the best "yes" and "no" token at the first step, before any method's or decoding's change of
+            logits... None where the tokenizer has no such token.
     """
 
     text: str

@@ -28,10 +28,14 @@ NARROW = 0.02
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was found. tau: use it as `va.AttAnchor(tau=...)`.
+    """What was found.
 
-    fraction: the share of words that was asked for. cosines: each word's best cosine, highest first. shares: tau -> share
-    of the words that it would anchor. concern: why tau should not be trusted, or "".
+    Args:
+        tau: Use it as `va.AttAnchor(tau=...)`.
+        fraction: The share of words that was asked for.
+        cosines: Each word's best cosine, highest first.
+        shares: Tau -> share of the words that it would anchor.
+        concern: Why tau should not be trusted, or "".
     """
 
     tau: float
@@ -87,8 +91,10 @@ def calibrate(
 ) -> Calibration:
     """The tau at which `fraction` of the prompts' words become anchors.
 
-    vlm: what `va.load` returns, or a (model, processor) pair. samples: (image or images, question) pairs, such as
-    `va.ask_many` takes; some dozens are enough. tokens: whose words count, as in `va.AttAnchor`.
+    Args:
+        vlm: What `va.load` returns, or a (model, processor) pair.
+        samples: (image or images, question) pairs, such as `va.ask_many` takes; some dozens are enough.
+        tokens: Whose words count, as in `va.AttAnchor`.
 
     Warns with `AnchorsWarning` where the cosine separates nothing: no word resembles any patch, or all do alike.
     """

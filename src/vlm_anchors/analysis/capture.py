@@ -84,12 +84,17 @@ class _Pass:
 class Capture:
     """A watcher: `with attach(vlm, method, watch=Capture()) as handle: ...`, then `of(sample)`. Holds the latest prompt.
 
-    layers: which decoder layers, from 1; None = all. heads: which heads, from 1; None = all. rows: keep the maps of the
-    "all" (at most `max_rows`, the last ones) or only the "last" text row of a prompt; masses are kept of every row.
-    norms: also |O_P| and |O_V| (Eq. 12). dtype: of the kept maps. max_tokens: generated tokens that are kept; later ones
-    are counted in `left_out`. token_bytes: what the maps of one generated token may take; a layer that would exceed its
-    share is kept as the mean over its heads. The cost is text rows x visual tokens a layer and head, before and after the
-    method's edit; a generation of n tokens never keeps more than n x token_bytes for them.
+    Args:
+        layers: Which decoder layers, from 1; None = all.
+        heads: Which heads, from 1; None = all.
+        rows: Keep the maps of the "all" (at most `max_rows`, the last ones) or only the "last" text row of a prompt;
+            masses are kept of every row.
+        norms: Also |O_P| and |O_V| (Eq. 12).
+        dtype: Of the kept maps.
+        max_tokens: Generated tokens that are kept; later ones are counted in `left_out`.
+        token_bytes: What the maps of one generated token may take; a layer that would exceed its share is kept as the
+            mean over its heads. The cost is text rows x visual tokens a layer and head, before and after the method's
+            edit; a generation of n tokens never keeps more than n x token_bytes for them.
     """
 
     def __init__(

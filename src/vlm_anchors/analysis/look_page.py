@@ -29,7 +29,13 @@ MAX_CELLS = 6_000_000
 def write_page(
     study: Study, figures: "Mapping[str, Figure]", commands: Sequence[str], did: Sequence[str] | None = None
 ) -> str:
-    """The page as text. figures: caption -> figure. commands: what to type next. did: what each method did, in words."""
+    """The page as text.
+
+    Args:
+        figures: Caption -> figure.
+        commands: What to type next.
+        did: What each method did, in words.
+    """
     summary = did or ["–"] * len(study.seen)
     data = json.dumps(page_data(study), separators=(",", ":")).replace("<", "\\u003c")
     part = f'<p class="soft">{_about_tiles(study)}</p>' if not study.grid.whole else ""

@@ -22,7 +22,12 @@ DEFAULT_QUESTION = "Please describe this image in detail."
 
 @dataclass(frozen=True)
 class Probe:
-    """One question. things: what is where in the image, if that is known; asked: the name in question, or ""."""
+    """One question.
+
+    Args:
+        things: What is where in the image, if that is known;.
+        asked: The name in question, or "".
+    """
 
     image: "Image.Image | Path | Any"
     question: str

@@ -43,9 +43,10 @@ if TYPE_CHECKING:
 def selection(cosine: Float[Tensor, "n m"], right: Bool[Tensor, "n m"], taus: Sequence[float]) -> "Table":
     """Theorem 4, counts of one prompt: a word is anchored if its best cosine reaches tau (tau = 1: never).
 
-    cosine: of n words with m patches (`anchor_table.cosine_map`). right: the patches on the object that a word names; none
-    for a word that names nothing in the image. Columns: tau, words, anchored, right (anchored, on a right patch), wanted
-    (words that have a right patch).
+    Args:
+        cosine: Of n words with m patches (`anchor_table.cosine_map`).
+        right: The patches on the object that a word names; none for a word that names nothing in the image. Columns:
+            tau, words, anchored, right (anchored, on a right patch), wanted (words that have a right patch).
     """
     best = cosine.max(1)
     hits, wanted = right.gather(1, best.indices[:, None])[:, 0], int(right.any(1).sum())

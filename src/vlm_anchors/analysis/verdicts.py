@@ -23,7 +23,12 @@ SIGMAS = 2.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """One premise. holds: True, False, or None where it cannot be told. number: what it rests on."""
+    """One premise.
+
+    Args:
+        holds: True, False, or None where it cannot be told.
+        number: What it rests on.
+    """
 
     premise: str
     method: str

@@ -43,9 +43,11 @@ class Interval:
 class Difference:
     """This run minus the other, on the questions both answered.
 
-    p: two-sided, from the bootstrap by image. holm: p corrected for the comparisons of a table, where there are several.
-    mcnemar: exact, by question, where every answer is plainly right or wrong and each
-    run has one seed; won and lost are the questions only this run, or only the other, got right.
+    Args:
+        p: Two-sided, from the bootstrap by image.
+        holm: p corrected for the comparisons of a table, where there are several.
+        mcnemar: Exact, by question, where every answer is plainly right or wrong and each run has one seed; won and
+            lost are the questions only this run, or only the other, got right.
     """
 
     value: float

@@ -35,13 +35,17 @@ if TYPE_CHECKING:
 class AttAnchor(Method):
     """Attention anchors, words into the image (arXiv 2509.23109, Algorithm 1).
 
-    tau: cosine from which a word is copied, in [0, 1]; 1 = off, exactly the unmodified model. The papers use 0.12 with
-    LLaVA-style projectors and 0.08 with Qwen2.5-VL; `va.calibrate` finds the one that anchors a tenth of the words.
-    order: several words behind one patch stand in "prompt" order, or in "reverse" (the algorithm read literally, each
-    inserted right behind the patch). tokens: the "user"'s words, or "all" of the prompt, the template's words included;
-    special tokens and answers never. images: a word goes behind the "best" patch of all images before it, or behind the
-    best of "each". mrope: where positions have three parts, an anchor takes its "patch"'s, or counts as "text" of its
-    own, which moves what follows on by one.
+    Args:
+        tau: Cosine from which a word is copied, in [0, 1]; 1 = off, exactly the unmodified model. The papers use 0.12
+            with LLaVA-style projectors and 0.08 with Qwen2.5-VL; `va.calibrate` finds the one that anchors a tenth of
+            the words.
+        order: Several words behind one patch stand in "prompt" order, or in "reverse" (the algorithm read literally,
+            each inserted right behind the patch).
+        tokens: The "user"'s words, or "all" of the prompt, the template's words included; special tokens and answers
+            never.
+        images: a word goes behind the "best" patch of all images before it, or behind the best of "each".
+        mrope: Where positions have three parts, an anchor takes its "patch"'s, or counts as "text" of its own, which
+            moves what follows on by one.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"prepare"})
@@ -78,10 +82,12 @@ class AttAnchor(Method):
     ) -> Anchored:
         """Inputs with anchors, for `model.generate(**anchored)` or `model(**anchored)`; `.effects` lists the anchors.
 
-        vlm: what `va.load` returns, a (model, processor) pair, or a model. inputs: what its processor returned. labels:
-        (b, t), also as `inputs["labels"]`; -100 up to the answer. They grow along, and answers are never copied.
-        anchorable: booleans (b, t), the tokens that may become anchors, instead of `tokens`; with a bare model needed, or
-        every word counts.
+        Args:
+            vlm: What `va.load` returns, a (model, processor) pair, or a model.
+            inputs: What its processor returned. labels: (b, t), also as `inputs["labels"]`; -100 up to the answer.
+                They grow along, and answers are never copied.
+            anchorable: Booleans (b, t), the tokens that may become anchors, instead of `tokens`; with a bare model
+                needed, or every word counts.
         """
         if self.off:
             return unprepared("attanchor", inputs, labels)

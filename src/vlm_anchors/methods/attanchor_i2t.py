@@ -34,10 +34,13 @@ if TYPE_CHECKING:
 class AttAnchorI2T(Method):
     """Attention anchors, patches into the prompt (arXiv 2509.23109, Algorithm 2).
 
-    tau: cosine from which a patch is copied, in [0, 1]; 1 = none. pause_tokens: how many padding embeddings, attended to
-    and without a label, stand between prompt and answer. order: several patches behind one word stand in "raster" order
-    of the image, or by falling "cosine". tokens: behind the "user"'s words only, or behind "all" words of the prompt.
-    mrope: where positions have three parts, a copy counts as "text" at its place in the prompt, or keeps its "patch"'s.
+    Args:
+        tau: Cosine from which a patch is copied, in [0, 1]; 1 = none.
+        pause_tokens: How many padding embeddings, attended to and without a label, stand between prompt and answer.
+        order: Several patches behind one word stand in "raster" order of the image, or by falling "cosine".
+        tokens: Behind the "user"'s words only, or behind "all" words of the prompt.
+        mrope: Where positions have three parts, a copy counts as "text" at its place in the prompt, or keeps its
+            "patch"'s.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"prepare"})
@@ -74,10 +77,12 @@ class AttAnchorI2T(Method):
     ) -> Anchored:
         """Inputs with anchors, for `model.generate(**anchored)` or `model(**anchored)`; `.effects` lists the anchors.
 
-        vlm: what `va.load` returns, a (model, processor) pair, or a model. inputs: what its processor returned. labels:
-        (b, t), also as `inputs["labels"]`; -100 up to the answer. They grow along, and nothing goes into an answer.
-        anchorable: booleans (b, t), the tokens that may take anchors, instead of `tokens`; with a bare model needed, or
-        every word counts.
+        Args:
+            vlm: What `va.load` returns, a (model, processor) pair, or a model.
+            inputs: What its processor returned. labels: (b, t), also as `inputs["labels"]`; -100 up to the answer.
+                They grow along, and nothing goes into an answer.
+            anchorable: Booleans (b, t), the tokens that may take anchors, instead of `tokens`; with a bare model
+                needed, or every word counts.
         """
         if self.off:
             return unprepared("attanchor-i2t", inputs, labels)

@@ -53,10 +53,13 @@ class ClearSightState:
 class ClearSight(Method):
     """ClearSight's VAF (arXiv 2503.13107): scores of text rows scaled up on the image, down on the system prompt.
 
-    enhance: factor on scores to visual tokens; 1 = off. suppress: factor on scores to everything before the image; 1 = off.
-    layers: (first, last), from 1; None = 10-15 of 32, scaled to the model's depth. heads: "all" as in the code, or
-    "selected". spare: share of heads left alone at each end when heads are selected. negative: a score below zero is
-    "lowered" by a factor above 1, as in the code, or "raised".
+    Args:
+        enhance: Factor on scores to visual tokens; 1 = off.
+        suppress: Factor on scores to everything before the image; 1 = off.
+        layers: (first, last), from 1; None = 10-15 of 32, scaled to the model's depth.
+        heads: "all" as in the code, or "selected".
+        spare: Share of heads left alone at each end when heads are selected.
+        negative: a score below zero is "lowered" by a factor above 1, as in the code, or "raised".
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"attention"})

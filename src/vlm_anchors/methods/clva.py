@@ -60,20 +60,25 @@ class CLVAPassState(CLVAState):
 class CLVA(Method):
     """Cross-layer visual anchors (arXiv 2603.25088). Layers count from 1.
 
-    alpha: pull towards positive anchors, factor 1 + alpha; 0 = off (Table 4 uses 14). beta: push away from negative
-    anchors, factor 1 - beta, clamped at 0; 0 = off. lam: how many sigmas a head's intensity must stand out (Eq. 2, 3).
-    tau: how many sigmas a visual token's saliency must stand out (Eq. 8, 9).
-    positive_layer: where positive anchors come from; None = max(2, L/2 - 2). negative_layer: the same for negative
-    ones. layers: (first, last) layer that is edited; None = every layer after `positive_layer`.
-    normalise: "row" lets visual mass grow at language's expense; "visual" keeps each row's visual mass (slower).
-    refresh: "step" finds anchors anew at every forward pass, "prompt" once. empty: when no head stands out, take the
-    most "extreme" one or "skip" the anchor. heads: "sigma" (Eq. 2, 3), "all", or "concentration", which ranks heads by
-    1 - H(M_h)/log n instead of Phi. gain: "anchors" (Eq. 10), or "average": 1 + (alpha - beta) times the mean over
-    heads of per-head anchors of the middle layer (Eq. 15). places: anchors as "found", or as many at "random" places
-    drawn from `seed` (a control). images: z-score within "each" image or over "all" visual tokens. rows: text rows are
-    those "after" the first visual token, or "all" that are not visual.
-    site: "auto", or "decoder" to edit a Q-Former model's language model instead (the paper's appendix B.1).
-    latents: of a Q-Former's rows take the "mean", or the "last" one.
+    Args:
+        alpha: Pull towards positive anchors, factor 1 + alpha; 0 = off (Table 4 uses 14).
+        beta: Push away from negative anchors, factor 1 - beta, clamped at 0; 0 = off.
+        lam: How many sigmas a head's intensity must stand out (Eq. 2, 3).
+        tau: How many sigmas a visual token's saliency must stand out (Eq. 8, 9).
+        positive_layer: Where positive anchors come from; None = max(2, L/2 - 2).
+        negative_layer: The same for negative ones.
+        layers: (first, last) layer that is edited; None = every layer after `positive_layer`.
+        normalise: "row" lets visual mass grow at language's expense; "visual" keeps each row's visual mass (slower).
+        refresh: "step" finds anchors anew at every forward pass, "prompt" once.
+        empty: When no head stands out, take the most "extreme" one or "skip" the anchor.
+        heads: "sigma" (Eq. 2, 3), "all", or "concentration", which ranks heads by 1 - H(M_h)/log n instead of Phi.
+        gain: "anchors" (Eq. 10), or "average": 1 + (alpha - beta) times the mean over heads of per-head anchors of
+            the middle layer (Eq. 15).
+        places: Anchors as "found", or as many at "random" places drawn from `seed` (a control).
+        images: z-score within "each" image or over "all" visual tokens.
+        rows: Text rows are those "after" the first visual token, or "all" that are not visual.
+        target: "auto", or "decoder" to edit a Q-Former model's language model instead (the paper's appendix B.1).
+        latents: Of a Q-Former's rows take the "mean", or the "last" one.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"attention"})

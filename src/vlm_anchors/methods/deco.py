@@ -53,9 +53,11 @@ class DeCoPassState:
 class DeCo(Method):
     """Dynamic correction decoding (arXiv 2410.11779).
 
-    alpha: weight of the chosen layer's logits. layers: (first, last) layer to choose from, from 1; None = 20-28 of 32,
-    scaled to the model's depth. top_p, top_k: how candidates are taken from the last layer. outside: tokens that are no
-    candidates are "cut" or "kept".
+    Args:
+        alpha: Weight of the chosen layer's logits.
+        layers: (first, last) layer to choose from, from 1; None = 20-28 of 32, scaled to the model's depth.
+        top_p, top_k: How candidates are taken from the last layer.
+        outside: Tokens that are no candidates are "cut" or "kept".
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"hidden", "logits"})

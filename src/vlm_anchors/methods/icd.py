@@ -63,11 +63,14 @@ class ICDState(Counted):
 class ICD(Method):
     """Instruction contrastive decoding (arXiv 2403.18715). Attach it to what `va.load` returns, or to (model, processor).
 
-    alpha: how much of the disturbed reading's logits is taken off; 0 = no contrastive branch. beta: tokens less probable than
-    this share of the most probable one are left out; 0 = none. role: the disturbing instruction. where: in Q-Former models
-    the "role" replaces the question or stands before it ("question"). system: the system prompt to be replaced, where it
-    is none of those we know. cleanup: whether a Q-Former's text is cleaned as the official code cleans captions. suffix:
-    what is left off the end of a question that the role stands before.
+    Args:
+        alpha: How much of the disturbed reading's logits is taken off; 0 = no contrastive branch.
+        beta: Tokens less probable than this share of the most probable one are left out; 0 = none.
+        role: The disturbing instruction.
+        where: In Q-Former models the "role" replaces the question or stands before it ("question").
+        system: The system prompt to be replaced, where it is none of those we know.
+        cleanup: Whether a Q-Former's text is cleaned as the official code cleans captions. suffix: what is left off
+            the end of a question that the role stands before.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"logits"})

@@ -70,7 +70,12 @@ class Closing:
 
 @dataclass
 class IMCCDState(Counted):
-    """Of one generation. looks: attention to the image at each step so far. gated: steps without contrast, a sample."""
+    """Of one generation.
+
+    Args:
+        looks: Attention to the image at each step so far.
+        gated: Steps without contrast, a sample.
+    """
 
     closing: Closing = field(default_factory=Closing)
     looks: Float[Tensor, "b s"] | None = field(default=None, metadata=PER_SAMPLE)
@@ -96,11 +101,14 @@ class BlurState:
 class IMCCD(Method):
     """IMCCD, later CMAC (arXiv 2501.01926).
 
-    alpha: how much of the blurred branch's logits is taken off; 0 = no contrastive branch. beta: tokens less probable than
-    this share of the most probable one are left out; 0 = none. rate: how far an image token advances the position, text
-    being 1; None = the official one of the family, 1 = as the model has it. gate: no contrast at steps that look at the
-    image less than a window of earlier ones, by "scores" or "weights"; "off" = contrast at every step. window: the "first"
-    or the "last" 30 steps.
+    Args:
+        alpha: How much of the blurred branch's logits is taken off; 0 = no contrastive branch.
+        beta: Tokens less probable than this share of the most probable one are left out; 0 = none.
+        rate: How far an image token advances the position, text being 1; None = the official one of the family, 1 =
+            as the model has it.
+        gate: No contrast at steps that look at the image less than a window of earlier ones, by "scores" or
+            "weights"; "off" = contrast at every step.
+        window: The "first" or the "last" 30 steps.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})

@@ -65,10 +65,13 @@ class MemVRPassState:
 class MemVR(Method):
     """Memory-space visual retracing (arXiv 2410.03577).
 
-    alpha: share of the image memory in the MLP's output; 0 = off. gamma: normalised entropy above which a layer counts as
-    unsure; 1 or more never triggers. layers: (first, last) layer that is tested, from 1; the one after it is changed. None
-    = 7-16 of 32, scaled to the model's depth. activation: between the memory's two products, "none" or "silu". norm:
-    whether a tested layer's state passes the final norm before the output embedding.
+    Args:
+        alpha: Share of the image memory in the MLP's output; 0 = off.
+        gamma: Normalised entropy above which a layer counts as unsure; 1 or more never triggers.
+        layers: (first, last) layer that is tested, from 1; the one after it is changed. None = 7-16 of 32, scaled to
+            the model's depth.
+        activation: Between the memory's two products, "none" or "silu". norm: whether a tested layer's state passes
+            the final norm before the output embedding.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp"})

@@ -40,10 +40,12 @@ LAYERS = (3, 32)
 class PAI(Method):
     """Pay attention to image (arXiv 2407.21771).
 
-    alpha: share of its own size that is added to a score of the newest row on the image; 0 = off. gamma: weight of the
-    image against a reading without it; 1 = no contrastive branch. cut: with a branch, tokens less probable than this share of
-    the most probable one are left out; 0 = none. layers: (first, last), from 1; None = 3-32 of 32, scaled to the model's
-    depth. boost_prompt: whether the prompt's last row is boosted as well, or only the rows after it.
+    Args:
+        alpha: Share of its own size that is added to a score of the newest row on the image; 0 = off.
+        gamma: Weight of the image against a reading without it; 1 = no contrastive branch.
+        cut: With a branch, tokens less probable than this share of the most probable one are left out; 0 = none.
+        layers: (first, last), from 1; None = 3-32 of 32, scaled to the model's depth.
+        boost_prompt: Whether the prompt's last row is boosted as well, or only the rows after it.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})

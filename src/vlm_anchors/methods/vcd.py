@@ -42,8 +42,11 @@ DIFFUSION_STEPS = 1000
 class VCD(Method):
     """Visual contrastive decoding (arXiv 2311.16922).
 
-    alpha: how much of the noised image's logits is taken off; 0 = no contrastive branch. beta: tokens less probable than this
-    share of the most probable one are left out; 0 = none. step: diffusion steps of noise, 0 to 999. seed: of the noise.
+    Args:
+        alpha: How much of the noised image's logits is taken off; 0 = no contrastive branch.
+        beta: Tokens less probable than this share of the most probable one are left out; 0 = none.
+        step: Diffusion steps of noise, 0 to 999.
+        seed: Of the noise.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"logits"})

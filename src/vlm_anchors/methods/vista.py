@@ -57,9 +57,13 @@ class VISTAPassState:
 class VISTA(Method):
     """Visual information steering (arXiv 2502.03628).
 
-    lam: strength of steering; 0 = off. mix: weight of the late layers' logits; 0 = off. layers: (first, last) layer whose
-    logits are mixed in, from 1; None = 26-31 of 32, scaled to the model's depth. norm: whether those pass the final norm.
-    pca: whether 1 is added to the first coordinate of layer 1's difference, as the official code does.
+    Args:
+        lam: Strength of steering; 0 = off.
+        mix: Weight of the late layers' logits; 0 = off.
+        layers: (first, last) layer whose logits are mixed in, from 1; None = 26-31 of 32, scaled to the model's
+            depth.
+        norm: Whether those pass the final norm.
+        pca: Whether 1 is added to the first coordinate of layer 1's difference, as the official code does.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp", "logits"})

@@ -35,8 +35,9 @@ def repeated(
 ) -> dict[str, Any]:
     """Encoded images with chosen rows in a new order, some of them more than once.
 
-    rows: for each modality, the row that each of its placeholders shows. counts: how many of them each sample has, since
-    beam search looks for the samples' borders among the features.
+    Args:
+        rows: For each modality, the row that each of its placeholders shows.
+        counts: How many of them each sample has, since beam search looks for the samples' borders among the features.
     """
     made = {}
     for modality, output in kept(encoded).items():

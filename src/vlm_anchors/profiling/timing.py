@@ -67,8 +67,9 @@ def measure(
 ) -> list[TimingRow]:  # fmt: skip
     """Times plain generation and every SPEC in turn, `rounds` times; the order rotates from round to round.
 
-    plain: another prompt for plain generation, such as one as long as a method makes it (`padded`). processor: the
-    model's, for methods that write text.
+    Args:
+        plain: Another prompt for plain generation, such as one as long as a method makes it (`padded`).
+        processor: The model's, for methods that write text.
     """
     check(specs)
     rows = [TimingRow(name) for name in ["greedy", *specs]]

@@ -44,7 +44,12 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Conversation:
-    """One row of the data. where: file and place in it, for a reader's eyes. images: paths."""
+    """One row of the data.
+
+    Args:
+        where: File and place in it, for a reader's eyes.
+        images: Paths.
+    """
 
     where: str
     images: tuple[str, ...]

@@ -28,9 +28,11 @@ def lora_config(
 ) -> "LoraConfig":
     """A `peft.LoraConfig` for AttAnchor's training, to be given to `get_peft_model` or `SFTTrainer(peft_config=...)`.
 
-    model: what `va.load` returns, a (model, processor) pair or a model. projector: gets adapters ("lora"), trains whole
-    ("full") or stays as it is ("frozen"). projections: the decoder's linear layers by their last name, ("q_proj",
-    "v_proj"); all of them by default. The vision tower never trains.
+    Args:
+        model: What `va.load` returns, a (model, processor) pair or a model.
+        projector: Gets adapters ("lora"), trains whole ("full") or stays as it is ("frozen").
+        projections: The decoder's linear layers by their last name, ("q_proj", "v_proj"); all of them by default. The
+            vision tower never trains.
 
     Raises `CannotAct` where the adapters would not be layers x projections (a projection is missing somewhere), and where
     the projector has no linear layer.

@@ -18,13 +18,18 @@ OPTIMIZERS = (
 class Settings:
     """What a training run is made of.
 
-    tau: the method's, where its SPEC names none. rank, alpha, dropout: of the LoRA adapters. projector: "lora", "full"
-    (trained whole) or "frozen". learning_rate falls as a cosine after `warmup` of the steps (a share). batch_size:
-    conversations a process and forward pass; accumulation: passes a step. epochs; max_steps ends earlier. patience: steps
-    without a better validation loss. eval_steps: steps between two validations and checkpoints, a twentieth of all by
-    default. precision: "fp32", "bf16" or "fp16" (the last on cards only). optimizer: a name of transformers'. pixels:
-    area each image is scaled to, for processors that keep images' sizes. checkpointing: recompute activations instead of
-    keeping them.
+    Args:
+        tau: The method's, where its SPEC names none.
+        rank, alpha, dropout: Of the LoRA adapters.
+        projector: "lora", "full" (trained whole) or "frozen". learning_rate falls as a cosine after `warmup` of the
+            steps (a share). batch_size: conversations a process and forward pass;.
+        accumulation: Passes a step. epochs; max_steps ends earlier.
+        patience: Steps without a better validation loss.
+        eval_steps: Steps between two validations and checkpoints, a twentieth of all by default.
+        precision: "fp32", "bf16" or "fp16" (the last on cards only).
+        optimizer: a name of transformers'. pixels: area each image is scaled to, for processors that keep images'
+            sizes.
+        checkpointing: Recompute activations instead of keeping them.
     """
 
     tau: float = 0.12

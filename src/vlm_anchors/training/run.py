@@ -65,10 +65,14 @@ def train(
 ) -> Trained:
     """Trains LoRA adapters on the language model and the projector, on anchored sequences.
 
-    model: as in `va.load`. data, images, skip_bad: as in `read_data`. method: SPEC of a method that changes inputs
-    ("attanchor", "attanchor-i2t:pause_tokens=2"); without a tau it has the settings'; tau=1 trains the plain model.
-    validation: the share of the images whose conversations are kept for it, or a data file of its own. dtype: of the frozen
-    weights; by default the precision's on a card, float32 on a CPU. loading: what else `va.load` takes, such as a revision.
+    Args:
+        model: As in `va.load`.
+        data, images, skip_bad: As in `read_data`.
+        method: SPEC of a method that changes inputs ("attanchor", "attanchor-i2t:pause_tokens=2"); without a tau it
+            has the settings'; tau=1 trains the plain model.
+        validation: The share of the images whose conversations are kept for it, or a data file of its own.
+        dtype: Of the frozen weights; by default the precision's on a card, float32 on a CPU. loading: what else
+            `va.load` takes, such as a revision.
 
     Raises `BadData`, `BadSetting`, `BadModel` or `CannotAct` before anything is trained.
     """

@@ -25,8 +25,12 @@ MAX_NEW_TOKENS = 16
 
 @dataclass(frozen=True)
 class Reply:
-    """One method's answer to one question. shares: by layer from 1, the share of the question's attention, in [0, 1],
-    that lands on visual tokens. seconds: the median of several answers."""
+    """One method's answer to one question.
+
+    Args:
+        shares: By layer from 1, the share of the question's attention, in [0, 1], that lands on visual tokens.
+        seconds: The median of several answers.
+    """
 
     answer: "Answer"
     shares: tuple[float, ...]

@@ -27,7 +27,12 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: .5r
 
 
 def write_page(cases: list[Case], verdict: list[str], commands: list[str], model: str) -> str:
-    """The page as text. verdict: sentences on what came out; commands: what to type next."""
+    """The page as text.
+
+    Args:
+        verdict: Sentences on what came out;.
+        commands: What to type next.
+    """
     style = STYLE % COLOURS
     widest = max((abs(r.margin) for c in cases for a in c.asked for r in a.replies.values() if r.margin), default=1.0)
     cards = "\n".join(_card(case, widest) for case in cases)

@@ -28,8 +28,11 @@ RECORD = Schema(id=KEY, image=nullable(TEXT), group=WORDS, truth=OBJECT, answer=
 class Question:
     """One question as its file has it, before any protocol adds words to it.
 
-    id: unique in the benchmark. image: the name the data uses, None where there is none. group: split or sub-task, the
-    rows of a table. truth: what the scorer needs to judge an answer; it can be written as JSON.
+    Args:
+        id: Unique in the benchmark.
+        image: The name the data uses, None where there is none.
+        group: Split or sub-task, the rows of a table.
+        truth: What the scorer needs to judge an answer; it can be written as JSON.
     """
 
     id: str
@@ -55,8 +58,9 @@ class Question:
 class Metric:
     """One number of a benchmark.
 
-    unit: "fraction" is 0..1 and shown times 100; "percent" and "points" are shown as they are. bounded: a fraction or percent
-    lies between 0 and 1, or 100.
+    Args:
+        unit: "fraction" is 0..1 and shown times 100; "percent" and "points" are shown as they are.
+        bounded: a fraction or percent lies between 0 and 1, or 100.
     """
 
     name: str
@@ -94,9 +98,12 @@ class Score:
 class Benchmark(ABC):
     """One benchmark; its parameters (dialect, word list) are the fields of a frozen dataclass.
 
-    name, version, source, licence, note: shown in the catalogue. metrics_of: every number it reports, the first is the
-    headline. protocols: names in `protocols.py`, the first is the default. yes_no: its records hold the yes and no logits.
-    truth: the fields that scoring needs in the truth of a record.
+    Args:
+        name, version, source, licence, note: Shown in the catalogue.
+        metrics_of: Every number it reports, the first is the headline.
+        protocols: Names in `protocols.py`, the first is the default.
+        yes_no: Its records hold the yes and no logits.
+        truth: The fields that scoring needs in the truth of a record.
     """
 
     name: ClassVar[str]

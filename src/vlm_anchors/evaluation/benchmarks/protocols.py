@@ -20,7 +20,10 @@ YES_OR_NO = " Please answer yes or no."
 class Protocol:
     """prompt = template with {q} replaced; `drop` is cut from the end of the question first.
 
-    decoding: a SPEC. seed: None where the decoding draws nothing. inferred: fields the source does not state.
+    Args:
+        decoding: a SPEC.
+        seed: None where the decoding draws nothing.
+        inferred: Fields the source does not state.
     """
 
     name: str

@@ -20,8 +20,10 @@ from .judge import Judge
 def waiting(path: Path, rules: Path, model: str, data: Path | None = None) -> list[tuple[Record, str]]:
     """(record, what the judge is asked) of every answer without a review; all that can be wrong is refused here.
 
-    path: a RUN of llava-bench or mmhal. rules: LLaVA's table/rule.json, or MMHal-Bench's prompt. model: the judge. data:
-    LLaVA-Bench's folder; default, the one that run.json names.
+    Args:
+        path: a RUN of llava-bench or mmhal.
+        rules: LLaVA's table/rule.json, or MMHal-Bench's prompt.
+        model: The judge. data: LLaVA-Bench's folder; default, the one that run.json names.
     """
     run = read_run(path)
     name = benchmark_of(run).name

@@ -11,9 +11,11 @@ ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
 
 @dataclass(frozen=True)
 class Column:
-    """A head, and its cells: our rows, then the published ones. marks: "best", "second" or "" for each of our rows.
+    """A head, and its cells: our rows, then the published ones.
 
-    detail: what may stand below each value in smaller type (an interval).
+    Args:
+        marks: "best", "second" or "" for each of our rows.
+        detail: What may stand below each value in smaller type (an interval).
     """
 
     head: str

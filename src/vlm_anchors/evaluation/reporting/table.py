@@ -30,9 +30,13 @@ class Cell:
 class Row:
     """One method under one decoding.
 
-    n: questions answered under each seed. asked: questions there were, where that is known. unread: share of answers, 0..1.
-    seconds: mean over answers. wordless: share of answers without a yes or no word, where the dialect reads every answer.
-    images: what the bootstrap draws.
+    Args:
+        n: Questions answered under each seed.
+        asked: Questions there were, where that is known.
+        unread: Share of answers, 0..1.
+        seconds: Mean over answers.
+        wordless: Share of answers without a yes or no word, where the dialect reads every answer.
+        images: What the bootstrap draws.
     """
 
     method: str

@@ -23,10 +23,13 @@ GREEDY = {"do_sample": (False, None), "temperature": (0, None), "num_beams": (1,
 class VlmAnchors(lmms):
     """The adapter; its parameters are lmms-eval's `--model_args`.
 
-    model, device, dtype, attn_implementation, revision: as in `va.load`. method: a name or SPEC; the parameters of one
-    method may follow as arguments of their own (`method=clva,alpha=5`). decoding: a SPEC; greedy where neither it nor
-    the task says otherwise. version: refused unless it is this package's. lmms-eval's cache tells models apart by
-    their arguments, so a version among them keeps answers of another one from being taken for this one's.
+    Args:
+        model, device, dtype, attn_implementation, revision: As in `va.load`.
+        method: a name or SPEC; the parameters of one method may follow as arguments of their own
+            (`method=clva,alpha=5`).
+        decoding: a SPEC; greedy where neither it nor the task says otherwise.
+        version: Refused unless it is this package's. lmms-eval's cache tells models apart by their arguments, so a
+            version among them keeps answers of another one from being taken for this one's.
     """
 
     is_simple = True

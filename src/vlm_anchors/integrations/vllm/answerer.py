@@ -27,7 +27,9 @@ from .request_methods import parse_method
 class VllmAnswerer(Answerer):
     """Answers batches inside vLLM's engine, which starts with the first one.
 
-    model: What vLLM loads, the model's name or a folder of `export_vllm`. settings: keyword arguments of `vllm.LLM`.
+    Args:
+        model: What vLLM loads, the model's name or a folder of `export_vllm`.
+        settings: Keyword arguments of `vllm.LLM`.
     """
 
     model: str = ""

@@ -45,10 +45,16 @@ class Listed:
 class Prompts:
     """What a prepare method sees; `inserted` makes new inputs of its decision.
 
-    method: its catalogue name. model: the transformers model itself, out of any PEFT wrapper. tokenizer: None with a bare
-    model. tensors: the inputs with images encoded. words: tokens that may be anchors (or take them). patch, patches: visual
-    tokens that stand for a place in the image, so no row newlines. features: projected visual tokens of the whole batch.
-    row: the row of `features` that a visual token shows, -1 elsewhere. pixels: what the vision tower was given.
+    Args:
+        method: Its catalogue name.
+        model: The transformers model itself, out of any PEFT wrapper.
+        tokenizer: None with a bare model.
+        tensors: The inputs with images encoded.
+        words: Tokens that may be anchors (or take them).
+        patch, patches: Visual tokens that stand for a place in the image, so no row newlines.
+        features: Projected visual tokens of the whole batch.
+        row: The row of `features` that a visual token shows, -1 elsewhere.
+        pixels: What the vision tower was given.
     """
 
     method: str
@@ -177,9 +183,11 @@ def read_prompts(
 ) -> Prompts | None:
     """Reads a batch; every image is encoded here, once.
 
-    vlm: a `Vlm`, a (model, processor) pair or a model. tokens: "user" for the user's words, "all" for the template's as
-    well. Where nothing can be done a sentence says why, or with strict=False (training on mixed data) None is returned.
-    site: what `anchor_site` found, for a caller that comes again and again.
+    Args:
+        vlm: a `Vlm`, a (model, processor) pair or a model.
+        tokens: "user" for the user's words, "all" for the template's as well. Where nothing can be done a sentence
+            says why, or with strict=False (training on mixed data) None is returned. site: what `anchor_site` found,
+            for a caller that comes again and again.
     """
     network, processor = parts_of(vlm)
     base = plain_model(network)

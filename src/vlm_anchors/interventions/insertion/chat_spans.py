@@ -25,7 +25,9 @@ OTHERS = ("What does this one show", "There was only one", "And can you count th
 class Template:
     """What a chat template writes around the turns, as token ids without blanks.
 
-    opening: the ways in which a user's turn begins. closing: the ways in which it ends and the assistant's begins.
+    Args:
+        opening: The ways in which a user's turn begins.
+        closing: The ways in which it ends and the assistant's begins.
     """
 
     opening: tuple[Ids, ...]
@@ -37,8 +39,9 @@ def read_template(
 ) -> Template | None:
     """The template of a processor; None where it cannot be rendered.
 
-    skipped: which of the given ids to skip in comparing. plain: the prompt around one question, for a processor without a
-    chat template.
+    Args:
+        skipped: Which of the given ids to skip in comparing.
+        plain: The prompt around one question, for a processor without a chat template.
     """
     marks = set(processor.tokenizer.get_added_vocab().values())
 
@@ -113,8 +116,9 @@ def user_words(
 ) -> Bool[Tensor, " t"] | None:
     """Tokens of one prompt between a user's opening and the next closing; None if no user's turn is found.
 
-    compared: tokens that count in comparing (not padding, not an image's, not blank). first_only: of several user's turns
-    only the first.
+    Args:
+        compared: Tokens that count in comparing (not padding, not an image's, not blank).
+        first_only: Of several user's turns only the first.
     """
     place = compared.nonzero()[:, 0]
     tokens = ids[place]

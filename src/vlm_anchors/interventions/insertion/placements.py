@@ -23,7 +23,9 @@ Place = tuple[int, int, int]
 class Places:
     """Everything needed to say where patches are, once it is asked for; holds no features.
 
-    patch: visual tokens that are no newlines. sides: the grids and sizes the processor returned, if any.
+    Args:
+        patch: Visual tokens that are no newlines.
+        sides: The grids and sizes the processor returned, if any.
     """
 
     ids: Int[Tensor, "b t"]

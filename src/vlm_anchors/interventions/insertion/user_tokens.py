@@ -88,8 +88,11 @@ def words_of_users(
 ) -> Bool[Tensor, "b t"]:
     """Of the `written` tokens (no padding, nothing of an image) those that a user wrote, told by the chat template.
 
-    A prompt that does not follow the template counts as the user's throughout, with a warning. plain: the prompt around a
-    question where there is no chat template. first_turn: of a conversation only the first question.
+    A prompt that does not follow the template counts as the user's throughout, with a warning.
+
+    Args:
+        plain: The prompt around a question where there is no chat template.
+        first_turn: Of a conversation only the first question.
     """
     tokenizer = processor.tokenizer
     words = written & ~is_one_of(ids, tuple(blank_ids(tokenizer, ids[written].tolist())))
