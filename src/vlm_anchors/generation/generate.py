@@ -218,7 +218,7 @@ def answer_samples(run: GenerationPlan, samples: Sequence[Sample], **extra: Any)
         return answer_prepared(run, samples, inputs, handle, began, **extra)
 
 
-def prepared(run: GenerationPlan, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Any]:
+def prepared(run: GenerationPlan, inputs: Inputs, samples: Sequence[Sample] = ()) -> dict[str, Any]:
     """What `generate` is given: the inputs of the samples, changed by a method whose hook that is."""
     tensors = inputs.tensors
     for method in run.methods:
