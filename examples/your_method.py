@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import vlm_anchors as va
 from vlm_anchors import scenes
-from vlm_anchors.interventions.attention_view import AttentionEdit
 
 
 @dataclass(frozen=True)
 class Brighter(va.Method):
     hooks = frozenset({"attention"})
-    times: float = 2.0
+    times: float = va.parameter(2.0, 0.01, 100, slider=(1, 10, 0.5))
 
     def disabled(self):
         return Brighter(times=1.0)
@@ -20,7 +19,9 @@ class Brighter(va.Method):
         return frozenset(range(target.depth // 2 + 1, target.depth + 1))
 
     def attention(self, view):
-        return AttentionEdit(bias=math.log(self.times) * view.visible[:, None, None].float())  # (b, 1, 1, visual keys)
+        return va.AttentionEdit(
+            bias=math.log(self.times) * view.visible[:, None, None].float()
+        )  # (b, 1, 1, visual keys)
 
 
 vlm = va.load("scenes")

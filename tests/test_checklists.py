@@ -59,10 +59,16 @@ def passes(copy, file):
 
 
 def test_a_method_is_three_files(copy, touched):
-    code = from_example("your_method").replace("va.Method", "Method").replace("from vlm_anchors import scenes\n", "")
+    code = from_example("your_method").replace("from vlm_anchors import scenes\n", "")
+    code = (
+        code.replace("va.Method", "Method")
+        .replace("va.parameter", "parameter")
+        .replace("va.AttentionEdit", "AttentionEdit")
+    )
     code = code.replace(
-        "from vlm_anchors.interventions.attention_view import AttentionEdit",
-        "from ..interventions.attention_view import AttentionEdit\nfrom ..interventions.method import Method",
+        "from dataclasses import dataclass\n",
+        "from dataclasses import dataclass\n\nfrom ..interventions.attention_view import AttentionEdit\n"
+        "from ..interventions.method import Method\nfrom ..parameters import parameter\n",
     )
     (copy / "vlm_anchors/methods/brighter.py").write_text(code, "utf-8")
     listed(copy, "methods", 'Entry("brighter", "vlm_anchors.methods.brighter:Brighter", "Looks harder", "examples")')
@@ -96,7 +102,9 @@ def test_neutral_is_plain_and_more_is_more(capsys):
 
 @pytest.mark.skipif(not (BUNDLED_FOLDER / "config.json").exists(), reason="the bundled model is not made yet")
 def test_a_benchmark_is_three_files(copy, touched):
-    (copy / "vlm_anchors/evaluation/benchmarks/counting.py").write_text(from_example("your_benchmark"), "utf-8")
+    code = from_example("your_benchmark").replace("@va.register\n", "").replace("from vlm_anchors import scenes\n", "")
+    code = code.replace("va.", "").replace("Path\n", "Path\n\nfrom .base import Benchmark, Metric, Question\n", 1)
+    (copy / "vlm_anchors/evaluation/benchmarks/counting.py").write_text(code, "utf-8")
     listed(copy, "evaluation/benchmarks", '_entry("counting", "counting:Counting", "How many of a kind", "examples")')
     (copy / "tests/test_counting.py").write_text(
         """

@@ -9,7 +9,7 @@ Importing this package imports neither torch nor transformers and changes nothin
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import methods as _methods
 from .errors import AnchorsWarning, UserError
@@ -27,25 +27,51 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .analysis.calibration import calibrate
+    from .analysis.capture import Capture
+    from .evaluation.benchmarks.base import Benchmark, Metric, Question
+    from .evaluation.reporting.text import report
+    from .evaluation.runner import evaluate
     from .generation.method_file import save
-    from .interventions.attachment import attach
-    from .interventions.method import Method
+    from .interventions.attachment import attach, disable, enable
+    from .interventions.attention_view import AttentionEdit, AttentionView
+    from .interventions.branch_prompt import Prompt
+    from .interventions.contrastive import BranchInputs
+    from .interventions.forward_pass import PER_SAMPLE, Generation
+    from .interventions.handle import Handle
+    from .interventions.hooks import ForwardPass
+    from .interventions.method import Method, Preset
     from .methods.attanchor import AttAnchor
     from .methods.attanchor_i2t import AttAnchorI2T
     from .methods.clva import CLVA
+    from .models.decoder import AttentionTarget
+    from .parameters import parameter
     from .training.lora import lora_config
 
+_Class = TypeVar("_Class", bound=type)
 _LAZY = {
-    "attach": "vlm_anchors.interventions.attachment",
-    "calibrate": "vlm_anchors.analysis.calibration",
-    "lora_config": "vlm_anchors.training.lora",
-    "save": "vlm_anchors.generation.method_file",
-    "Method": "vlm_anchors.interventions.method",
+    "analysis.calibration": ("calibrate",),
+    "analysis.capture": ("Capture",),
+    "evaluation.benchmarks.base": ("Benchmark", "Metric", "Question"),
+    "evaluation.reporting.text": ("report",),
+    "evaluation.runner": ("evaluate",),
+    "generation.method_file": ("save",),
+    "interventions.attachment": ("attach", "disable", "enable"),
+    "interventions.attention_view": ("AttentionEdit", "AttentionView"),
+    "interventions.branch_prompt": ("Prompt",),
+    "interventions.contrastive": ("BranchInputs",),
+    "interventions.forward_pass": ("PER_SAMPLE", "Generation"),
+    "interventions.handle": ("Handle",),
+    "interventions.hooks": ("ForwardPass",),
+    "interventions.method": ("Method", "Preset"),
+    "models.decoder": ("AttentionTarget",),
+    "parameters": ("parameter",),
+    "training.lora": ("lora_config",),
 }
+_MODULES = {name: module for module, names in _LAZY.items() for name in names}
 
 
 def list_methods() -> tuple[Entry, ...]:
-    """The methods there are: name, class, one line, source."""
+    """The methods there are, those of installed packages included: name, class, one line, source."""
     return tuple(_methods.METHODS)
 
 
@@ -55,14 +81,30 @@ def list_families() -> tuple[Family, ...]:
 
 
 def list_benchmarks() -> tuple[Entry, ...]:
-    """The benchmarks there are: name, one line, source."""
+    """The benchmarks there are, those of installed packages included: name, one line, source."""
     return tuple(_benchmarks.BENCHMARKS)
+
+
+def register(kind: _Class) -> _Class:
+    """Make a method or benchmark of your own known by its name in this process; also as a decorator of the class.
+
+    A benchmark's name is its `name`, a method's is its class name in lower case. A package does the same for every process
+    by an entry point (docs/extending.md).
+
+    Raises:
+        UnknownName: The name is taken, or no name.
+    """
+    catalogue = _benchmarks.BENCHMARKS if hasattr(kind, "metrics_of") else _methods.METHODS
+    summary = (kind.__doc__ or "").strip().partition("\n")[0]
+    name = getattr(kind, "name", kind.__name__.lower())
+    catalogue.add(Entry(name, f"{kind.__module__}:{kind.__name__}", summary, "registered here", kind))
+    return kind
 
 
 def __getattr__(name: str) -> Any:
     """What needs torch, loaded when first asked for: `attach`, and every method's class by its name."""
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(f"vlm_anchors.{_MODULES[name]}"), name)
     for entry in _methods.METHODS:
         if entry.class_name == name:
             return entry.load()
@@ -75,17 +117,31 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "CLVA",
+    "PER_SAMPLE",
     "AnchorsWarning",
     "Answer",
     "AttAnchor",
     "AttAnchorI2T",
+    "AttentionEdit",
+    "AttentionTarget",
+    "AttentionView",
     "Beam",
+    "Benchmark",
+    "BranchInputs",
+    "Capture",
     "Entry",
     "Family",
+    "ForwardPass",
+    "Generation",
     "Greedy",
+    "Handle",
     "Method",
+    "Metric",
     "Nucleus",
     "Opera",
+    "Preset",
+    "Prompt",
+    "Question",
     "UserError",
     "Vlm",
     "__version__",
@@ -93,11 +149,17 @@ __all__ = [
     "ask_many",
     "attach",
     "calibrate",
+    "disable",
+    "enable",
+    "evaluate",
     "list_benchmarks",
     "list_families",
     "list_methods",
     "load",
     "lora_config",
+    "parameter",
+    "register",
+    "report",
     "save",
     "stream",
 ]

@@ -9,29 +9,42 @@ import difflib
 import importlib
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import Any
 
-from .errors import BadParameter, UnknownName
+from .errors import AnchorsWarning, BadParameter, UnknownName
 
 _LARGEST = 10**300
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a catalogue: `name` as typed, `target` = "module:Class", `summary` in one line, `source` = the paper."""
+    """One line of a catalogue.
+
+    Attributes:
+        name: As typed.
+        target: "module:Class".
+        summary: What it does, in one line.
+        source: The paper, or the package that it comes from.
+        kind: The class itself, where it was registered by hand and need not be imported.
+    """
 
     name: str
     target: str
     summary: str
     source: str
+    kind: type | None = field(default=None, repr=False, compare=False)
 
     @property
     def class_name(self) -> str:
         return self.target.split(":")[1]
 
     def load(self) -> type:
+        if self.kind is not None:
+            return self.kind
         module, _, cls = self.target.partition(":")
         return getattr(importlib.import_module(module), cls)
 
@@ -41,10 +54,18 @@ CATALOGUES: "dict[str, Catalogue]" = {}
 
 
 class Catalogue:
-    """Names of one kind (`kind` is the word shown to the user: "method", "decoding")."""
+    """Names of one kind, ours and those of installed packages.
 
-    def __init__(self, kind: str, entries: Iterable[Entry]):
+    Args:
+        kind: The word shown to the user: "method", "decoding", "benchmark".
+        entries: Ours.
+        group: Entry points under which other packages offer theirs (`name = "module:Class"`). They are looked up when a name
+            is first asked for; the classes behind them are imported when they are used.
+    """
+
+    def __init__(self, kind: str, entries: Iterable[Entry], group: str | None = None):
         self.kind = kind
+        self._group = group
         self._entries: dict[str, Entry] = {}
         CATALOGUES.setdefault(kind, self)
         for entry in entries:
@@ -58,19 +79,31 @@ class Catalogue:
             raise UnknownName(f"The {self.kind} name {entry.name!r} is taken by {taken}; choose another name.")
         self._entries[entry.name] = entry
 
-    def __iter__(self):
-        return iter(self._entries.values())
+    def _all(self) -> dict[str, Entry]:
+        """Every entry, those of installed packages included."""
+        if self._group is not None:
+            group, self._group = self._group, None
+            for point in entry_points(group=group):
+                package = "an installed package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+                try:
+                    self.add(Entry(point.name, point.value, f"Of the installed package {package}", package))
+                except UnknownName as error:
+                    warnings.warn(f"{package} offers {point.value!r}: {error}", AnchorsWarning, stacklevel=3)
+        return self._entries
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(list(self._all().values()))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries
+        return name in self._all()
 
     def names(self) -> list[str]:
-        return sorted(self._entries)
+        return sorted(self._all())
 
     def get(self, name: str) -> Entry:
-        if name not in self._entries:
+        if name not in self._all():
             raise UnknownName(f"No {self.kind} {name!r}.{did_you_mean(name, self.names())}")
-        return self._entries[name]
+        return self._all()[name]
 
     def parameters(self, name: str) -> dict[str, Any]:
         """The parameters of a name and their defaults."""

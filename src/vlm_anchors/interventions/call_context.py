@@ -59,6 +59,10 @@ class CallContext:
         noted = {name: kwargs[name] for name in _NOTED if kwargs.get(name) is not None}
         if args and isinstance(args[0], Tensor):
             noted.setdefault("input_ids", args[0])
+        known = None if outer is None else outer.mm_encoder_outputs
+        if getattr(known, "inserted", None) is not None:
+            # accelerate rebuilds what it hands to a module of its own, and what rides on it is lost.
+            noted.pop("mm_encoder_outputs", None)
         return replace(outer or CallContext(), outer=outer, **noted)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from ..parameters import name_of
 from .call_context import active, current
 from .contrastive import stop_following
-from .forward_pass import STATE_ATTRIBUTE, Generation, GenerationState, Setup
+from .forward_pass import STATE_ATTRIBUTE, Generation, GenerationState, Lifetime, Setup
 from .insertion.inputs_hook import InputsHook
 from .method import Method
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 ENABLED = "_vlm_anchors_enabled"
 """The attribute of a model that holds the handle enabled on it for every thread."""
+
+
+def _release(attachment: "weakref.ref[Attachment]", lifetime: Lifetime) -> None:
+    """Held by no strong reference: the finalizer outlives neither the handle nor the model."""
+    found = attachment()
+    lifetime.on = False
+    if found is not None:
+        found.release(lifetime)
 
 
 class DeferredInterrupt:
@@ -58,7 +66,7 @@ class Handle:
         self._release: Any = None
         if attachment is not None:
             # A handle that nobody holds any more (its thread has ended) takes itself off.
-            self._release = weakref.finalize(self, attachment.release, setup.lifetime)
+            self._release = weakref.finalize(self, _release, weakref.ref(attachment), setup.lifetime)
             self._release.atexit = False
         self.prompts = 0
         """How many prompts this handle's method has seen."""

@@ -86,7 +86,9 @@ def prompt(
     if generation is None:
         generation = _born(handle, target, marks, past)
         handle.began(generation, cache)
-        if past:
+        alone = kwargs.get("past_key_values") is None and not (target.stack.training and torch.is_grad_enabled())
+        if past or (alone and not marks.visual.any()):
+            # A prompt in pieces has a cache; so this one is whole, and holds no image that could be seen.
             generation.warned = True
             _warn_no_image(generation)
         before = torch.zeros(len(real), dtype=torch.bool, device=real.device)

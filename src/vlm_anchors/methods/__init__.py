@@ -115,4 +115,5 @@ METHODS = Catalogue(
             "arXiv 2502.03628",
         ),
     ],
+    group="vlm_anchors.methods",
 )

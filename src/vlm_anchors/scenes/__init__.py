@@ -4,13 +4,13 @@ from .coco import CATEGORIES
 from .files import render_files
 from .scene import Scene, SceneObject, from_objects, sample
 
-__all__ = ["CATEGORIES", "Scene", "SceneObject", "from_objects", "render", "render_files", "sample"]
+__all__ = ["CATEGORIES", "Scene", "SceneObject", "from_objects", "render", "render_files", "sample", "save"]
 
 
 def __getattr__(name: str):
     """Drawing needs NumPy and Pillow: loaded when first asked for."""
-    if name == "render":
-        from .draw import render
+    if name in ("render", "save"):
+        from . import draw
 
-        return render
+        return getattr(draw, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

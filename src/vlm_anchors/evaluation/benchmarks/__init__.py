@@ -31,4 +31,5 @@ BENCHMARKS = Catalogue(
         _entry("mmhal", "mmhal:Mmhal", "Open questions rated for hallucination by a judge model", "arXiv 2309.14525"),
         _entry("llava-bench", "llava_bench:LlavaBench", "Open questions marked by a judge model", "arXiv 2304.08485"),
     ],
+    group="vlm_anchors.benchmarks",
 )

@@ -2,9 +2,11 @@
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 from .columns import caption, columns
 from .table import Table
+from .tables import tables
 
 MARKS = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 
@@ -91,3 +93,9 @@ def _blocks(columns: Sequence[Sequence[str]], rows: int, width: int) -> list[lis
 def _drawn(column: Sequence[str]) -> int:
     """How wide a column stands: its longest text, a blank on both sides and a line."""
     return 3 + max(map(len, column))
+
+
+def report(runs: str | Path | Sequence[str | Path]) -> str:
+    """The tables of one or several RUN folders, for a terminal: what `vlm-anchors report` prints."""
+    folders = [runs] if isinstance(runs, (str, Path)) else runs
+    return terminal(tables(Path(each) for each in folders))

@@ -50,7 +50,8 @@ class Insertion:
 class Encoded(dict[str, Any]):
     """`mm_encoder_outputs` of prepared inputs: modality -> what the vision tower returned, and `inserted`."""
 
-    def __init__(self, outputs: dict[str, Any], inserted: Insertion):
+    def __init__(self, outputs: Mapping[str, Any], inserted: Insertion | None = None):
+        """inserted: None where someone rebuilt the dictionary, as accelerate does; the call around it still has the first."""
         super().__init__(outputs)
         self.inserted = inserted
 
