@@ -62,8 +62,8 @@ assert main(["methods"]) == 0 and main(["benchmarks"]) == 0 and main(["methods",
 scenes.save(scenes.from_objects(["dog"]), "a.png")
 open("q.jsonl", "w").write("{}")
 assert main(["ask", "a.png", "Is there a dog in the image?", "--model", "scenes", "--method", "brighter:times=3", "--json"]) == 0
-arguments = ["--data", "q.jsonl", "--images", ".", "--model", "scenes", "--method", "none", "--method", "brighter", "--out", "run"]
-assert main(["eval", "present", *arguments]) == 0
+arguments = ["--data", "q.jsonl", "--images", ".", "--model", "scenes", "--method", "none", "--method", "brighter"]
+assert main(["eval", "present", *arguments, "--out", "run"]) == 0
 assert main(["report", "run"]) == 0
 assert sliders("brighter") == {"times": (1, 10, 0.5)} and va.Brighter(times=2).spec() == "brighter"
 """

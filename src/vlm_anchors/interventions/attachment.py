@@ -234,18 +234,11 @@ class Attachment:
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
         # Without keywords: a thread that was at this module while the hook was installed or removed.
-        if kwargs is None or self._copied:
+        if kwargs is None or self._copied or torch.compiler.is_compiling():
             return None
-        if torch.compiler.is_compiling():
-            # Where a whole model is compiled its prompt is met outside the graph; a decoding step stays in it.
-            return None if _is_step(args, kwargs) else self._enter_outside_graph(module, args, kwargs)
         new = encode_images(self.target.outer[-1], kwargs) if self._images_touch(args, kwargs) else None
         current.set(CallContext.seen(current.get(), module, args, kwargs if new is None else new))
         return None if new is None else (args, new)
-
-    @torch.compiler.disable
-    def _enter_outside_graph(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._enter(module, args, kwargs)
 
     def _images_touch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Raw images of which only the vision tower's output tells where one ends, and a method that wants to know."""
@@ -254,17 +247,9 @@ class Attachment:
         return raw and self._handle() is not None and must_encode(self.target, ids, kwargs)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._copied:
-            return
-        if torch.compiler.is_compiling():
-            step = getattr(getattr(output, "past_key_values", None), STATE_ATTRIBUTE, None) is not None
-            return None if step else self._leave_outside_graph(module, args, output)
-        call_context = current.get()
-        current.set(None if call_context is None else call_context.outer)
-
-    @torch.compiler.disable
-    def _leave_outside_graph(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._leave(module, args, output)
+        if not self._copied and not torch.compiler.is_compiling():
+            call_context = current.get()
+            current.set(None if call_context is None else call_context.outer)
 
     def _inject_state(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
         if kwargs is None or self._copied or kwargs.get(KEYWORD) is not None:
@@ -286,7 +271,8 @@ class Attachment:
         if generation is not None and later and (compiling or cache.get_seq_length()):
             forward_state: ForwardState | None = decoder_pass.step(generation, self.target, cache, len(tokens))
         elif compiling:
-            return self._inject_outside_graph(module, args, kwargs)
+            # In a graph of the whole model a prompt's ids cannot be read; only decoding steps are compiled with a method.
+            return self._warn_of_graph()
         else:
             forward_state = self._prompt(generation, cache, args, kwargs)
             if forward_state is not None and module.training and torch.is_grad_enabled():
@@ -301,25 +287,15 @@ class Attachment:
         whole = {"logits_to_keep": 0} if "logits_to_keep" in kwargs and forward_state.acts else {}
         return args, {**kwargs, **whole, KEYWORD: forward_state}
 
-    @torch.compiler.disable
-    def _inject_outside_graph(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._inject_state(module, args, kwargs)
-
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any = None) -> None:
         """A cache that the decoder made itself gets its generation after the fact."""
         forward_state = kwargs.get(KEYWORD) if isinstance(kwargs, dict) and output is not None else None
-        if self._copied or forward_state is None or forward_state.generation.is_branch:
+        if self._copied or torch.compiler.is_compiling() or forward_state is None or forward_state.generation.is_branch:
             return
-        if torch.compiler.is_compiling():
-            return None if forward_state.rows.index is None else self._after_outside_graph(module, args, kwargs, output)
         cache, handle = getattr(output, "past_key_values", None), self._handle()
         forward_state.generation.note_length(cache)
         if cache is not None and handle is not None and kwargs.get("past_key_values") is None:
             handle.put_on_cache(forward_state.generation, cache)
-
-    @torch.compiler.disable
-    def _after_outside_graph(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
-        self._after(module, args, kwargs, output)
 
     def _inject_qformer_state(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
@@ -380,6 +356,18 @@ class Attachment:
                 stacklevel=2,
             )
 
+    @torch.compiler.disable
+    def _warn_of_graph(self) -> None:
+        """Once an attach: the model is compiled as a whole."""
+        if self._handle() is not None and -1 not in self._warned:
+            self._warned.add(-1)
+            warnings.warn(
+                "This model is compiled as a whole, and no method acts on a prompt inside a graph. Run the prompt uncompiled; "
+                "generate compiles its decoding steps by itself (compile_config).",
+                AnchorsWarning,
+                stacklevel=2,
+            )
+
     def _warn_of_copy(self, stack: nn.Module) -> None:
         """Once: the model was copied with a method on it, and has none of its own."""
         own: Attachment | None = stack.__dict__.get(ATTACHMENT)
@@ -390,13 +378,6 @@ class Attachment:
                 AnchorsWarning,
                 stacklevel=2,
             )
-
-
-def _is_step(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call goes on with one token from a cache that a method rides on."""
-    ids = kwargs.get("input_ids", args[0] if args else None)
-    rides = getattr(kwargs.get("past_key_values"), STATE_ATTRIBUTE, None) is not None
-    return rides and ids is not None and ids.shape[1] == 1
 
 
 __all__ = ["Attachment", "Handle", "attach", "disable", "enable", "plain_model"]
