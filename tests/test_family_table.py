@@ -233,6 +233,17 @@ def test_a_decoder_that_mixes_kinds_of_layers_counts_those_of_attention():
         attach(model.model, "deco:layers=3-9")
 
 
+def test_layers_that_read_an_earlier_ones_keys_generate_and_are_off_at_zero():
+    """Gemma 4's last layers have no cache of their own: their keys are those of the last layer of their kind that has."""
+    kinds = ["sliding_attention", "full_attention"] * 4
+    model = tiny_classes.build("gemma4", num_kv_shared_layers=4, layer_types=kinds, sliding_window=4)
+    assert find_target(model).cache_layers == (0, 1, 2, 3, 2, 3, 2, 3)
+    asked = {"input_ids": torch.tensor([[1, 50, 51, 52, 53, 54, 60, 61, 62]]), "max_new_tokens": 4, "do_sample": False}
+    plain = model.generate(**asked)
+    with attach(model, CLVA().disabled()):
+        assert torch.equal(model.generate(**asked), plain)
+
+
 def test_a_decoder_outside_the_attention_interface_is_refused():
     text = hf.FalconConfig(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, vocab_size=100)
     with pytest.raises(BadModel, match="Families that work: llava"):

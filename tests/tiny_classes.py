@@ -61,7 +61,7 @@ def shrunk(config, path=""):
     vision = bool(re.search("vision|vq|vit|visual", path)) and not re.search("text|decoder", path)
     small = {} if vision else dict(_SPECIAL)
     for name, value in config.to_dict().items():
-        if name in ("transformers_version", "architectures", "dtype", "torch_dtype"):
+        if name in ("transformers_version", "architectures", "dtype", "torch_dtype", "per_layer_config"):
             continue
         part = vars(config).get(name)
         if hasattr(part, "to_dict"):

@@ -20,7 +20,7 @@ class AttentionTarget:
             image features).
         depth: number of layers whose attention can be edited, counted from 1. In a decoder that mixes kinds of layers
             (linear attention, convolutions), these are the ones with softmax attention, in order.
-        heads: query heads a layer.
+        heads: query heads a layer; the fewest, where layers differ.
         stack: the module whose forward runs the layers.
         layers: `id(attention module)` -> layer.
         outer: modules whose forward sees token ids, from the outermost one in.
@@ -135,7 +135,7 @@ def _decoder_target(model: nn.Module, base: nn.Module, family: Family, tokenizer
     return AttentionTarget(
         kind="decoder",
         depth=len(attention),
-        heads=stack.config.num_attention_heads,
+        heads=_fewest_heads(stack.config, attention),
         family=family,
         stack=stack,
         layers={id(module): layer for layer, module in enumerate(attention, 1)},
@@ -198,6 +198,14 @@ def _refuse_hidden_terms(base: nn.Module, attention: list[nn.Module]) -> None:
                 raise CannotAct(
                     f"{type(base).__name__}'s attention has {meaning}, which methods cannot see. Choose another model."
                 )
+
+
+def _fewest_heads(config: Any, attention: list[nn.Module]) -> int:
+    """Query heads of a layer; where layers have numbers of their own, the smallest."""
+    own = getattr(config, "per_layer_config", None)
+    if own is None:
+        return config.num_attention_heads
+    return min(own[module.layer_idx].num_attention_heads for module in attention)
 
 
 def _cache_layer(module: nn.Module) -> int:
