@@ -130,8 +130,10 @@ def main(subjects: list[str]) -> None:
     from vlm_anchors.integrations.vllm.export import export_vllm
     from vlm_anchors.provenance import provenance
 
-    before = json.loads(FILE.read_text()) if FILE.exists() else {}
-    cost = before.get("cost", {})
+    def before() -> dict:
+        return json.loads(FILE.read_text()) if FILE.exists() else {}
+
+    cost = before().get("cost", {})
     for subject in subjects or ["scenes", "mid"]:
         with tempfile.TemporaryDirectory() as place:
             source = "scenes" if subject == "scenes" else str(mid_folder(Path(place) / "hf"))
@@ -142,7 +144,7 @@ def main(subjects: list[str]) -> None:
                 "transformers": child("transformers", source),
                 "requests": REQUESTS, "new_tokens": TOKENS, "rounds": ROUNDS, "seconds": "of the process", **provenance("cpu"),
             }  # fmt: skip
-        FILE.write_text(json.dumps({**before, "cost": cost}, indent=1) + "\n")
+        FILE.write_text(json.dumps({**before(), "cost": cost}, indent=1) + "\n")
 
 
 def child(kind: str, folder: str) -> dict:

@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 import vlm_anchors as va
 from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import BadModel, BadSetting, CannotAct, UserError
+from vlm_anchors.inputs.prompt_builder import prompt_of
 from vlm_anchors.integrations.vllm import default_method, engine_args
 from vlm_anchors.integrations.vllm.export import export_vllm, renamed
 from vlm_anchors.integrations.vllm.prompt_map import map_prompt, target_of, tokens_per_image
@@ -26,6 +28,18 @@ def test_only_the_towers_names_change(tmp_path):
     assert json.loads((out / "anchors.json").read_text()) == {"method": "clva"}
     assert export_vllm(out, tmp_path / "again").exists()
     assert load_file(tmp_path / "again" / "model.safetensors").keys() == after.keys()
+
+
+def test_a_chat_request_is_the_prompt_that_we_send(tmp_path):
+    """vLLM renders the chat template and adds no special tokens; our processor adds them."""
+    vlm = va.load("scenes", device="cpu")
+    sent = vlm.processor.tokenizer(prompt_of(vlm, "Is there a dog?", 1))["input_ids"]
+    folder = export_vllm("scenes", tmp_path / "out")
+    assert export_vllm(folder, tmp_path / "again").joinpath("chat_template.jinja").read_text().count("<s>") == 1
+    exported = AutoTokenizer.from_pretrained(folder)
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is there a dog?"}]}]
+    text = exported.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+    assert exported(text, add_special_tokens=False)["input_ids"] == sent
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Writes a model folder that vLLM loads and that answers exactly as ours.
 
 transformers 5 writes the vision tower's weights as `vision_tower.X`; vLLM's LLaVA expects `vision_tower.vision_model.X`,
-as transformers 4 wrote them, and refuses the folder otherwise. Nothing else differs: weights, processor, tokenizer and
-chat template are copied.
+as transformers 4 wrote them, and refuses the folder otherwise. And vLLM's chat requests add no special tokens, which a
+processor does: where the tokenizer begins a prompt with a token that the chat template lacks, the template gets it, or
+the model would read another prompt. Weights, processor and tokenizer are copied; the folder is for vLLM only.
 """
 
 import json
@@ -55,6 +56,7 @@ def export_vllm(source: str | Path, out: Path, method: str | None = None) -> Pat
             shutil.copyfile(file, out / file.name)
     for file in weights:
         _write_shard(file, out / file.name)
+    _begin_template(out)
     if method is not None:
         (out / DEFAULT_FILE).write_text(json.dumps({"method": method}) + "\n")
     return out
@@ -65,6 +67,17 @@ def renamed(name: str) -> str:
     at = name.find(TOWER)
     inside = at in (0, len("model.")) and INNER not in name
     return name[:at] + INNER + name[at + len(TOWER) :] if inside else name
+
+
+def _begin_template(folder: Path) -> None:
+    """Put the token that begins every prompt into the chat template, if it is not there."""
+    from transformers import AutoTokenizer
+
+    file = folder / "chat_template.jinja"
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    if begins and file.is_file() and not any(one in file.read_text() for one in (tokenizer.bos_token, "bos_token")):
+        file.write_text(tokenizer.bos_token + file.read_text())
 
 
 def _write_shard(source: Path, target: Path) -> None:
