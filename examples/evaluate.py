@@ -21,5 +21,7 @@ for number, scene in enumerate(scenes.sample(12, seed=3)):
 questions.write_text("\n".join(map(json.dumps, lines)))
 
 vlm = va.load("scenes")
-evaluate(vlm, "pope", "run", data=questions, images=images, methods=["none", "clva"])  # again: only what is missing
-print(report_text.terminal(report.tables(["run"])))
+evaluate(
+    vlm, "pope", "run-pope", data=questions, images=images, methods=["none", "clva"]
+)  # again: only what is missing
+print(report_text.terminal(report.tables(["run-pope"])))

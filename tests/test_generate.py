@@ -288,10 +288,12 @@ def test_a_processor_without_a_template(tiny, red, monkeypatch):
 
 
 def test_the_bundled_model_warns_of_photographs(tiny, red):
-    """Its name alone decides, so the tiny model can stand in for it."""
+    """What it says of images comes with it, so the tiny model can stand in for it."""
     import dataclasses
 
-    bundled = dataclasses.replace(tiny, name="scenes")
+    from vlm_anchors.scenes.draw import not_a_scene
+
+    bundled = dataclasses.replace(tiny, image_warning=not_a_scene)
     with pytest.warns(AnchorsWarning, match="about a photograph it says confident nonsense"):
         va.ask(bundled, red, QUESTION, max_new_tokens=1)
     with warnings.catch_warnings():

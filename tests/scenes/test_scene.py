@@ -146,3 +146,15 @@ def test_a_rendered_scene_says_so(tmp_path):
         assert again.info[draw.KEY] == str(scene.seed)
         assert again.mode == "RGB"
         assert np.array_equal(np.asarray(again), np.asarray(render(scene)))
+
+
+UNDRAWABLE = [([], "found 0"), (["zz"], "no object that can be drawn"), (["cup"] * 10_000, "found 10000")]
+
+
+@pytest.mark.parametrize(("names", "words"), UNDRAWABLE, ids=["none", "unknown", "many"])
+def test_lists_that_cannot_be_drawn_are_refused(names, words):
+    from vlm_anchors.errors import BadParameter
+    from vlm_anchors.scenes import from_objects
+
+    with pytest.raises(BadParameter, match=words):
+        from_objects(names)

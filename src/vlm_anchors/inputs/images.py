@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 80_000_000
 """Width times height. Larger files are refused before a pixel is decoded: a small file may unpack to gigabytes."""
-MAX_RATIO = 200
+MAX_RATIO = 2000
 """Long side over short side. Processors that scale the short side to a fixed length would make gigabytes of more."""
 FORMATS = (
     "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "TGA", "ICO", "ICNS", "PCX",

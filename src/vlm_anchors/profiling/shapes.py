@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 
 from ..errors import UnknownName
-from ..models.settings import device_of
+from ..models.settings import device_of, dtype_of
 from ..registry import did_you_mean
 
 
@@ -90,10 +90,9 @@ def build(name: str, device: str, dtype: str | None = None) -> tuple[Any, Shape]
     shape = SHAPES[name]
     place = device_of(device)
     torch.manual_seed(0)
+    precision = dtype_of(dtype if dtype not in (None, "auto") else shape.dtype, place, False)
     with place:
-        model = hf.AutoModelForImageTextToText.from_config(
-            shape.config(), dtype=getattr(torch, dtype or shape.dtype), attn_implementation="sdpa"
-        )
+        model = hf.AutoModelForImageTextToText.from_config(shape.config(), dtype=precision, attn_implementation="sdpa")
     return model.eval(), shape
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
+from ..errors import BadParameter
 from . import coco, sprites
 
 SIZE = 128  # pixels a side
@@ -117,8 +118,17 @@ def sample(n: int, seed: int = 0, *, split: str = "test") -> list[Scene]:
 
 
 def from_objects(names: Iterable[str], seed: int = 0) -> Scene:
-    """A scene of exactly these objects; a name listed twice is drawn twice."""
+    """A scene of exactly these objects; a name listed twice is drawn twice.
+
+    Raises:
+        BadParameter: There are none, too many, or one that cannot be drawn.
+    """
     names = list(names)
+    if not 1 <= len(names) <= MOST_OBJECTS:
+        raise BadParameter(f"A scene has 1 to {MOST_OBJECTS} objects; found {len(names)}.")
+    for name in names:
+        if name not in coco.CATEGORIES:
+            raise BadParameter(f"{name!r:.60} is no object that can be drawn. Expected one of the 80 COCO categories.")
     number = DRAWN + (zlib.crc32("\n".join(names).encode()) << 8) + seed % 256 + (seed >> 8 << 44)
     return _scene(number, names)
 
