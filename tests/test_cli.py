@@ -198,7 +198,6 @@ OUTPUTS = [
     (["bench", "--shape", "mid", "--method", "clva"], "--out", "file"),
     (["scenes", "export"], "--out", "folder"),
     (["scenes", "render", "--objects", "a.json"], "--out", "folder"),
-    (["scenes", "train"], "--out", "folder"),
     (["look", "a.png", "cup?"], "--out", "folder"),
     (["train", "attanchor", "--data", "a.json"], "--out", "folder"),
     (["merge", "a"], "--out", "folder"),
@@ -291,7 +290,9 @@ def test_debug_shows_the_traceback():
 def test_version(run):
     import vlm_anchors
 
-    assert run("--version") == (0, f"{vlm_anchors.__version__}\n", "")
+    code, out, err = run("--version")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == f"vlm-anchors {vlm_anchors.__version__}" and "\ntransformers " in out
 
 
 def test_as_a_program_a_broken_pipe_is_no_error():
