@@ -101,11 +101,11 @@ def refuse_other_run(
 ) -> None:
     """Raises `BadRun` where `out` holds answers of another model or protocol, before anything is written below it.
 
-    What depends on the questions is left to `evaluate`.
+    What depends on the questions, or on an engine that has not started, is left to `evaluate`.
     """
     bench, official = plan(benchmark, [], protocol_name, None)
     settings = _settings(vlm, bench, None, (), official, shortened(official, max_new_tokens))
-    RunFolder(out).settle(settings, [name for name in FIXED if name not in ("benchmark", "data_sha256")])
+    RunFolder(out).settle(settings, [name for name in FIXED if name not in ("benchmark", "data_sha256", "engine")])
 
 
 def plan(
