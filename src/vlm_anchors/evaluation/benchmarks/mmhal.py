@@ -49,7 +49,10 @@ class Mmhal(Benchmark):
         found = []
         for number, (place, row) in enumerate(rows(path)):
             ROW.check(row, place)
-            name = PurePosixPath(unquote(urlsplit(row["image_src"]).path)).name
+            try:
+                name = PurePosixPath(unquote(urlsplit(row["image_src"]).path)).name
+            except ValueError:  # an address with an unclosed bracket
+                name = ""
             if not name:
                 raise BadData(f"{place}: expected an address or name that ends with an image's name as 'image_src'.")
             truth = {key: row[key] for key in (*ROW.fields,) if key in row and key != "question"}
