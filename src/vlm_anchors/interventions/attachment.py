@@ -321,6 +321,7 @@ class Attachment:
             if generation is not None:
                 delattr(cache, STATE_ATTRIBUTE)
             return None
+        self._use_own_kernel()
         return decoder_pass.prompt(handle, self.target, generation, cache, current.get(), args, kwargs)
 
     def _is_plain_here(self) -> bool:

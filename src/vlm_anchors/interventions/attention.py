@@ -56,6 +56,11 @@ def edited_name(base: str) -> str:
     """Name of the delegating version of a base attention implementation; registered at the first call."""
     if base.startswith(PREFIX):
         return base
+    if base.startswith("paged"):
+        raise CannotAct(
+            "generate_batch (continuous batching) runs attention over pages that requests share, which no method can edit. "
+            "Use generate, or take the method off first."
+        )
     if base not in _BASES:
         raise CannotAct(
             f"This model runs attention by {base!r}, which cannot take an additive bias per key. "
@@ -110,7 +115,7 @@ def _edited(kernel, forward_state, layer, module, query, key, value, attention_m
         layer, forward_state, forward_state.rows, query, key, row_mask, columns,
         query.shape[-1] ** -0.5 if scale is None else scale, kwargs.get("softcap"), _value=value,
     )  # fmt: skip
-    edit = forward_state.see(view)
+    edit = _seen(forward_state, view, query.device.type)
     if edit is None or (edit.bias is None and edit.only_bias):
         return kernel(module, query, key, value, attention_mask, *args, **kwargs)
     forward_state.count_edit(edit)
@@ -128,6 +133,14 @@ def _edited(kernel, forward_state, layer, module, query, key, value, attention_m
     row_out, row_weights = kernel(module, rows, key, value, mask, *args, **again)
     out = put_rows(out, row_out, forward_state, dim=1)
     return out, weights if weights is None else put_rows(weights, row_weights, forward_state, dim=2)
+
+
+def _seen(forward_state: ForwardState, view: AttentionView, device: str) -> AttentionEdit | None:
+    """The method's edit; under autocast its scores stay in float32, or thresholds would move with the rounding."""
+    if not torch.is_autocast_enabled(device):
+        return forward_state.see(view)
+    with torch.autocast(device, enabled=False):
+        return forward_state.see(view)
 
 
 def _refuse_unseen(kwargs: dict[str, Any]) -> None:

@@ -86,4 +86,4 @@ def put_rows(whole: Tensor, rows: Tensor, forward_state: ForwardState, dim: int)
     shape = [1] * whole.dim()
     shape[0], shape[dim] = index.shape
     target = index.view(shape).expand_as(rows)
-    return whole.scatter(dim, target, torch.where(valid.view(shape), rows, whole.gather(dim, target)))
+    return whole.scatter(dim, target, torch.where(valid.view(shape), rows.to(whole.dtype), whole.gather(dim, target)))

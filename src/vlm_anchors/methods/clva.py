@@ -315,7 +315,8 @@ def z_mask(
 
 def at_random(found: Bool[Tensor, "b s v"], visual: "Visual", seed: int) -> Bool[Tensor, "b s v"]:
     """As many anchors in each image as were found, at places drawn from (seed, place in the sample)."""
-    noise = torch.rand(found.shape[-1], generator=torch.Generator().manual_seed(seed)).to(found.device)
+    noise = torch.rand(found.shape[-1], generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    noise = noise.to(found.device)
     places = torch.zeros_like(found)
     for image in range(visual.images):
         inside = (visual.valid & (visual.image == image))[:, None]

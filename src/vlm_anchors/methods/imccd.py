@@ -271,7 +271,7 @@ def looked_at(view: AttentionView, heads: int) -> tuple[Bool[Tensor, "b 1 r k"],
             image_mass = image_mass & (mask > torch.finfo(mask.dtype).min / 2)
         if view.rows.valid is not None:
             image_mass = image_mass & view.rows.valid[:, None, :, None]
-        return image_mass, image_mass / (heads * image_mass.sum((1, 2, 3), keepdim=True)).clamp(min=1)
+        return image_mass, image_mass.float() / (heads * image_mass.sum((1, 2, 3), keepdim=True)).clamp(min=1)
 
     image, mask = view.visual_keys(), view.row_mask
     return view.once(make, "looks", image, mask)
@@ -295,7 +295,7 @@ def turning(visual: "Visual", rate: float, frequencies: Float[Tensor, " f"]) -> 
     member = torch.nn.functional.one_hot(visual.image, max(visual.images, 1)) * visual.valid[..., None]
     place = (member.cumsum(1) * member).sum(-1) - 1
     size = (member * member.sum(1, keepdim=True)).sum(-1)
-    steps = (1 - rate) * (size - place) * visual.valid
+    steps = (1 - rate) * (size - place).float() * visual.valid
     angles = steps[..., None] * frequencies.to(steps.device).float()
     angles = torch.cat([angles, angles], -1)[:, None]
     return angles.cos(), angles.sin()

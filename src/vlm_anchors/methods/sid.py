@@ -116,7 +116,7 @@ class SID(Method):
         """How many of so many visual tokens are kept."""
         if self.keep is not None:
             return torch.full_like(tokens, self.keep)
-        return (tokens * KEPT / OF).round().long().clamp(min=1)
+        return ((tokens * KEPT).float() / OF).round().long().clamp(min=1)
 
     def new_state(self) -> SIDState:
         return SIDState()
