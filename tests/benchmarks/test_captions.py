@@ -64,11 +64,11 @@ def test_a_split_is_a_field_or_a_file(tmp_path):
     ("text", "words"),
     [
         ('{"image": "1.jpg", "note": "A"}\n', "line 1: expected one of references, captions, caption"),
-        ('{"image": "1.jpg", "caption": " "}\n', "line 1: the field 'caption' holds an empty reference"),
-        ('{"image": "1.jpg", "captions": []}\n', "line 1: the field 'captions' holds an empty reference"),
+        ('{"image": "1.jpg", "caption": " "}\n', "in the field 'caption'; found ' '"),
+        ('{"image": "1.jpg", "captions": []}\n', "in the field 'captions'; found []"),
         (
             '{"image": "1.jpg", "conversations": [{"from": "human"}]}\n',
-            "line 1: expected 'conversations' as a list of from and value",
+            "line 1: expected a list of 2 or more objects with named fields in the field 'conversations'",
         ),
     ],
 )

@@ -54,7 +54,7 @@ def test_no_yes_at_all_has_no_precision():
 def test_unread_is_wrong_and_counted():
     score = answered([("yes", "Sure"), ("no", "Sure"), ("yes", "Yes")], "strict")
     assert score.unread == 2
-    assert score.unread_share == pytest.approx(2 / 3)
+    assert score.unread / score.n == pytest.approx(2 / 3)
     assert score.metrics["accuracy"] == 1 / 3
     assert score.metrics["recall"] == 1 / 2
     assert score.metrics["yes_ratio"] == 1 / 3

@@ -135,5 +135,5 @@ def test_a_layer_with_none_after_it_is_refused(layers):
 
 @pytest.mark.parametrize("depth", [2, 3, 8, 9, 32, 80])
 def test_the_published_layers_leave_one_after_them(depth):
-    target = SimpleNamespace(depth=depth)
+    target = SimpleNamespace(depth=depth, blocks=depth)
     assert 0 < max(MemVR().hidden_layers(target)) < depth == max(depth, *MemVR().mlp_layers(target))
