@@ -74,7 +74,6 @@ def imports(path):
 GRAPH = {module: {name for name in imports(path) if name != module} for module, path in MODULES.items()}
 
 
-@pytest.mark.xfail(reason="the contract of a method still reaches into the engine")
 def test_imports_point_one_way():
     wrong = [
         f"{module} imports {other}"
