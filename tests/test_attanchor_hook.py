@@ -146,10 +146,10 @@ def test_a_method_that_only_other_threads_could_have_used_is_told():
     model, batch = ready("llava")
     handle = attach(paired("llava", model), METHODS[0])
     thread = threading.Thread(target=lambda: model(**batch))
-    thread.start()
-    thread.join()
-    with pytest.warns(AnchorsWarning, match="ran only in threads that had not attached attanchor"):
-        handle.detach()
+    with pytest.warns(AnchorsWarning, match="attached in another"):
+        thread.start()
+        thread.join()
+    handle.detach()
     handle.detach()
 
 

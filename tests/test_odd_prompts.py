@@ -22,8 +22,8 @@ from vlm_anchors.methods.memvr import MemVR
 from vlm_anchors.methods.vcd import VCD
 
 every_method = pytest.mark.parametrize("name", IN_MODEL)
-BRANCHED = ("vcd", "icd", "imccd", "pai")
-WHOLE = ("memvr", "vista")
+BRANCHED = ("vcd", "icd", "imccd", "pai", "m3id", "avisc")
+WHOLE = ("memvr", "vista", "sid")
 """Methods that change every row of a prompt."""
 
 

@@ -25,7 +25,7 @@ from vlm_anchors.models.decoder import find_target
 from vlm_anchors.models.families import FAMILIES
 
 STEPS = 3
-DECODERS = {family.name for family in FAMILIES if family.target == "decoder" and not family.refused}
+DECODERS = {family.name for family in FAMILIES if family.target == "decoder" and family.name in tiny.FAMILIES}
 SPECIAL = list(range(tiny.WORD))
 """No placeholder or tag may stand in an answer."""
 ROWS = ("mm_token_type_ids", "token_type_ids")

@@ -266,7 +266,7 @@ class _Pairs:
 def _with_copies_as_rows(anchored: Any, posts: list[Post]) -> dict[str, Any]:
     """Prepared inputs whose copies count as text rows: a watcher sees text rows only."""
     encoded = anchored[ENCODED]
-    grid: Bool[Tensor, "1 s"] = encoded.inserted.marks.grid.clone()
-    grid[0, torch.tensor([post.copy for post in posts])] = False
-    marks = replace(encoded.inserted.marks, grid=grid)
+    delimiters: Bool[Tensor, "1 s"] = encoded.inserted.marks.delimiters.clone()
+    delimiters[0, torch.tensor([post.copy for post in posts])] = False
+    marks = replace(encoded.inserted.marks, delimiters=delimiters)
     return {**anchored, ENCODED: Encoded(dict(encoded), replace(encoded.inserted, marks=marks))}

@@ -96,8 +96,8 @@ def _write(place: Path, weights: Path, source: Path) -> None:
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    words = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
-    decoder = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+    words = AutoTokenizer.from_pretrained(source, gguf_file=GGUF, trust_remote_code=False)
+    decoder = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32, trust_remote_code=False)
     add_image_token(words)
     build(decoder, words, load_file(weights)).half().save_pretrained(place)
     processor(words).save_pretrained(place)
@@ -124,7 +124,7 @@ def build(
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    tower = LlavaForConditionalGeneration.from_pretrained(TOWER, dtype=torch.float32)
+    tower = LlavaForConditionalGeneration.from_pretrained(TOWER, dtype=torch.float32, trust_remote_code=False)
     image = words.convert_tokens_to_ids("<image>")
     text = {key: value for key, value in decoder.config.to_dict().items() if key != "quantization_config"}
     special = {
