@@ -8,7 +8,8 @@ from .columns import caption, columns
 from .table import Table
 from .tables import tables
 
-MARKS = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
+MARKS = {"best": "**{}**", "second": "\x00{}\x01", "": "{}"}
+"""Underlining is HTML, which is written once the texts around it are escaped."""
 
 
 def markdown(made: Sequence[Table]) -> str:
@@ -30,7 +31,7 @@ def markdown(made: Sequence[Table]) -> str:
 
 def _safe(text: str) -> str:
     plain = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")  # Markdown takes HTML as it is
-    return plain.replace("|", "\\|").replace("\n", " ")
+    return plain.replace("|", "\\|").replace("\n", " ").replace("\x00", "<u>").replace("\x01", "</u>")
 
 
 def _line(values: Sequence[str]) -> str:
