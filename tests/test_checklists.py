@@ -132,7 +132,9 @@ def test_eval_and_report(tmp_path, capsys):
 
 def test_a_family_is_named_in_one_file():
     """What the code does for it follows from its row: no other file asks for a name. (Methods list where they are tested.)"""
-    code = {path: path.read_text("utf-8") for path in SOURCE.rglob("*.py") if path.parent.name not in ("methods", "vllm")}
+    code = {
+        path: path.read_text("utf-8") for path in SOURCE.rglob("*.py") if path.parent.name not in ("methods", "vllm")
+    }
     wrong = []
     for family in FAMILIES:
         if family.name in TESTED:

@@ -206,7 +206,7 @@ def test_ask_and_look(active_hooks, served, tiny):
 def test_examples_and_suggestions(active_hooks, served):
     page, example = active_hooks, served[0].examples[2]
     page.locator("#examples button").nth(2).click()
-    page.get_by_text(f"In it: {example.summary}.").wait_for()
+    page.get_by_text(f"In it: {example.text}.").wait_for()
     assert page.locator("#question textarea").input_value() == example.questions[0]
     page.locator("#suggested button").nth(2).click()
     page.wait_for_function("document.querySelector('#question textarea').value.startsWith('Please describe')")

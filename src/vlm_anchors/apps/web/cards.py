@@ -48,9 +48,9 @@ def _answer(visit: Visit, number: int, card: Card) -> str:
         text = _words(card.seen, number, visit.word[1] if visit.word[0] == number else None)
     elif card.answer is None and not card.problem:
         text += '<span class="cursor"></span>'
-    text = problem(card.problem) if card.problem else ""
+    failed = problem(card.problem) if card.problem else ""
     did = f'<p class="soft">{_did(card.answer)}</p>' if card.answer is not None else ""
-    return f'<section class="look"><h3>{html.escape(card.name)}</h3><p class="words">{text}</p>{text}{did}</section>'
+    return f'<section class="look"><h3>{html.escape(card.name)}</h3><p class="words">{text}</p>{failed}{did}</section>'
 
 
 def _words(seen: "Seen", card: int, pressed: int | None) -> str:
@@ -176,7 +176,7 @@ def anchor_table(visit: Visit) -> str:
         picture = ""
         if grid.whole:
             figure = plots.anchor_table(grid.image, table, grid.rows, grid.columns)
-            picture = f'<img alt="Signposts of {html.escape(spec)}" src="{png(figure)}">'
+            picture = f'<img alt="Anchors of {html.escape(spec)}" src="{png(figure)}">'
         text.append(
             f'<section class="look"><h3>{html.escape(spec)}</h3>{picture}<div class="wide"><table><tr><th>word</th>'
             f"<th>cosine with its patch</th><th>tokens between them</th></tr>{rows}</table></div></section>"
