@@ -63,7 +63,7 @@ def test_every_method_has_sliders_that_it_accepts():
             assert low <= defaults[parameter] <= high
             build(**{parameter: low}), build(**{parameter: high})
             assert about(method, parameter), f"the docstring of {method} does not tell what {parameter} is"
-    assert about("clva", "lam") == "how many sigmas a head's intensity must stand out"
+    assert about("clva", "lam") == "How many sigmas a head's intensity must stand out"
 
 
 def test_ticks_sliders_and_specs_become_methods():
