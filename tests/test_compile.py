@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 def check(*arguments):
     done = subprocess.run(
         [sys.executable, str(HERE / "compile_check.py"), *arguments],
-        capture_output=True, text=True, timeout=900, env={**os.environ, "PYTHONPATH": str(HERE)},
+        capture_output=True, text=True, timeout=900, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -31,7 +31,7 @@ def test_compiled_step_equals_uncompiled(backend):
     assert summary["graphs"] <= 2, "one graph with the method, one without"
 
 
-def test_doors_beyond_attention_compile_in_pieces_and_refuse_one_graph():
+def test_hooks_beyond_attention_compile_in_pieces_and_refuse_one_graph():
     summary = check("aot_eager", "hooks")
     assert summary["found"] == summary["wanted"] and summary["effects"]
     assert "Compile with fullgraph=False" in summary["refused"]

@@ -73,9 +73,9 @@ def test_missing_and_binary_files(tmp_path):
     with pytest.raises(UserError, match="There is no file"):
         render_files(tmp_path / "none.json", tmp_path)
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(UserError, match="no text in UTF-8"):
+    with pytest.raises(UserError, match="is not UTF-8 text"):
         render_files(tmp_path / "binary.json", tmp_path)
-    with pytest.raises(UserError, match="Cannot read"):
+    with pytest.raises(UserError, match="is a folder"):
         render_files(tmp_path, tmp_path)
 
 

@@ -100,7 +100,7 @@ def test_another_run_is_not_gone_on_with(tiny_folder, data, tmp_path):
     with pytest.raises(BadSetting, match="was begun with rank = 4; this is 8"):
         settle(tmp_path / "out", begun | {"settings": {"rank": 8}}, first=True)
     (tmp_path / "out/training.json").write_text("{")
-    with pytest.raises(BadSetting, match="training.json is not JSON"):
+    with pytest.raises(BadSetting, match="training.json is not valid JSON"):
         settle(tmp_path / "out", begun, first=True)
     (tmp_path / "file").touch()
     with pytest.raises(BadSetting, match="is a file; --out names a folder"):

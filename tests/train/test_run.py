@@ -24,6 +24,7 @@ from vlm_anchors.training.merge import merge
 from vlm_anchors.training.presets import PRESETS, settings
 from vlm_anchors.training.run import train
 
+METHOD = "attanchor:tau=0.02,order=prompt,tokens=user,images=best,mrope=patch"
 QUICK = dict(precision="fp32", batch_size=2, accumulation=1, max_steps=4, eval_steps=2, rank=4, learning_rate=1e-2)
 
 
@@ -280,12 +281,12 @@ def test_the_command(tiny_folder, data, tmp_path, capsys):
     summary = json.loads(capsys.readouterr().out)
     assert summary["steps"] == 4 and summary["folder"] == str(tmp_path / "out")
     assert json.loads((tmp_path / "out/anchors.json").read_text()) == {
-        "method": "attanchor:tau=0.02", "model": str(tiny_folder), "revision": None,
+        "method": METHOD, "model": str(tiny_folder), "revision": None,
     }  # fmt: skip
     assert main([*command, "--out", str(tmp_path / "other"), "--set", "rank"]) == 2
     assert "Expected --set NAME=VALUE; found 'rank'" in capsys.readouterr().err
     assert main(["merge", str(tmp_path / "out"), "--out", str(tmp_path / "whole")]) == 0
-    assert va.load(tmp_path / "whole").method == "attanchor:tau=0.02"
+    assert va.load(tmp_path / "whole").method == METHOD
 
 
 def broken(done, tmp_path, name, text):

@@ -205,7 +205,7 @@ class Attachment:
         config = self.target.config
         if not config._attn_implementation.startswith(PREFIX):
             with _lock:
-                name = edited_name(config._attn_implementation)
+                name = edited_name(config._attn_implementation, self.target.stack)
                 self._name, config._attn_implementation_internal = config._attn_implementation, name
 
     def _forget(self) -> None:

@@ -5,9 +5,13 @@ the base kernel untouched and then again for the text rows alone with the edit (
 call with the edit. No Q x K matrix is made by us (methods.md, "two exact realisations").
 """
 
+import inspect
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,6 +28,7 @@ from .forward_pass import ForwardState, row_mask_of
 PREFIX = "vlm_anchors_"
 
 _BASES = ("sdpa", "eager")
+_COMPARISON = re.compile(r"_attn_implementation\b\s*(?:==|!=|in\b|not in\b)")
 
 
 class EditedName(str):
@@ -31,6 +36,7 @@ class EditedName(str):
 
     Some classes build a sparse mask, or slice their rows, only where `config._attn_implementation` is "sdpa" or "eager";
     under any other name they would compute something else. Registries look names up by hash, which is its own.
+    Only those classes get it: torch.compile cannot trace a subclass of str.
     """
 
     base: str
@@ -52,8 +58,13 @@ class EditedName(str):
         return EditedName, (self.base,)
 
 
-def edited_name(base: str) -> str:
-    """Name of the delegating version of a base attention implementation; registered at the first call."""
+def edited_name(base: str, stack: nn.Module) -> str:
+    """Name of the delegating version of a base attention implementation; registered at the first call.
+
+    Args:
+        base: Name of the kernel that the user chose.
+        stack: Module that runs the layers; its class says which kind of name it can bear.
+    """
     if base.startswith(PREFIX):
         return base
     if base.startswith("paged"):
@@ -66,12 +77,21 @@ def edited_name(base: str) -> str:
             f"This model runs attention by {base!r}, which cannot take an additive bias per key. "
             f"Load it with attn_implementation='sdpa' (which uses flash kernels for the prompt by itself)."
         )
-    name = EditedName(base)
+    name = EditedName(base) if _compares_names(sys.modules[type(stack).__module__]) else PREFIX + base
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, _edited_name_of(base))
         # Without this second registration transformers would build no mask at all for an unknown name.
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     return name
+
+
+@lru_cache
+def _compares_names(module: ModuleType) -> bool:
+    """Whether a modeling file compares the kernel's name with others, as in `if config._attn_implementation == "sdpa"`."""
+    try:
+        return _COMPARISON.search(inspect.getsource(module)) is not None
+    except (OSError, TypeError):
+        return False
 
 
 def _edited_name_of(base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
