@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from .interventions.branch_prompt import Prompt
     from .interventions.contrastive import BranchInputs
     from .interventions.forward_pass import PER_SAMPLE, Generation
+    from .interventions.forward_view import ForwardPass
     from .interventions.handle import Handle
-    from .interventions.hooks import ForwardPass
     from .interventions.method import Method, Preset
     from .methods.attanchor import AttAnchor
     from .methods.attanchor_i2t import AttAnchorI2T

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """A grid of patches over an image. token: the visual token of each patch, in reading order."""
+    """A grid of patches over an image.
+
+    Args:
+        token: The visual token of each patch, in reading order.
+    """
 
     image: "Image.Image"
     rows: int

@@ -313,8 +313,12 @@ def losses(tables: "Mapping[str, Table]", best: Mapping[str, int] | None = None)
 
 
 def selection(tables: "Mapping[float, Table]", best: Mapping[float, float]) -> "Figure":
-    """AttAnchor's Theorem 4 and Corollary 1: precision, recall and F1 of its anchors against tau; and F1 with patches turned
-    away from what they were. tables: alignment (1.0 = the model as it is) -> `theory.over_scenes` of `theory.quality`."""
+    """AttAnchor's Theorem 4 and Corollary 1: quality of its anchors against tau, and with patches turned away.
+
+    Args:
+        tables: For each alignment (1.0 = the model as it is), `theory.over_scenes` of `theory.quality`.
+        best: The best tau at each alignment.
+    """
     figure = _figure(9.0, 3.5)
     left, right = figure.subplots(1, 2, sharey=True)
     whole = tables[1.0]

@@ -50,7 +50,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything about one image and question. asked: the prompt's text rows as text."""
+    """Everything about one image and question.
+
+    Args:
+        asked: The prompt's text rows as text.
+    """
 
     model: str
     question: str

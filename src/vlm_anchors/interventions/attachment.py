@@ -25,11 +25,11 @@ from ..parameters import name_of
 from . import prompt_pass as decoder_pass
 from .attention import PREFIX, edited_name
 from .call_context import NO_METHOD, CallContext, active, current
-from .composition import compose
 from .contrastive import KEYWORD
 from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState, Lifetime, Recorder, Setup
 from .handle import ENABLED, DeferredInterrupt, Handle
 from .hooks import ModelHooks
+from .method import compose
 from .qformer import latent_pass
 from .token_map import must_encode
 
@@ -70,8 +70,19 @@ def attach(model: Any, method: Any, *, recorder: Recorder | None = None, literal
 def enable(model: Any, method: Any, *, recorder: Recorder | None = None) -> Handle:
     """Put a method on a model for every thread of this process, until `disable(model)`.
 
-    It acts wherever no `attach` does: a thread's own `attach`, also of "none", goes before it. Arguments and errors are those
-    of `attach`; what was enabled before is replaced.
+    It acts wherever no `attach` does: a thread's own `attach`, also of "none", goes before it. What was enabled before
+    is replaced.
+
+    Args:
+        model: As in `attach`.
+        method: As in `attach`.
+        recorder: As in `attach`.
+
+    Returns:
+        The handle; `disable(model)` or its `detach()` takes it off.
+
+    Raises:
+        UserError: As `attach` does.
     """
     with DeferredInterrupt() as interrupt, _lock:
         handle = _handle_of(model, method, recorder, False)

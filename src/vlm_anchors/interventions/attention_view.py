@@ -6,7 +6,7 @@ Shapes: b samples, h query heads, g key heads, r text rows, v visual keys, k key
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,10 +14,23 @@ from torch import Tensor
 
 from .text_rows import TextRows, Visual
 
-if TYPE_CHECKING:
-    from .forward_pass import ForwardState
-
 T = TypeVar("T")
+
+
+class PassOfLayers(Protocol):
+    """What an attention layer needs of the forward pass that it belongs to, `forward_pass.ForwardState`."""
+
+    @property
+    def depth(self) -> int: ...
+    @property
+    def visual(self) -> Visual: ...
+    @property
+    def latents(self) -> bool: ...
+    @property
+    def generation(self) -> Any: ...
+    @property
+    def states(self) -> tuple[Any, ...]: ...
+    def once(self, make: Callable[[], T], *things: Any) -> T: ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ class AttentionView:
 
     layer: int
     """Decoder layer (or Q-Former cross-attention layer), from 1."""
-    forward: "ForwardState" = field(repr=False)
+    forward: PassOfLayers = field(repr=False)
     """The forward pass it belongs to."""
     rows: TextRows
     _query: Float[Tensor, "b h q d"]

@@ -5,7 +5,7 @@ Shapes: b samples, q tokens of the prompt, d width of the decoder, n visual toke
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,30 +13,28 @@ from torch import Tensor, nn
 
 from ..errors import CannotAct
 from ..models.decoder import AttentionTarget
+from ..parameters import name_of
 from .call_context import CallContext, current, methods_off
 from .composition import Composition
 from .contrastive import BranchInputs, left_padded
 from .forward_pass import ForwardState, Setup
+from .forward_view import ForwardPass
 from .insertion.anchored import insertion_of
-from .method import Method, name_of
-from .prompt_pass import _marks
+from .pass_marks import pass_marks
 from .text_rows import TextRows, prompt_rows
 from .token_map import Marks
 from .vision_tower import encode, pixels_given_to, require_tower
-
-if TYPE_CHECKING:
-    from .hooks import ForwardPass, ModelHooks
 
 
 class Prompt:
     """The whole prompt, just before the decoder reads it."""
 
-    def __init__(self, view: "ForwardPass", hooks: "ModelHooks", kwargs: Mapping[str, Any], past: int):
-        self.view, self._hooks, self._kwargs, self._past = view, hooks, kwargs, past
+    def __init__(self, view: ForwardPass, kwargs: Mapping[str, Any], past: int):
+        self.view, self._kwargs, self._past = view, kwargs, past
 
     @property
     def target(self) -> AttentionTarget:
-        return self._hooks.target
+        return self.view.hooks.target
 
     @property
     def processor(self) -> Any:
@@ -60,7 +58,7 @@ class Prompt:
     @property
     def marks(self) -> Marks:
         """Which tokens are visual, and which are tags around or inside an image."""
-        return _marks(self.target, self.call_context, dict(self._kwargs), self.view.embeds.shape[1])
+        return pass_marks(self.target, self.call_context, dict(self._kwargs), self.view.embeds.shape[1])
 
     def need_one_piece(self) -> None:
         """Refuse a prompt of which a part was read before, for a method that changes every row of it."""
@@ -76,7 +74,7 @@ class Prompt:
         assert self.view.real is not None
         return BranchInputs(self.view.embeds, self.view.real, self._kwargs.get("position_ids"))
 
-    def edited(self, method: Method, state: Any, rows: TextRows | None = None) -> BranchInputs:
+    def edited(self, method: Any, state: Any, rows: TextRows | None = None) -> BranchInputs:
         """The same prompt again, its attention edited in a branch of its own.
 
         Args:
@@ -199,7 +197,7 @@ class Prompt:
 
     def last_outputs(self, branch_inputs: BranchInputs) -> Float[Tensor, "b l d"]:
         """Every layer's output for the last token of a branch, read in a pass of its own."""
-        return self._hooks.last_outputs(branch_inputs)
+        return self.view.hooks.last_outputs(branch_inputs)
 
     def embed(self, ids: Int[Tensor, "*b q"]) -> Float[Tensor, "*b q d"]:
         return self.target.stack.get_input_embeddings()(ids)

@@ -8,12 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from .attachment import Handle
 
 _NOTED = (
     "input_ids",
@@ -68,7 +65,7 @@ class CallContext:
 
 current: ContextVar[CallContext | None] = ContextVar("vlm_anchors_call", default=None)
 """The context of the calls that are running in this context, the innermost one's; None outside of any."""
-active: ContextVar[tuple["Handle", ...]] = ContextVar("vlm_anchors_active", default=())
+active: ContextVar[tuple[Any, ...]] = ContextVar("vlm_anchors_active", default=())
 """Handles attached in this context, the innermost one last."""
 NO_METHOD: Any = type("NoMethod", (tuple,), {})()
 """The value of `active` while a contrastive branch runs: no method acts, not even one that is enabled everywhere."""

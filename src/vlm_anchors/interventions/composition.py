@@ -1,14 +1,11 @@
 """Methods that act together: each hook is used by one of them, and each has a state of its own."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CannotAct
 from ..parameters import name_of
-from ..registry import CATALOGUES, split_composition
-from .method import Method
 
 if TYPE_CHECKING:
     from ..models.decoder import AttentionTarget
@@ -18,7 +15,8 @@ class Part(NamedTuple):
     """One method of a composition and its number, under which its state is found."""
 
     number: int
-    method: Method
+    method: Any
+    """A `method.Method`, whose hooks name the types that are made from this one."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Composition:
     A contrastive branch runs without any of them: what it reads is the plain model's.
     """
 
-    parts: tuple[Method, ...] = ()
+    parts: tuple[Any, ...] = ()
 
     @cached_property
     def _hooks(self) -> dict[str, Part]:
@@ -66,29 +64,3 @@ class Composition:
         """Layers, from 1, at which "attention", "hidden" or "mlp" is used."""
         part = self.at(hook)
         return frozenset() if part is None else getattr(part.method, f"{hook}_layers")(target)
-
-
-def compose(method: Any) -> tuple[Composition, Method | None]:
-    """From a method, a SPEC or a list: those inside the model, and the one that prepares its inputs.
-
-    Two that need the same hook are refused.
-    """
-    listed = method if isinstance(method, Sequence) and not isinstance(method, str) else [method]
-    methods: list[Any] = []
-    for one in listed:
-        catalogue = CATALOGUES["method"]
-        methods += [catalogue.build(part) for part in split_composition(one)] if isinstance(one, str) else [one]
-    hooks: dict[str, Method] = {}
-    for m in methods:
-        if not isinstance(m, Method):
-            raise CannotAct(f"Expected a method such as va.CLVA() or a SPEC such as 'clva'; found {m!r}.")
-        for hook in m.active_hooks():
-            if hook in hooks:
-                raise CannotAct(
-                    f"{name_of(hooks[hook])} and {name_of(m)} cannot run together: both change the model's {hook}. "
-                    f"Use one of them."
-                )
-            hooks[hook] = m
-    prepares = [m for m in methods if m.hooks == {"prepare"}]
-    inside = Composition(tuple(m for m in methods if m.hooks and m.hooks != {"prepare"}))
-    return inside, prepares[0] if prepares else None

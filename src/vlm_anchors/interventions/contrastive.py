@@ -49,7 +49,16 @@ class ContrastiveBranch:
         self.generation = None if branch_inputs.forward_state is None else branch_inputs.forward_state.generation
 
     def prefill(self, stack: nn.Module, branch_inputs: BranchInputs, first: Any = None) -> Float[Tensor, "b d"]:
-        """The last token's final hidden state. first: the first branch's cache, which holds the prompt by now."""
+        """Read the branch's prompt.
+
+        Args:
+            stack: The decoder.
+            branch_inputs: What the branch reads.
+            first: The first branch's cache, which holds the prompt by now; None: nothing is shared.
+
+        Returns:
+            The last token's final hidden state, (b, d).
+        """
         known = branch_inputs.shared if first is not None and holds_all(first) else 0
         positions, forward_state = branch_inputs.positions, branch_inputs.forward_state
         if known:

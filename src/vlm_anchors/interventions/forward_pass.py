@@ -9,7 +9,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,9 +18,6 @@ from torch import Tensor, nn
 from .attention_view import AttentionEdit, AttentionView
 from .composition import Composition
 from .text_rows import TextRows, Visual
-
-if TYPE_CHECKING:
-    from .contrastive import ContrastiveBranch
 
 STATE_ATTRIBUTE = "_vlm_anchors"
 """The attribute under which a generation rides on its cache."""
@@ -83,7 +80,8 @@ class GenerationState:
     """One object a method, made by its `new_state`."""
     prompt_states: tuple[Any, ...] = ()
     """The methods' pass states of the pass that held the prompt: `effects` reads them."""
-    branch: "ContrastiveBranch | None" = None
+    branch: Any = None
+    """The `contrastive.ContrastiveBranch` under way; None: none."""
     is_branch: bool = False
     """A contrastive branch's own generation: only its edit of attention acts on it."""
     without_image: Bool[Tensor, " b"] | None = None
@@ -139,7 +137,11 @@ class GenerationState:
         self.length = None
 
     def count_edit(self, rows: TextRows, edited: Bool[Tensor, "b r"] | None) -> None:
-        """Called where an edit of attention is applied, once a pass. edited: which text rows; None: all of them."""
+        """Called where an edit of attention is applied, once a pass.
+
+        Args:
+            edited: Which text rows were edited; None: all of them.
+        """
         if rows.valid is None:
             self.edited_steps += 1
             return

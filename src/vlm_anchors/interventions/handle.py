@@ -4,7 +4,7 @@ import signal
 import threading
 import weakref
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -15,14 +15,11 @@ from .forward_pass import STATE_ATTRIBUTE, Generation, GenerationState, Lifetime
 from .insertion.inputs_hook import InputsHook
 from .method import Method
 
-if TYPE_CHECKING:
-    from .attachment import Attachment
-
 ENABLED = "_vlm_anchors_enabled"
 """The attribute of a model that holds the handle enabled on it for every thread."""
 
 
-def _release(attachment: "weakref.ref[Attachment]", lifetime: Lifetime) -> None:
+def _release(attachment: weakref.ref[Any], lifetime: Lifetime) -> None:
     """Held by no strong reference: the finalizer outlives neither the handle nor the model."""
     found = attachment()
     lifetime.on = False
@@ -54,7 +51,7 @@ class DeferredInterrupt:
 class Handle:
     """A method on a model. `effects` tells what it did; `detach()`, or the end of the `with` block, takes it off."""
 
-    def __init__(self, setup: Setup, base: nn.Module, attachment: "Attachment | None"):
+    def __init__(self, setup: Setup, base: nn.Module, attachment: Any):
         self.setup = setup
         self._base: nn.Module | None = base
         self._attachment = attachment

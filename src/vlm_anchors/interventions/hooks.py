@@ -7,106 +7,27 @@ generation has no method at a hook goes through untouched. A contrastive branch'
 import functools
 import threading
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import CannotAct
 from ..models.decoder import AttentionTarget
+from ..parameters import name_of
 from .call_context import current, methods_off
 from .composition import Part
 from .contrastive import KEYWORD, BranchInputs, ContrastiveBranch, follow_cache
-from .forward_pass import ForwardState, GenerationState, Setup
-from .method import Method, name_of
+from .forward_pass import ForwardState, Setup
+from .forward_view import ForwardPass, Head
+from .pass_marks import real_rows
 from .prefix_cache import note_prefix, whole_prompt
-from .prompt_pass import real_rows
-from .text_rows import Visual
 from .vision_tower import tower_hooks
 
 BEYOND = frozenset({"mlp", "hidden", "logits"})
 ONE_GRAPH = "A method with hooks beyond attention is no part of a compiled graph. Compile with fullgraph=False."
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """What makes logits of a hidden state: the decoder's final norm and the output embedding of `model`."""
-
-    model: nn.Module
-    norm: nn.Module
-    out: nn.Module
-
-
-@dataclass(eq=False)
-class ForwardPass:
-    """One forward pass of the decoder as one method sees it in the hooks "hidden", "mlp" and "logits"."""
-
-    hooks: "ModelHooks" = field(repr=False)
-    forward_state: ForwardState = field(repr=False)
-    part: Part
-    embeds: Float[Tensor, "b q d"]
-    """What the decoder was given; visual tokens are the projected image."""
-    real: Bool[Tensor, "b q"] | None
-    """Rows that are not padding; None: all (a decoding step)."""
-    prompt: bool
-    """This pass holds the prompt; else it is a decoding step of one row."""
-    branch_inputs: BranchInputs | None = None
-    early: Float[Tensor, "b n v"] | None = None
-    """Logits of the rows that the method's `lm_head` put after the last one."""
-    more: int = 0
-    """How many they are."""
-
-    @property
-    def method(self) -> Method:
-        return self.part.method
-
-    @property
-    def generation(self) -> GenerationState:
-        return self.forward_state.generation
-
-    @property
-    def state(self) -> Any:
-        """The method's own state of this generation."""
-        return self.generation.states[self.part.number]
-
-    @property
-    def pass_state(self) -> Any:
-        """The method's own state of this forward pass."""
-        return self.forward_state.states[self.part.number]
-
-    @property
-    def target(self) -> AttentionTarget:
-        return self.hooks.target
-
-    @property
-    def without_image(self) -> Bool[Tensor, " b"] | None:
-        """Samples without an image, which are left alone; None where each has one."""
-        return self.generation.without_image
-
-    def seeing(self, new: Float[Tensor, "b ..."], plain: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """`new` for samples with an image, `plain` for the others."""
-        if self.without_image is None:
-            return new
-        return torch.where(self.without_image.reshape(-1, *[1] * (new.dim() - 1)), plain.to(new.dtype), new)
-
-    @property
-    def depth(self) -> int:
-        return self.forward_state.depth
-
-    @property
-    def visual(self) -> Visual:
-        return self.forward_state.visual
-
-    def normed(self, hidden: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """A layer's output through the final norm, as the output embedding takes it."""
-        return self.hooks.head.norm(hidden)
-
-    def early_logits(self, hidden: Float[Tensor, "*b d"], norm: bool = True) -> Float[Tensor, "*b n"]:
-        """Logits of a layer's output at once; where they can wait for the last layer's, `lm_head` makes both in one product."""
-        # Not by a call, which is the model's own to its output embedding and would be taken for it.
-        return self.hooks.head.out.forward(self.normed(hidden) if norm else hidden)
 
 
 @dataclass(eq=False)
@@ -201,7 +122,7 @@ class ModelHooks:
             forward_state.generation.without_image = None if bool(sees.all()) else ~sees
         views = {part.number: ForwardPass(self, forward_state, part, embeds, real, prompt) for part in parts}
         if prompt:
-            prompts = {number: whole_prompt(view, self, kwargs, past) for number, view in views.items()}
+            prompts = {number: whole_prompt(view, kwargs, past) for number, view in views.items()}
             for part in parts:
                 part.method.begin(prompts[part.number])
             last: Part | None = setup.methods.at("logits")
@@ -210,7 +131,7 @@ class ModelHooks:
         used = {hook: own for hook in BEYOND if (own := setup.methods.at(hook)) is not None}
         _running.set(_Running(self, {hook: views[part.number] for hook, part in used.items()}))
 
-    def _refuse(self, forward_state: ForwardState, method: Method) -> None:
+    def _refuse(self, forward_state: ForwardState, method: Any) -> None:
         name = name_of(method)
         if self.target.stack.training and torch.is_grad_enabled():
             raise CannotAct(f"{name} acts while a model answers and has no training form. Call model.eval() first.")
@@ -303,7 +224,7 @@ class ModelHooks:
         return torch.stack(seen, 1)
 
 
-def find_head(target: AttentionTarget, method: Method) -> Head:
+def find_head(target: AttentionTarget, method: Any) -> Head:
     """The module that returns logits, its output embedding, and the decoder's final norm."""
     norm = getattr(target.stack, "norm", None) or getattr(target.stack, "final_layer_norm", None)
     for module in reversed(target.outer):
@@ -328,7 +249,7 @@ def layers_of(target: AttentionTarget) -> Any:
 WIDENING = ("up_proj", "gate_up_proj", "fc1")
 
 
-def widening_of(layer: nn.Module, method: Method) -> Tensor:
+def widening_of(layer: nn.Module, method: Any) -> Tensor:
     """The weights that widen a layer's MLP."""
     mlp = mlp_of(layer, method)
     found = next((getattr(mlp, name) for name in WIDENING if hasattr(mlp, name)), None)
@@ -341,7 +262,7 @@ def widening_of(layer: nn.Module, method: Method) -> Tensor:
     return weight
 
 
-def mlp_of(layer: nn.Module, method: Method) -> nn.Module:
+def mlp_of(layer: nn.Module, method: Any) -> nn.Module:
     mlp = getattr(layer, "mlp", None)
     if not isinstance(mlp, nn.Module):
         raise CannotAct(f"{name_of(method)} acts on MLPs, and {type(layer).__name__} has none by that name.")

@@ -15,8 +15,13 @@ PIXELS = "pixel_values"
 
 @contextmanager
 def images_once(model: Any, owner: Sequence[int]) -> Iterator[None]:
-    """While it lasts, a vision tower that is given one image a sample sees equal ones once. owner: the image of each
-    sample, numbered as they first occur. Towers that are given tiles or patches of images run as ever.
+    """While it lasts, a vision tower that is given one image a sample sees equal images once.
+
+    Towers that are given tiles or patches of images run as ever.
+
+    Args:
+        model: The transformers model.
+        owner: The image of each sample, numbered as they first occur.
     """
     found = tower_of((model, model.base_model))
     if found is None or len(set(owner)) == len(owner):

@@ -7,13 +7,14 @@ that are composed never see each other's state.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from ..errors import UnknownName
+from ..errors import CannotAct, UnknownName
 from ..parameters import name_of, spec_of, validate
-from ..registry import CATALOGUES, did_you_mean
+from ..registry import CATALOGUES, did_you_mean, split_composition
+from .composition import Composition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .branch_prompt import Prompt
     from .contrastive import BranchInputs
     from .forward_pass import Generation
-    from .hooks import ForwardPass
+    from .forward_view import ForwardPass
     from .text_rows import Visual
 
 
@@ -113,7 +114,16 @@ class Method(ABC):
         """Warn, once a prompt, where its visual tokens leave the method nothing to act on."""
 
     def prepare(self, vlm: "Vlm", inputs: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-        """Hook "prepare": new inputs for `generate` or a forward pass. options: `samples`, and what the method defines."""
+        """Hook "prepare": new inputs for `generate` or a forward pass.
+
+        Args:
+            vlm: What the method was attached to.
+            inputs: What the processor returned.
+            options: `samples` (the questions and images themselves, where `reads_samples`), and what the method defines.
+
+        Returns:
+            The inputs, changed.
+        """
         return dict(inputs)
 
     def attention_layers(self, target: "AttentionTarget") -> frozenset[int]:
@@ -156,7 +166,13 @@ class Method(ABC):
     def logits(self, view: "ForwardPass", first: "Tensor", second: "Tensor | None") -> "Tensor":
         """Hook "logits": new next-token logits (b, vocabulary), float32.
 
-        first: the model's own. second: the contrastive branch's; None where there is none.
+        Args:
+            view: The forward pass.
+            first: The model's own logits, (b, vocabulary).
+            second: The contrastive branch's; None where there is none.
+
+        Returns:
+            The logits to choose the next token from.
         """
         return first
 
@@ -181,4 +197,30 @@ def from_preset(cls: Any, name: str, parameters: Mapping[str, Any]) -> Any:
     return cls(**{**found.parameters, **parameters})
 
 
-__all__ = ["DEFAULTS", "Method", "Preset", "from_preset", "name_of"]
+def compose(method: Any) -> tuple[Composition, Method | None]:
+    """From a method, a SPEC or a list: those inside the model, and the one that prepares its inputs.
+
+    Two that need the same hook are refused.
+    """
+    listed = method if isinstance(method, Sequence) and not isinstance(method, str) else [method]
+    methods: list[Any] = []
+    for one in listed:
+        catalogue = CATALOGUES["method"]
+        methods += [catalogue.build(part) for part in split_composition(one)] if isinstance(one, str) else [one]
+    hooks: dict[str, Method] = {}
+    for m in methods:
+        if not isinstance(m, Method):
+            raise CannotAct(f"Expected a method such as va.CLVA() or a SPEC such as 'clva'; found {m!r}.")
+        for hook in m.active_hooks():
+            if hook in hooks:
+                raise CannotAct(
+                    f"{name_of(hooks[hook])} and {name_of(m)} cannot run together: both change the model's {hook}. "
+                    f"Use one of them."
+                )
+            hooks[hook] = m
+    prepares = [m for m in methods if m.hooks == {"prepare"}]
+    inside = Composition(tuple(m for m in methods if m.hooks and m.hooks != {"prepare"}))
+    return inside, prepares[0] if prepares else None
+
+
+__all__ = ["DEFAULTS", "Method", "Preset", "compose", "from_preset", "name_of"]

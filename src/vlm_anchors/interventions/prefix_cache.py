@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,12 +15,9 @@ from .branch_prompt import Prompt
 from .call_context import CallContext, current
 from .contrastive import BranchInputs
 from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState, PrefixRead
-from .method import Method
-from .prompt_pass import real_rows
+from .forward_view import ForwardPass
+from .pass_marks import real_rows
 from .text_rows import TextRows
-
-if TYPE_CHECKING:
-    from .hooks import ForwardPass, ModelHooks
 
 
 def reusable(model: Any, family: Family) -> bool:
@@ -72,19 +69,19 @@ def note_prefix(
         generation.prefix = PrefixRead(embeds, call_context.input_ids, real, call_context.pixels, len(embeds))
 
 
-def whole_prompt(view: "ForwardPass", hooks: "ModelHooks", kwargs: Mapping[str, Any], past: int) -> Prompt:
+def whole_prompt(view: ForwardPass, kwargs: Mapping[str, Any], past: int) -> Prompt:
     """The prompt of this pass; with what was read before it, where that is known to be all of it."""
     first = view.forward_state.generation.prefix
     call_context = current.get()
     if first is None or call_context is None or call_context.input_ids is None or first.embeds.shape[1] != past:
-        return Prompt(view, hooks, kwargs, past)
-    return _Joined(view, hooks, first, call_context)
+        return Prompt(view, kwargs, past)
+    return _Joined(view, first, call_context)
 
 
 class _Joined(Prompt):
     """A prompt that came in two pieces, as if it had come in one: padding, which stood between them, moved to the left."""
 
-    def __init__(self, view: "ForwardPass", hooks: "ModelHooks", first: PrefixRead, call_context: CallContext):
+    def __init__(self, view: ForwardPass, first: PrefixRead, call_context: CallContext):
         assert view.real is not None and call_context.input_ids is not None
         real = torch.cat([first.real, view.real], 1)
         order = real.to(torch.int8).argsort(dim=1, stable=True)
@@ -92,7 +89,7 @@ class _Joined(Prompt):
         embeds = embeds.gather(1, order[..., None].expand_as(embeds))
         ids, real = torch.cat([first.ids, call_context.input_ids], 1).gather(1, order), real.gather(1, order)
         positions = {"position_ids": (real.cumsum(1) - 1).clamp(min=0)}
-        super().__init__(replace(view, embeds=embeds, real=real), hooks, positions, 0)
+        super().__init__(replace(view, embeds=embeds, real=real), positions, 0)
         self._prompts = first.prompts
         self._whole, self._rows = replace(call_context, input_ids=ids, pixels=first.pixels), first.rows
 
@@ -106,7 +103,7 @@ class _Joined(Prompt):
             "piece with an empty cache."
         )
 
-    def edited(self, method: Method, state: Any, rows: TextRows | None = None) -> BranchInputs:
+    def edited(self, method: Any, state: Any, rows: TextRows | None = None) -> BranchInputs:
         self.need_one_piece()
         return super().edited(method, state, rows)
 

@@ -1,7 +1,7 @@
 """Builds the pass of a decoder's forward: from the token ids it saw outside and the mask it is given."""
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +11,10 @@ from ..models.decoder import AttentionTarget
 from ..parameters import name_of
 from .call_context import CallContext
 from .forward_pass import ForwardState, GenerationState
-from .insertion.anchored import insertion_of
-from .qformer import features_among
-from .text_rows import TextRows, Visual, gather_visual, goes_on, join_visual, prompt_rows, single_rows, text_mask
-from .token_map import Marks, mark_found, mark_ids
-
-if TYPE_CHECKING:
-    from .attachment import Handle
+from .handle import Handle
+from .pass_marks import pass_marks, real_rows
+from .text_rows import TextRows, gather_visual, goes_on, join_visual, prompt_rows, single_rows, text_mask
+from .token_map import Marks
 
 
 def step(generation: GenerationState, target: AttentionTarget, cache: Any, samples: int) -> ForwardState:
@@ -59,7 +56,7 @@ def _warn_late(generation: GenerationState) -> None:
 
 
 def prompt(
-    handle: "Handle",
+    handle: Handle,
     target: AttentionTarget,
     generation: GenerationState | None,
     cache: Any,
@@ -77,7 +74,7 @@ def prompt(
     q = _length(call_context, kwargs)
     past = 0 if cache is None else int(cache.get_seq_length())
     generation = generation if past else None
-    marks = _marks(target, call_context, kwargs, q)
+    marks = pass_marks(target, call_context, kwargs, q)
     if generation is not None and generation.text_seen and not call_context.brings_images:
         marks = Marks(torch.zeros_like(marks.visual), torch.zeros_like(marks.image), torch.zeros_like(marks.delimiters))
     real = real_rows(kwargs.get("attention_mask"), marks.visual, past)
@@ -123,48 +120,7 @@ def _length(call_context: CallContext, kwargs: dict[str, Any]) -> int:
     return tokens.shape[1]
 
 
-def _marks(target: AttentionTarget, call_context: CallContext, kwargs: dict[str, Any], q: int) -> Marks:
-    """Which tokens of this pass are visual, of which image, and which are tags around or inside one."""
-    ids = call_context.input_ids
-    if target.visual_features is not None:
-        embeds = kwargs.get("inputs_embeds")
-        like = kwargs["input_ids"] if embeds is None else embeds
-        visual = torch.zeros(like.shape[:2], dtype=torch.bool, device=like.device)
-        if embeds is not None and call_context.projected is not None:
-            visual = features_among(embeds, call_context.projected)
-        return mark_found(visual)
-    if (inserted := insertion_of(call_context.mm_encoder_outputs)) is not None:
-        return inserted.marks_of(*kwargs["inputs_embeds"].shape[:2])
-    if ids is None or ids.shape[1] != q:
-        ids = _ids_of_embeddings(target, call_context.inputs_embeds)
-    return mark_ids(target, ids, call_context)
-
-
-def _ids_of_embeddings(target: AttentionTarget, embeds: Tensor) -> Tensor:
-    """Placeholders and tags found by their embedding, as transformers itself does when it is given no ids; -1 elsewhere."""
-    table = target.stack.get_input_embeddings()
-    ids = torch.full(embeds.shape[:2], -1, device=embeds.device)
-    for one in target.known_ids:
-        if one < table.num_embeddings:
-            own = table(torch.tensor(one, device=embeds.device))
-            ids = ids.masked_fill((embeds == own).all(-1), one)
-    return ids
-
-
-def real_rows(mask: Any, like: Tensor, past: int) -> Tensor:
-    """Rows of this pass that are not padding, (b, q); from a 2-D mask, or from the diagonal of a prepared 4-D one."""
-    if isinstance(mask, dict):
-        mask = next(m for m in mask.values() if isinstance(m, Tensor) or m is None)
-    if mask is None:
-        return torch.ones_like(like)
-    q = like.shape[1]
-    if mask.dim() == 2:
-        return mask[:, past : past + q].bool().expand_as(like)
-    own = mask[:, 0].diagonal(offset=past, dim1=1, dim2=2)[:, :q]
-    return (own if own.dtype == torch.bool else own >= 0).expand_as(like)
-
-
-def _born(handle: "Handle", target: AttentionTarget, marks: Marks, past: int) -> GenerationState:
+def _born(handle: Handle, target: AttentionTarget, marks: Marks, past: int) -> GenerationState:
     if past and marks.visual.any():
         raise CannotAct(
             "The cache was filled before the method was attached, so it is unknown where its visual tokens are. "
@@ -232,4 +188,4 @@ def _offsets(target: AttentionTarget, cache: Any, q: int) -> dict[int, int]:
     return {layer: offset for layer, offset in sizes if offset}
 
 
-__all__ = ["Visual", "prompt", "real_rows", "step"]
+__all__ = ["prompt", "step"]

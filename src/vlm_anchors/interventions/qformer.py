@@ -4,20 +4,18 @@
 Each of its forwards is a generation of its own: it has no cache.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.attention_target import AttentionTarget
 from .forward_pass import ForwardState, GenerationState
+from .handle import Handle
 from .text_rows import TextRows, Visual
 
-if TYPE_CHECKING:
-    from .attachment import Handle
 
-
-def latent_pass(handle: "Handle", target: AttentionTarget, kwargs: dict[str, Any]) -> ForwardState:
+def latent_pass(handle: Handle, target: AttentionTarget, kwargs: dict[str, Any]) -> ForwardState:
     """The pass of one Q-Former forward: all latent queries are rows, all patches visual keys."""
     features = kwargs["encoder_hidden_states"]
     latents = kwargs["query_embeds"].shape[1]
@@ -39,13 +37,3 @@ def _patches(target: AttentionTarget, features: Tensor, kwargs: dict[str, Any]) 
     mask = kwargs.get("encoder_attention_mask")
     valid = torch.ones_like(index, dtype=torch.bool) if mask is None else mask[:, first:].bool().expand_as(index)
     return Visual(index, valid, torch.zeros_like(index), 1, bool(valid.all()))
-
-
-def features_among(embeds: Tensor, features: Tensor) -> Tensor:
-    """Which rows of `embeds` (b, q, d) are image features (b', n, d) that were just projected; bool (b, q).
-
-    The language model is given embeddings only, expanded to beams at times. Sixteen numbers of each vector tell it
-    from a word embedding; comparing all of them would cost more than the method.
-    """
-    features = features.repeat_interleave(len(embeds) // len(features), dim=0)[..., :16]
-    return (embeds[:, :, None, :16] == features[:, None].to(embeds.dtype)).all(-1).any(-1)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.contrastive import BranchInputs
     from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import ForwardPass
+    from ..interventions.forward_view import ForwardPass
     from ..models.decoder import AttentionTarget
 
 FILL = {"zeros": 0.0, "ones": 1.0}

@@ -28,7 +28,7 @@ from .shared import TESTED, layer_range, warn_untested
 
 if TYPE_CHECKING:
     from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import ForwardPass
+    from ..interventions.forward_view import ForwardPass
     from ..models.decoder import AttentionTarget
 
 LAYERS = (20, 28)
@@ -56,7 +56,8 @@ class DeCo(Method):
     Args:
         alpha: Weight of the chosen layer's logits.
         layers: (first, last) layer to choose from, from 1; None = 20-28 of 32, scaled to the model's depth.
-        top_p, top_k: How candidates are taken from the last layer.
+        top_p: Candidates are the last layer's most probable tokens up to this share of the probability ...
+        top_k: ... and at most this many.
         outside: Tokens that are no candidates are "cut" or "kept".
     """
 

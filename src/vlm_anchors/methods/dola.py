@@ -30,7 +30,7 @@ from .shared import TESTED, implausible, warn_untested
 
 if TYPE_CHECKING:
     from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import ForwardPass
+    from ..interventions.forward_view import ForwardPass
     from ..models.decoder import AttentionTarget
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.contrastive import BranchInputs
     from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import ForwardPass
+    from ..interventions.forward_view import ForwardPass
     from ..models.decoder import AttentionTarget
 
 ROLE = "You are a confused objects detector to provide a fuzzy overview or impression of the image."
@@ -69,8 +69,8 @@ class ICD(Method):
         role: The disturbing instruction.
         where: In Q-Former models the "role" replaces the question or stands before it ("question").
         system: The system prompt to be replaced, where it is none of those we know.
-        cleanup: Whether a Q-Former's text is cleaned as the official code cleans captions. suffix: what is left off
-            the end of a question that the role stands before.
+        cleanup: Whether a Q-Former's text is cleaned as the official code cleans captions.
+        suffix: What is left off the end of a question that the role stands before.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"logits"})

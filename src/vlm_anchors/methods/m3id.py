@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.contrastive import BranchInputs
     from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import ForwardPass
+    from ..interventions.forward_view import ForwardPass
     from ..models.decoder import AttentionTarget
 
 

@@ -37,7 +37,7 @@ from .shared import TESTED, layer_range, warn_untested
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import ForwardPass
+    from ..interventions.forward_view import ForwardPass
     from ..models.decoder import AttentionTarget
 
 LAYERS = (7, 16)
@@ -70,8 +70,8 @@ class MemVR(Method):
         gamma: Normalised entropy above which a layer counts as unsure; 1 or more never triggers.
         layers: (first, last) layer that is tested, from 1; the one after it is changed. None = 7-16 of 32, scaled to
             the model's depth.
-        activation: Between the memory's two products, "none" or "silu". norm: whether a tested layer's state passes
-            the final norm before the output embedding.
+        activation: Between the memory's two products, "none" or "silu".
+        norm: Whether a tested layer's state passes the final norm before the output embedding.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset({"hidden", "mlp"})

@@ -29,7 +29,7 @@ from .shared import layer_range, refuse_untested, warn_untested
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.forward_pass import Generation
-    from ..interventions.hooks import ForwardPass
+    from ..interventions.forward_view import ForwardPass
     from ..models.decoder import AttentionTarget
 
 LAYERS = (26, 31)

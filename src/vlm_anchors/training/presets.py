@@ -20,15 +20,21 @@ class Settings:
 
     Args:
         tau: The method's, where its SPEC names none.
-        rank, alpha, dropout: Of the LoRA adapters.
-        projector: "lora", "full" (trained whole) or "frozen". learning_rate falls as a cosine after `warmup` of the
-            steps (a share). batch_size: conversations a process and forward pass;.
-        accumulation: Passes a step. epochs; max_steps ends earlier.
+        rank: Of the LoRA adapters.
+        alpha: Scale of the LoRA adapters; their product is multiplied by alpha / rank.
+        dropout: Share of the adapters' inputs that is set to zero.
+        projector: "lora", "full" (trained whole) or "frozen".
+        learning_rate: At its highest; it falls as a cosine after the warm-up.
+        warmup: Share of the steps in which the learning rate rises.
+        batch_size: Conversations in each forward pass of a process.
+        accumulation: Forward passes in each step.
+        epochs: Times that the data is seen.
+        max_steps: Ends the run earlier; None: after the epochs.
         patience: Steps without a better validation loss.
         eval_steps: Steps between two validations and checkpoints, a twentieth of all by default.
         precision: "fp32", "bf16" or "fp16" (the last on cards only).
-        optimizer: a name of transformers'. pixels: area each image is scaled to, for processors that keep images'
-            sizes.
+        optimizer: Name of one of transformers' optimizers.
+        pixels: Area to which each image is scaled, for processors that keep the size of images.
         checkpointing: Recompute activations instead of keeping them.
     """
 

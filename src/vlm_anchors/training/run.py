@@ -67,12 +67,14 @@ def train(
 
     Args:
         model: As in `va.load`.
-        data, images, skip_bad: As in `read_data`.
+        data: As in `read_data`.
+        images: As in `read_data`.
+        skip_bad: As in `read_data`.
         method: SPEC of a method that changes inputs ("attanchor", "attanchor-i2t:pause_tokens=2"); without a tau it
             has the settings'; tau=1 trains the plain model.
         validation: The share of the images whose conversations are kept for it, or a data file of its own.
-        dtype: Of the frozen weights; by default the precision's on a card, float32 on a CPU. loading: what else
-            `va.load` takes, such as a revision.
+        dtype: Of the frozen weights; by default the precision's on a card, float32 on a CPU.
+        loading: What else `va.load` takes, such as a revision.
 
     Raises `BadData`, `BadSetting`, `BadModel` or `CannotAct` before anything is trained.
     """

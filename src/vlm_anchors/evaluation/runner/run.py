@@ -41,18 +41,38 @@ def evaluate(
     skip_bad: bool = False,
     say: Callable[[str], Any] = lambda words: None,
 ) -> int:
-    """Answers what is missing in the RUN folder `out`; returns how many answers were added.
+    """Answer what is missing in the RUN folder `out`.
 
-    data: file or folder in the benchmark's official layout. images: folder of its images. methods: one as in `ask`, or a
-    list of such, each of which answers every question; by default the one the model was trained with. decoding, seed,
-    max_new_tokens: instead of the protocol's. reuse: prefill system and image once an image, where that is exact.
-    ray_workers: answer in so many workers of Ray, each with the model loaded anew by name, instead of in this process;
-    `vlm` may lie on the CPU then. answer_with: makes another engine answer, from what would answer through transformers.
-    Under torchrun or SLURM each rank answers its share of the batches and writes its own records file.
-    skip_bad: leave out the questions whose images cannot be read; run.json names them. say: takes what will be done, in
-    words, before anything is.
+    Under torchrun or SLURM each rank answers its share of the batches and writes a records file of its own.
 
-    Raises `UserError` subclasses before anything is answered: missing images, another model's RUN, bad names.
+    Args:
+        vlm: What `va.load` returned.
+        benchmark: Name of a benchmark (`vlm-anchors benchmarks`).
+        out: The RUN folder. It is made where it is missing, and continued where it exists.
+        data: File or folder in the benchmark's official layout.
+        images: Folder of its images.
+        methods: One method as in `ask`, or a list of such, each of which answers every question. None: the method that
+            the model was trained with, else none.
+        split: Which of the benchmark's splits; None: its default.
+        limit: How many questions, at most; None: all.
+        protocol_name: Prompt and decoding by name; None: the benchmark's default.
+        decoding: Replaces the protocol's decoding.
+        seed: Of decodings that draw.
+        max_new_tokens: Replaces the protocol's limit.
+        batch_size: Questions a batch.
+        reuse: Prefill system prompt and image once an image, where that is exact.
+        ray_workers: Answer in this many workers of Ray, each of which loads the model by name. `vlm` may then be on
+            the CPU.
+        answer_with: Makes another engine's answerer of the one that would answer through transformers.
+        progress: Called with the numbers of answers done and to do.
+        skip_bad: Leave out the questions whose images cannot be read. run.json names them.
+        say: Called once, before anything is answered, with a sentence that says what will be done.
+
+    Returns:
+        How many answers were added.
+
+    Raises:
+        UserError: Before anything is answered: missing images, a RUN of another model, unknown names.
     """
     asked_for = each_of(vlm.method if methods is None else methods)
     bench, official = plan(benchmark, asked_for, protocol_name, decoding)

@@ -13,7 +13,7 @@ from pathlib import Path
 from ...errors import BadModel, BadSetting
 from ...models import adapter
 from ...models.load import BUNDLED, BUNDLED_FOLDER
-from . import DEFAULT_FILE
+from .settings import DEFAULT_FILE
 
 TOWER, INNER = "vision_tower.", "vision_tower.vision_model."
 

@@ -13,9 +13,9 @@ from ...errors import CannotAct
 from ...interventions.method import Method
 from ...interventions.text_rows import Visual
 from ...models.decoder import AttentionTarget
-from . import SCHEDULER, VERSIONS, default_method
 from .prompt_map import PromptMap, map_prompt, target_of, tokens_per_image
 from .request_methods import method_of, parse_method
+from .settings import SCHEDULER, VERSIONS, default_method
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 from ...errors import BadSetting, CannotAct
-from ...interventions.composition import compose
 from ...interventions.hooks import BEYOND
-from ...interventions.method import Method, name_of
-from . import ENVIRONMENT, METHOD_KEY
+from ...interventions.method import Method, compose, name_of
+from .settings import ENVIRONMENT, METHOD_KEY
 
 
 def is_on() -> bool:

@@ -16,10 +16,10 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
 from ...errors import BadSetting, CannotAct, UserError
-from . import ENVIRONMENT
 from .model_facts import ModelFacts
 from .prompt_map import PromptMap
 from .request_methods import is_on
+from .settings import ENVIRONMENT
 
 logger = logging.getLogger("vllm.vlm_anchors")
 

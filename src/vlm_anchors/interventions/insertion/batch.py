@@ -51,7 +51,8 @@ class Prompts:
         tokenizer: None with a bare model.
         tensors: The inputs with images encoded.
         words: Tokens that may be anchors (or take them).
-        patch, patches: Visual tokens that stand for a place in the image, so no row newlines.
+        patch: Visual tokens that stand for a place in the image, so no row newlines.
+        patches: The same, listed by prompt: positions and which of them are real.
         features: Projected visual tokens of the whole batch.
         row: The row of `features` that a visual token shows, -1 elsewhere.
         pixels: What the vision tower was given.
@@ -184,10 +185,14 @@ def read_prompts(
     """Reads a batch; every image is encoded here, once.
 
     Args:
-        vlm: a `Vlm`, a (model, processor) pair or a model.
-        tokens: "user" for the user's words, "all" for the template's as well. Where nothing can be done a sentence
-            says why, or with strict=False (training on mixed data) None is returned. site: what `anchor_site` found,
-            for a caller that comes again and again.
+        method: Catalogue name of the method that inserts.
+        vlm: A `Vlm`, a (model, processor) pair or a model.
+        inputs: What the processor returned.
+        tokens: "user" for the user's words, "all" for the template's as well.
+        anchorable: Which tokens may be anchors; None: by `tokens`.
+        labels: Given answers, which are never copied; None: none.
+        strict: Raise where nothing can be inserted. False (training on mixed data): return None.
+        target: What `insertion_target` found, for a caller that comes again and again.
     """
     network, processor = parts_of(vlm)
     base = plain_model(network)
