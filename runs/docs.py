@@ -178,7 +178,7 @@ def families() -> str:
 
     parts = [NOTE, "# Model families\n", FAMILIES_INTRO]
     parts += [
-        "| family | models | acts in | images told apart by | needs the processor | M-RoPE | prefix reusable | note |"
+        "| family | models | acts in | images separated by | needs the processor | M-RoPE | prefix reusable | note |"
     ]
     parts += ["|---|---|---|---|---|---|---|---|"]
     for row in FAMILIES:

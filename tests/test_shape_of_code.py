@@ -107,6 +107,13 @@ def test_there_is_no_import_circle():
     assert not left, "\n".join(f"{module}: {', '.join(sorted(others & set(left)))}" for module, others in left.items())
 
 
+def lines_without_docstring(function):
+    """A parameter a line makes docstrings long, and not the code."""
+    first = function.body[0]
+    documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    return function.end_lineno - function.lineno + 1 - documented * (first.end_lineno - first.lineno + 1)
+
+
 def test_files_functions_and_folders_stay_small():
     wrong = []
     for path in FILES:
@@ -114,10 +121,9 @@ def test_files_functions_and_folders_stay_small():
         if len(text.splitlines()) > MAX_LINES:
             wrong.append(f"{path}: {len(text.splitlines())} lines")
         wrong += [
-            f"{path}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+            f"{path}: {node.name} has {lines_without_docstring(node)} lines"
             for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            and node.end_lineno - node.lineno >= MAX_FUNCTION
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and lines_without_docstring(node) > MAX_FUNCTION
         ]
     folders = defaultdict(int)
     for path in FILES:
@@ -152,7 +158,7 @@ def test_few_rooms_know_transformers_internals():
     assert not wrong, wrong
 
 
-RETIRED = ("seam", "weave", "woven", "twin", "rider", "dial", "dials", "doors", "door", "acted")
+RETIRED = ("seam", "weave", "woven", "twin", "rider", "dial", "dials", "doors", "door", "acted", "told")
 """Words that this project once had of its own; the field's words replaced them (docs/notation.md)."""
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GRID = (1.0, 0.5, 0.3, 0.2, 0.16, 0.14, 0.12, 0.10, 0.08)
-"""Values of tau whose shares are told: the paper's sweep and some above."""
+"""Values of tau whose shares are reported: the paper's sweep and some above."""
 NARROW = 0.02
 """If the middle four fifths of the best cosines lie this close together, no tau separates them."""
 

@@ -81,7 +81,7 @@ def saliency_maps(trace: Trace, which: str = "all", lam: float = 1.0) -> Float[T
     if last.shape[1] != chosen.shape[1]:
         if which != "all":
             raise CannotAct(
-                f"Only the mean over heads was kept of this token, so its {which} heads cannot be told apart. "
+                f"Only the mean over heads was kept of this token, so its {which} heads cannot be separated. "
                 "Capture with a larger token_bytes, or fewer layers."
             )
         return last.mean(1)

@@ -1,6 +1,6 @@
 """The figures, one function each; each takes tables or maps (measures.py) and returns a matplotlib Figure.
 
-Colours are Okabe and Ito's, told apart by everyone; lines differ in dash and marker too, so that grey print will do.
+Colours are Okabe and Ito's, distinct for everyone; lines differ in dash and marker too, so that grey print will do.
 Heat runs on "viridis" and "inferno", which rise evenly in lightness for all eyes.
 """
 

@@ -1,4 +1,4 @@
-"""Does a model meet what the methods assume? Measured on questions, told premise by premise with its number.
+"""Does a model meet what the methods assume? Measured on questions, reported premise by premise with its number.
 
 CLVA (arXiv 2603.25088) assumes that deep layers drift: their maps leave the middle layer's anchors for the first layer's,
 and their attention leaves the image. AttAnchor (arXiv 2509.23109) assumes that words resemble their patches. A model that
@@ -76,7 +76,7 @@ def observe(vlm: "Vlm", probes: Sequence[Probe], progress: Any = lambda done: No
     validation data, and the others show whether maps drift from its anchors.
 
     Raises `CannotAct` for models that look at their image in a Q-Former, or that are too shallow for a middle layer, and
-    `BadSetting` for a single question, from which nothing can be told from chance.
+    `BadSetting` for a single question, from which nothing can be distinguished from chance.
     """
     if len(probes) < 2:
         raise BadSetting(

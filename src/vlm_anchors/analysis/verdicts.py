@@ -26,7 +26,7 @@ class Verdict:
     """One premise.
 
     Args:
-        holds: True, False, or None where it cannot be told.
+        holds: True, False, or None where it cannot be decided.
         number: What it rests on.
     """
 
@@ -194,7 +194,9 @@ def _negative_off_objects(seen: Observed) -> Verdict | None:
 
 
 def _words(seen: Observed, tau: float | None, concern: str) -> Verdict:
-    number = "no word can be told from the template" if tau is None else f"tau {tau:.3g} anchors a tenth of the words"
+    number = (
+        "no word can be separated from the template" if tau is None else f"tau {tau:.3g} anchors a tenth of the words"
+    )
     holds = tau is not None and not concern
     if seen.word_on_asked:
         hits, chance = (sum(each) / len(each) for each in zip(*seen.word_on_asked, strict=True))

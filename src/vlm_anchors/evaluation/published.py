@@ -128,6 +128,6 @@ def our_metric(benchmark: str, group: str, figure: Figure) -> tuple[Sequence[str
 
 
 def of_model(found: Sequence[PublishedRow], model: str) -> list[PublishedRow]:
-    """Those of the model at hand, told by its name ("llava-hf/llava-1.5-7b-hf" is "LLaVA-1.5-7B")."""
+    """Those of the model at hand, found by its name ("llava-hf/llava-1.5-7b-hf" is "LLaVA-1.5-7B")."""
     plain = "".join(c for c in model.lower() if c.isalnum())
     return [row for row in found if "".join(c for c in row.model.lower() if c.isalnum()) in plain]

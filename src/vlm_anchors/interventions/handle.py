@@ -131,8 +131,8 @@ class Handle:
         effects: list[dict[str, Any]] = [{} for _ in seeing]
         for number, part in enumerate(setup.methods.parts):
             edits = setup.attention_layers and "attention" in part.active_hooks()
-            told = part.effects(Generation(generation, number))
-            for one, rows, sees, what in zip(effects, edited, seeing, told, strict=True):
+            reported = part.effects(Generation(generation, number))
+            for one, rows, sees, what in zip(effects, edited, seeing, reported, strict=True):
                 done = {"rows_edited": rows + generation.edited_steps if edits else 0, **what}
                 one[name_of(part)] = done if sees else {"rows_edited": 0}
         return effects

@@ -152,8 +152,8 @@ def _refuse_cut_images(target: AttentionTarget, generation: GenerationState | No
         broken |= marks.guessed and bool((again & ~goes_on(old, new)).any())
     if broken:
         raise CannotAct(
-            f"This prompt came in pieces (prefill_chunk_size?), and where an image of {target.family.title} ends is not "
-            f"told by a piece of it. Feed the prompt in one piece, or all its images in one."
+            f"This prompt came in pieces (prefill_chunk_size?), and where an image of {target.family.title} ends cannot be "
+            f"seen in a piece of it. Feed the prompt in one piece, or all its images in one."
         )
     if marks.guessed and generation is None:
         warnings.warn("In a prompt fed in pieces, images that touch count as one.", AnchorsWarning, stacklevel=2)

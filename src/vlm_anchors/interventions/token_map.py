@@ -2,7 +2,7 @@
 
 An image (or video) is all its tiles (or frames). Tags around it and separators inside it are its frame: neither visual
 tokens nor text. What stands between two visual tokens of one image is always part of its frame (row newlines, names of
-tiles, timestamps between video frames), whether the tokenizer told its tags or not.
+tiles, timestamps between video frames), whether the tokenizer names its tags or not.
 
 Shapes: b samples, q tokens of this pass.
 """
@@ -30,7 +30,7 @@ class Marks:
     """Number of the image a visual token belongs to, counted from 0 in its sample; 0 elsewhere."""
     delimiters: Bool[Tensor, "b q"]
     guessed: bool = False
-    """Whether the encoder should have told images apart, but its output was cut for a piece of the prompt."""
+    """Whether the encoder should have separated the images, but its output was cut for a piece of the prompt."""
 
 
 def mark_ids(target: AttentionTarget, ids: Int[Tensor, "b q"], call_context: CallContext) -> Marks:

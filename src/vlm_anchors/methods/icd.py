@@ -157,7 +157,7 @@ class ICD(Method):
         text = tokenizer.decode(front, skip_special_tokens=False)
         if self.system not in text:
             raise CannotAct(
-                f"icd was told to replace the system prompt {self.system!r}, and before the image stands {text!r}. "
+                f"icd was asked to replace the system prompt {self.system!r}, and before the image stands {text!r}. "
                 "Give the prompt's own, or leave system empty."
             )
         for system in (self.system, *SYSTEMS):

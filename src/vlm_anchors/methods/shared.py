@@ -42,7 +42,7 @@ def layer_range(
 
 
 def warn_untested(method: Any, target: "AttentionTarget") -> None:
-    """A family this method has no test on: it runs, and the user is told."""
+    """A family this method has no test on: it runs, with a warning."""
     if target.family.name not in TESTED:
         warnings.warn(
             f"{name_of(method)} is tested on {', '.join(TESTED)}; on {target.family.title} it is not. Check what "

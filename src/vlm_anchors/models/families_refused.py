@@ -40,7 +40,7 @@ REFUSED: tuple[Family, ...] = (
         ("kosmos-2", "kosmos-2.5"),
         "Kosmos-2, Kosmos-2.5",
         refused="its image stands among tokens that are "
-        "told by a mask beside the prompt, not by a placeholder's id. " + _OTHER,
+        "marked by a mask beside the prompt, not by a placeholder's id. " + _OTHER,
     ),
     Family(
         "diffusion-gemma",

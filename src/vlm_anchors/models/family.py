@@ -18,7 +18,7 @@ class Family:
         visual: config attributes that hold the placeholder ids which become visual tokens.
         delimiter_tokens: spellings of the tags around and inside an image that only the tokenizer knows; neither visual
             tokens nor text.
-        images: how one image is told from the next: by "runs" of placeholders that a tag interrupts, or by the vision
+        images: how one image is separated from the next: by "runs" of placeholders that a tag interrupts, or by the vision
             "encoder", which returns one entry an image (where images may touch, or be interrupted by rows and timestamps).
         image_tags: tags before and after an image, where everything between them is one image. A config attribute, an
             attribute of the tokenizer, or a spelling.
@@ -69,7 +69,7 @@ class Family:
 
 AGAIN = ("", "alone", "words", "pixels")
 """Each has what is before it. "alone": the words without the image. "words": other words around the image, whose decoder
-reads embeddings and is told nothing else of it. "pixels": another image, whose tower takes what the processor made."""
+reads embeddings and nothing else of it. "pixels": another image, whose tower takes what the processor made."""
 
 UNKNOWN = Family(
     "unlisted",

@@ -101,8 +101,8 @@ class Collator:
             answered = self._written(turns[: at + 1], False)
             if not asked.startswith(done) or not answered.startswith(asked):
                 raise BadModel(
-                    f"The chat template of {self.name} changes what it wrote when a turn is added, so answers cannot be told "
-                    "from the rest. Set a processor.chat_template that writes turn by turn."
+                    f"The chat template of {self.name} changes what it wrote when a turn is added, so answers cannot be "
+                    "separated from the rest. Set a processor.chat_template that writes turn by turn."
                 )
             answer, rest = self._ended(answered[len(asked) :])
             shown = sum(counts[:at])

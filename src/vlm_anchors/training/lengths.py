@@ -74,7 +74,7 @@ class _Lengths:
         return len(self.tokenizer(text, verbose=False)["input_ids"]) if text else 0
 
     def _added(self, sizes: tuple[tuple[int, int], ...]) -> int:
-        """Tokens that images of these sizes add to a text, told by blank ones."""
+        """Tokens that images of these sizes add to a text, found with blank ones."""
         from PIL import Image
 
         text = self.collator.image_marks(len(sizes))

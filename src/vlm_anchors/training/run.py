@@ -163,7 +163,7 @@ def _refuse_marks(vlm: Vlm, conversations: Sequence[Conversation]) -> None:
 
 
 def _fitting(settings: Settings, device: str | None) -> Settings:
-    """The settings this machine can keep; what it cannot is told."""
+    """The settings that this machine supports; a warning names those that it does not."""
     import importlib.util
 
     card = _on_card(device)

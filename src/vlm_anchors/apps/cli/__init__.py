@@ -1,6 +1,6 @@
 """The command line. Nothing heavy is imported before a command runs: `--help` answers at once.
 
-Exit 0: done. Exit 2: the input is at fault, told in one or two sentences on stderr. Exit 1: anything else.
+Exit 0: done. Exit 2: the input is at fault, explained in one or two sentences on stderr. Exit 1: anything else.
 """
 
 import os

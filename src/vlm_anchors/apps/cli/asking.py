@@ -120,7 +120,7 @@ def as_dict(answer: "Answer") -> dict[str, Any]:
 
 
 def _seeded(method: str, decoding: str | None, seed: int | None) -> tuple[list[Any], "Decoding"]:
-    """Methods and decoding, before a model is loaded: a wrong SPEC is told at once."""
+    """Methods and decoding, before a model is loaded: a wrong SPEC is refused at once."""
     import dataclasses
     import warnings
 

@@ -11,7 +11,7 @@ from .calibrating import calibrate
 from .catalogues import benchmarks, families, methods
 from .diagnosing import diagnose
 from .drawing import scenes
-from .evaluating import evaluate, lmms_task, report, unpack
+from .evaluating import evaluate, lmms_task, report, score, unpack
 from .exporting import export_vllm
 from .judging import judge
 from .looking import look
@@ -71,6 +71,7 @@ HEADINGS: dict[str, dict[str, Any]] = {
         "judge": judge,
         "report": report,
         "bench": bench,
+        "score": score,
         "lmms-task": lmms_task,
         "unpack": unpack,
     },

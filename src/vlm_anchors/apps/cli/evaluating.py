@@ -201,6 +201,34 @@ def report(
         say(text, nl=not text.endswith("\n"))
 
 
+def score(
+    benchmark: Name,
+    answers: Annotated[
+        Path, outputs.source("--answers", metavar="FILE_OR_DIR", help="Answers in the benchmark's official format.")
+    ],
+    data: Annotated[Path, outputs.source("--data", metavar="FILE_OR_DIR", help="The questions that they answer.")],
+    out: Annotated[Path, outputs.folder(metavar="RUN", help="Folder of the answers, for report.")],
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="Whose answers they are, as tables name it.")],
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="The method, as tables name it.")] = "none",
+    decoding: Annotated[
+        str, typer.Option("--decoding", metavar="NAME", help="The decoding, as tables name it.")
+    ] = "not stated",
+    split: Split = None,
+    debug: options.Debug = False,
+) -> None:
+    """Read answers that another program wrote, so that report scores them. No model runs."""
+    from ...errors import BadSetting
+    from ...evaluation.runner.import_answers import import_answers
+
+    for option, name in {"--model": model, "--method": method, "--decoding": decoding}.items():
+        if not name.strip():
+            raise BadSetting(f"Expected a name for the tables; {option} is empty.")
+    added = import_answers(
+        benchmark, answers, out, data=data, model=model, method=method, decoding=decoding, split=split
+    )
+    print(f"{added} answers added to {out}. Next: vlm-anchors report {out}", file=sys.stderr)
+
+
 def unpack(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="MMBench's TSV, which holds its images.")],
     out: Annotated[Path, outputs.folder(help="Folder of the images, for eval's --images.")],

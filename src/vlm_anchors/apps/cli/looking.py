@@ -56,7 +56,7 @@ def _one_image(words: list[str]) -> tuple[str, str]:
 
 
 def _checked(image: str, question: str, specs: list[str]) -> tuple[list[Any], Any]:
-    """Methods (as they are named) and image, before a model is loaded; figures need matplotlib, told as early."""
+    """Methods (as they are named) and image, before a model is loaded; figures need matplotlib, which is checked as early."""
     from ...errors import BadSetting
     from ...inputs.images import read_image
     from ...inputs.prompt_builder import check_question

@@ -8,7 +8,7 @@ from .cases import METHODS, Case, DemoQuestion
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = {"none": "#0072b2", "clva": "#d55e00"}  # told apart by everyone, also in grey print
+COLOURS = {"none": "#0072b2", "clva": "#d55e00"}  # distinct for everyone, also in grey print
 NAMES = {"none": "plain", "clva": "CLVA"}
 
 

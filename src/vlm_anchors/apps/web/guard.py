@@ -31,7 +31,7 @@ class Guard:
         if scope["method"] == "POST":
             length = dict(scope["headers"]).get(b"content-length", b"")
             if not length.isdigit():
-                return PlainTextResponse("Expected a body with its length told.", 411)
+                return PlainTextResponse("Expected a Content-Length header.", 411)
             if int(length) > self.most:
                 return PlainTextResponse(f"More than {self.most >> 20} MB.", 413)
         return None

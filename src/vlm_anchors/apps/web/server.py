@@ -34,10 +34,10 @@ CLICKS = """element.addEventListener('click', event => {
 });"""
 UPLOADS = """const send = file => {
   if (!file) return;
-  const told = {name: file.name, size: file.size, data: ''};
-  if (file.size > LIMIT) return trigger('upload', told);
+  const upload = {name: file.name, size: file.size, data: ''};
+  if (file.size > LIMIT) return trigger('upload', upload);
   const reader = new FileReader();
-  reader.onload = () => trigger('upload', {...told, data: reader.result.split(',')[1] || ''});
+  reader.onload = () => trigger('upload', {...upload, data: reader.result.split(',')[1] || ''});
   reader.readAsDataURL(file);
 };
 element.addEventListener('change', event => { send(event.target.files[0]); event.target.value = ''; });

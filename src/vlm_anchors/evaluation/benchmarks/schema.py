@@ -1,4 +1,4 @@
-"""The fields of a row, declared once a file layout. What does not fit is told with its place, field, expected and found."""
+"""The fields of a row, declared once a file layout. Errors name place, field, expected and found."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -38,7 +38,7 @@ def said_provenance(info: Mapping[str, Any]) -> str:
 
 
 def said_protocol(benchmark: str, info: Mapping[str, Any]) -> str:
-    """The protocol in words; its name alone where it is none of ours. Another longest answer than its own is told."""
+    """The protocol in words; its name alone where it is none of ours. A limit on new tokens other than its own is named."""
     name, tokens = info.get("protocol"), info.get("max_new_tokens")
     known = {each.name for each in protocols(benchmark)}
     said = protocol(benchmark, name).describe() if name in known else str(name or "not recorded")

@@ -39,7 +39,7 @@ def on_ray(
     ray.data.DataContext.get_current().enable_progress_bars = False
     gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
     sent, absolute = answerer.sent(), {**settings, "model": _absolute(settings["model"])}
-    # One block a batch: a batch is told as soon as it is answered, and lost alone when its worker dies.
+    # One block a batch: a batch is reported as soon as it is answered, and lost alone when its worker dies.
     rows: Any = ray.data.from_items([{"job": job} for job in jobs], override_num_blocks=len(jobs))
     answered = rows.map(
         _Worker, fn_constructor_args=(sent, absolute), num_cpus=1, num_gpus=gpus,

@@ -1,4 +1,4 @@
-"""Images of a request: data URLs, and http(s) addresses only where the server was told to fetch them.
+"""Images of a request: data URLs, and http(s) addresses only where the server may fetch them.
 
 No request can read a file of this machine, and none can reach a private address: a host is resolved once, every address it
 resolves to must be public, and the connection goes to that address, so that a second look-up cannot change it.

@@ -21,7 +21,7 @@ TESTED = ("llava",)
 """Families that were run inside vLLM against our transformers path."""
 
 FAMILIES = (*TESTED, "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "internvl")
-"""Families whose images can be told apart by token ids alone."""
+"""Families whose images can be separated by token ids alone."""
 
 
 def target_of(config: Any, tokenizer: Any = None) -> AttentionTarget:
@@ -100,7 +100,7 @@ def map_prompt(
 
 
 def _encoded(target: AttentionTarget, tokens: Sequence[int], tokens_per_image: int | None) -> CallContext:
-    """What the vision tower would have told: the length of each image."""
+    """What the vision tower would have shown: the length of each image."""
     if tokens_per_image is None or not any(token in target.visual_ids for token in tokens):
         return CallContext()
     count = sum(token in target.visual_ids for token in tokens) // tokens_per_image

@@ -1,4 +1,4 @@
-"""A batch of prompts as the prepare methods read it: images encoded once, words told from template, copies inserted in.
+"""A batch of prompts as the prepare methods read it: images encoded once, words separated from the template, copies inserted in.
 
 Shapes: b samples, t tokens, n words, m patches (n and m of the longest sample), d width of the embeddings.
 """

@@ -1,4 +1,4 @@
-"""Which tokens of a prompt are the user's words: told by the chat template and the special tokens, not by a list of words.
+"""Which tokens of a prompt are the user's words: found by the chat template and the special tokens, not by a list of words.
 
 A conversation is rendered through the template, then once more with the text of one turn exchanged. The tokens that stay
 the same before and after the exchanged text are the template's own: what opens a user's turn, and what closes it and

@@ -106,7 +106,7 @@ class InputsHook:
             )
 
     def _say_no_words(self, arguments: Mapping[str, Any]) -> None:
-        """Training on whole conversations, prompts included, leaves no word that is not an answer: told once."""
+        """Training on whole conversations, prompts included, leaves no word that is not an answer: warned of once."""
         if arguments.get("labels") is not None and not self._reported:
             self._reported = True
             warnings.warn(

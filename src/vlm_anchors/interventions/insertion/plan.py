@@ -32,7 +32,7 @@ class Copies:
     """Where positions have several parts (M-RoPE): which copies count as tokens of their own; the others take the
     position of a patch."""
     cosine: Float[Tensor, "b c"]
-    """What made each a candidate; told to people, not computed with."""
+    """What made each a candidate; shown to people, not computed with."""
 
 
 @dataclass(frozen=True)

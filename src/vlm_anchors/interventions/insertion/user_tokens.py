@@ -86,7 +86,7 @@ def require_words(method: str, words: Bool[Tensor, "b t"], visual: Bool[Tensor, 
 def words_of_users(
     processor: Any, ids: Int[Tensor, "b t"], written: Bool[Tensor, "b t"], plain: str, first_turn: bool
 ) -> Bool[Tensor, "b t"]:
-    """Of the `written` tokens (no padding, nothing of an image) those that a user wrote, told by the chat template.
+    """Of the `written` tokens (no padding, nothing of an image) those that a user wrote, found by the chat template.
 
     A prompt that does not follow the template counts as the user's throughout, with a warning.
 
