@@ -148,7 +148,7 @@ two visual tokens of one image (row breaks, names of tiles, newlines, timestamps
 visual tokens nor text. **Text** is everything else after the first visual token.
 """
 FAMILIES_AFTER = """\
-*Told apart by*: "runs" = an image is an unbroken run of placeholders; "encoder" = the vision encoder returns one entry an
+*Separated by*: "runs" = an image is an unbroken run of placeholders; "encoder" = the vision encoder returns one entry an
 image, so images may touch; "closing tile" = the tag of the whole picture ends an image; "video tags" = a video's frames
 have the placeholder of images and are held together by the tags around them.
 
@@ -166,7 +166,7 @@ image leaves its tokens in the z-score with weight 0, whether the cache keeps th
 
 A prompt may come in pieces (`prefill_chunk_size`) up to its first text. An image cut by a piece stays one image where it is
 an unbroken run; tiles, rows and video frames in several pieces are refused, and images that touch count as one, with a
-warning, where the encoder would have told them apart.
+warning, where the encoder would have separated them.
 
 Processors: tests run the real ones around a small tokenizer, except those of SmolVLM and Mistral 3, which cannot be built
 without torchvision (and, for SmolVLM, num2words); the video half of the others needs torchvision too.

@@ -44,7 +44,7 @@ def _require_packages() -> None:
 
 
 def require_port(host: str, port: int) -> None:
-    """Told before a model is loaded, which may take minutes."""
+    """Said before a model is loaded, which may take minutes."""
     import socket
 
     from ...errors import BadSetting
