@@ -29,6 +29,35 @@ def text_into_image(length, words, patches, vectors, tau, order="prompt", images
     return unrolled(length, behind)
 
 
+def text_into_image_variant(length, words, patches, vectors, tau, each, place, keep, image_of, row_of, end):
+    """Algorithm 1 with the variants of docs/open-questions.md. row_of: (image, row) of each patch; end: the last token."""
+    pairs = []
+    if each == "word":
+        for word in words:
+            before = [patch for patch in patches if patch < word]
+            if before:
+                best = max(before, key=lambda patch: cos(vectors[word], vectors[patch]))
+                pairs.append((word, best))
+    else:
+        for patch in patches:
+            behind = [word for word in words if word > patch]
+            if behind:
+                pairs.append((max(behind, key=lambda word: cos(vectors[word], vectors[patch])), patch))
+    pairs = [(word, patch) for word, patch in pairs if tau < 1 and cos(vectors[word], vectors[patch]) >= tau]
+
+    behind = {at: [] for at in range(length)}
+    for word, patch in pairs:
+        if place == "row":
+            patch = max(other for other in patches if row_of[other] == row_of[patch])
+        elif place == "image":
+            patch = max(other for other in patches if image_of[other] == image_of[patch])
+        behind[patch].append(word)
+
+    anchored = {word for word, _ in pairs}
+    gone = {"all": set(), "others": anchored, "anchors": set(words) if anchored else set()}[keep] - {end}
+    return [pair for pair in unrolled(length, behind) if pair[0] != pair[1] or pair[0] not in gone]
+
+
 def image_into_text(length, words, patches, vectors, tau, order="raster", pauses=0, end=None):
     """Algorithm 2, and pause tokens behind the prompt's last token."""
     behind = {place: [] for place in range(length)}

@@ -67,6 +67,46 @@ def test_off_is_exactly_the_plain_model(name, method):
         assert torch.equal(plain, logits_of(model, batch))
 
 
+VARIANTS = [
+    AttAnchor(tau=0.2, keep="others"),
+    AttAnchor(tau=0.2, place="row", keep="anchors"),
+    AttAnchor(tau=0.2, place="image", each="patch"),
+]
+
+
+@pytest.mark.parametrize("method", VARIANTS, ids=lambda method: method.spec())
+@pytest.mark.parametrize("name", ["llava", "llava-next", "qwen2.5-vl", "internvl"])
+def test_variants_in_a_ragged_batch_equal_their_samples(name, method):
+    model, (batch, prompts) = model_of(name), batch_of(name)
+    assert torch.equal(logits_of(model, prepared(name, method.disabled(), batch)), logits_of(model, batch))
+    anchored = prepared(name, method, batch)
+    assert sum(inserted(anchored))
+    together, tokens = steps_of(model, anchored)
+    assert not torch.equal(together[0], steps_of(model, prepared(name, WORDS_IN, batch), tokens)[0][0])
+    for sample, prompt in enumerate(prompts):
+        single = prepared(name, method, tiny.batch(tiny.FAMILIES[name], [prompt]))
+        assert single.effects[0] == anchored.effects[sample]
+        alone, _ = steps_of(model, single, tokens[sample : sample + 1])
+        assert (together[:, sample] - alone[:, 0]).abs().max() < BOUND
+
+
+@pytest.mark.parametrize("name", ["llava", "llava-next", "qwen2.5-vl"])
+def test_words_that_move_leave_the_prompt(name):
+    """As many tokens as before; behind the image only words that did not anchor, and the last token."""
+    batch, prompts = batch_of(name)
+    moved, whole = (prepared(name, AttAnchor(tau=0.2, keep=keep), batch) for keep in ("others", "all"))
+    for sample, effects in enumerate(moved.effects):
+        before = whole.effects[sample]["attanchor"]
+        effects = effects["attanchor"]
+        assert effects["anchors"] == before["anchors"]
+        gone = effects["tokens_removed"]
+        assert gone <= effects["tokens_inserted"]
+        real = moved["attention_mask"][sample].bool()
+        assert int(real.sum()) == len(prompts[sample].ids) + effects["tokens_inserted"] - gone
+        assert moved["input_ids"][sample][real][-1] == prompts[sample].ids[-1]
+    assert sum(effects["attanchor"]["tokens_removed"] for effects in moved.effects) > 1
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_images_encoded_ahead_change_no_bit(name):
     """A threshold that nothing reaches: the images are encoded by us, the rest is as it was."""

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from reference_attanchor import image_into_text, text_into_image
+from reference_attanchor import image_into_text, text_into_image, text_into_image_variant
 from torch import nn
 
 from vlm_anchors.interventions.insertion.batch import Listed, Prompts
@@ -19,6 +19,16 @@ class Planned(Prompts):
 
     def inserted(self, copies, of_patch):
         return insert(self.ids.shape[1], copies, pad_left=True)
+
+    def row_ends(self):
+        """Rows of three patches, from the left."""
+        rows = [rows_of(visual.tolist()) for visual in self.marks.visual]
+        return torch.tensor([[max(i for i, other in enumerate(row) if other == own) for own in row] for row in rows])
+
+
+def rows_of(visual):
+    """The row of each token: three patches are one; other tokens are rows of their own."""
+    return [(sum(visual[:i]) // 3, 0) if patch else (i, 1) for i, patch in enumerate(visual)]
 
 
 def random_case(seed):
@@ -84,6 +94,40 @@ def test_words_into_the_image_equal_plain_loops(order, images):
             assert of_sample(plan, sample) == expected, seed
             inserted += len(expected) - len(row)
     assert inserted > 100
+
+
+@pytest.mark.parametrize("each", ["word", "patch"])
+@pytest.mark.parametrize("place", ["patch", "row", "image"])
+@pytest.mark.parametrize("keep", ["all", "others", "anchors"])
+def test_variants_equal_plain_loops(each, place, keep):
+    differ = 0
+    for seed in range(25):
+        kind, vectors, image_of = random_case(seed)
+        tau = random.Random(seed).choice((0, 0.125, 0.25, 0.5))
+        if not all(any(letter in row for row in kind for letter in both) for both in "wp"):
+            continue
+        plan = AttAnchor(tau=tau, each=each, place=place, keep=keep).anchored(prompts_of(kind, vectors, image_of))
+        for sample, row in enumerate(kind):
+            words, patches = ([i for i, k in enumerate(row) if k == letter] for letter in "wp")
+            rows = rows_of([k == "p" for k in row])
+            arguments = (len(row), words, patches, vectors[sample], tau)
+            expected = text_into_image_variant(*arguments, each, place, keep, image_of[sample], rows, len(row) - 1)
+            assert of_sample(plan, sample) == expected, seed
+            differ += expected != text_into_image(*arguments)
+    assert (differ > 8) == ((each, place, keep) != ("word", "patch", "all"))
+
+
+def test_positions_close_up_behind_words_that_left():
+    """Word 3 of five tokens moves behind patch 1; what stood behind it moves back."""
+    removed = torch.tensor([[False, False, False, True, False]])
+    copies = Copies(torch.tensor([[3]]), torch.tensor([[1]]), torch.tensor([[True]]), torch.tensor([[False]]),
+                    torch.ones(1, 1), removed=removed)  # fmt: skip
+    plan = insert(5, copies, True)
+    assert plan.source.tolist() == [[0, 1, 3, 2, 4]] and plan.slots(5).tolist() == [[0, 1, 3, -1, 4]]
+    assert plan.originals(5).tolist() == [[0, 1, 2, 3, 4]], "what moved is a copy of nothing that is left"
+    parts = torch.tensor([[[0, 1, 1, 2, 3]], [[0, 1, 1, 2, 3]], [[0, 1, 2, 2, 3]]])
+    found = insert_positions(plan, parts, plan.host, plan.advances, removed)
+    assert found[:, 0].tolist() == [[0, 1, 1, 1, 2], [0, 1, 1, 1, 2], [0, 1, 1, 2, 2]]
 
 
 @pytest.mark.parametrize("order", ["raster", "cosine"])

@@ -70,7 +70,7 @@ def posted(prompts: "Prompts", method: AttAnchor) -> "tuple[Copies, list[tuple[d
     copied = {int(column): i for i, column in enumerate(plan.column[0]) if column >= 0}
     summary = iter(report(prompts._places(), copies, of_patch=False)[0]["anchors"])
     found = sorted(
-        (int(copies.source[0, column]), int(copies.host[0, column]), float(copies.cosine[0, column]), column)
+        (int(copies.source[0, column]), int(copies.resembled[0, column]), float(copies.cosine[0, column]), column)
         for column in copies.chosen[0].nonzero()[:, 0].tolist()
     )
     rows = []

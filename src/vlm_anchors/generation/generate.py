@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AnchorsWarning, BadSetting, CannotAct
 from ..inputs.prompt_builder import Inputs, Sample, is_token_mismatch, prepare, token_mismatch
-from ..interventions.method import Method
+from ..interventions.method import Method, preparing
 from ..models.vlm import Vlm
 from ..specs import Decoding, DecodingLike, MethodLike, choose, spec_of_all
 from ..types import Answer
@@ -74,7 +74,7 @@ class GenerationPlan:
     def attached(self) -> list["Method"]:
         """The methods that go onto the model; one that changes the questions before they are written acts before that."""
         shows = [method for method in self.methods if method.reads_samples]
-        prepares = [method for method in self.methods if "prepare" in method.hooks]
+        prepares = preparing(self.methods)
         if shows and len(prepares) > 1:
             raise CannotAct(f"{spec_of_all(prepares)} cannot run together: both prepare the inputs. Use one of them.")
         return [method for method in self.methods if not method.reads_samples]
@@ -221,9 +221,8 @@ def answer_samples(run: GenerationPlan, samples: Sequence[Sample], **extra: Any)
 def prepared(run: GenerationPlan, inputs: Inputs, samples: Sequence[Sample] = ()) -> dict[str, Any]:
     """What `generate` is given: the inputs of the samples, changed by a method whose hook that is."""
     tensors = inputs.tensors
-    for method in run.methods:
-        if "prepare" in method.hooks:
-            tensors = method.prepare(run.vlm, tensors, samples=samples)
+    for method in preparing(run.methods):
+        tensors = method.prepare(run.vlm, tensors, samples=samples)
     return tensors
 
 

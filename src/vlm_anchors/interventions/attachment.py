@@ -107,13 +107,13 @@ def _handle_of(model: Any, method: Any, recorder: Recorder | None, literal: bool
     """A handle whose hooks are installed, which acts nowhere yet."""
     network, tokenizer = _parts(model)
     methods, prepares = compose(method)
-    if prepares is not None and prepares.reads_samples:
-        if prepares.disabled() != prepares:
-            raise CannotAct(
-                f"{name_of(prepares)} needs the images themselves, which a model is not given. Use ask, ask_many or eval, or "
-                f"its prepare: inputs = {type(prepares).__name__}().prepare(vlm, inputs, samples=samples)."
-            )
-        prepares = None
+    shows = next((one for one in prepares if one.reads_samples and one.disabled() != one), None)
+    if shows is not None:
+        raise CannotAct(
+            f"{name_of(shows)} needs the images themselves, which a model is not given. Use ask, ask_many or eval, or "
+            f"its prepare: inputs = {type(shows).__name__}().prepare(vlm, inputs, samples=samples)."
+        )
+    prepares = [one for one in prepares if not one.reads_samples]
     base, attachment = plain_model(network), None
     setup = Setup(methods, 0)
     if methods.parts or recorder is not None:
@@ -125,7 +125,7 @@ def _handle_of(model: Any, method: Any, recorder: Recorder | None, literal: bool
     handle = Handle(setup, base, attachment)
     if attachment is not None:
         attachment.handles.add(handle)
-    if prepares is not None:
+    if prepares:
         try:
             handle.insert_inputs(prepares, model, network)
         except BaseException:

@@ -49,6 +49,11 @@ class Composition:
     def all_rows(self) -> bool:
         return any(part.rows == "all" for part in self.parts)
 
+    @property
+    def image_rows(self) -> bool:
+        """Whether visual tokens count as rows too."""
+        return any(part.rows == "image" and "attention" in part.active_hooks() for part in self.parts)
+
     def check(self, target: "AttentionTarget") -> None:
         """Refuse a model on which they cannot act, or cannot act together."""
         if len({part.target for part in self.parts}) > 1 and target.family.target == "qformer":

@@ -3,6 +3,7 @@
 import signal
 import threading
 import weakref
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -86,10 +87,10 @@ class Handle:
         """Whether it changes or records anything inside the model; else its block runs the plain model."""
         return self._attachment is not None
 
-    def insert_inputs(self, method: Method, vlm: Any, network: nn.Module) -> None:
-        """Let a prepare method run on the model's inputs as well."""
+    def insert_inputs(self, methods: Sequence[Method], vlm: Any, network: nn.Module) -> None:
+        """Let prepare methods run on the model's inputs as well."""
         acts_here = weakref.WeakMethod(self._acts_here)
-        self._inputs = InputsHook(method, vlm, network, lambda: None if (f := acts_here()) is None else f())
+        self._inputs = InputsHook(methods, vlm, network, lambda: None if (f := acts_here()) is None else f())
 
     def _acts_here(self) -> bool | None:
         """Whether it is the innermost handle of its model in this context; None where there is none."""

@@ -60,7 +60,10 @@ class Method(ABC):
     target: ClassVar[str] = "auto"
     """In Q-Former models, act in the Q-Former ("auto") or in the language model ("decoder"); elsewhere the same."""
     rows: ClassVar[str] = "after"
-    """Text rows are those "after" the first visual token, or "all" that are not visual."""
+    """Text rows are those "after" the first visual token, or "all" that are not visual; with "image" every row from the
+    first visual token on, visual or not."""
+    after_insertion: ClassVar[bool] = False
+    """Whether its `prepare` takes inputs that another method prepared, and so runs after it."""
 
     families: ClassVar[tuple[str, ...]] = ()
     """Families it is tested on, where that is not all of them; `elsewhere` it "warns" or is "refused"."""
@@ -197,10 +200,16 @@ def from_preset(cls: Any, name: str, parameters: Mapping[str, Any]) -> Any:
     return cls(**{**found.parameters, **parameters})
 
 
-def compose(method: Any) -> tuple[Composition, Method | None]:
-    """From a method, a SPEC or a list: those inside the model, and the one that prepares its inputs.
+def preparing(methods: Sequence[Method]) -> list[Method]:
+    """Those that prepare inputs, in the order in which they must."""
+    return sorted((one for one in methods if "prepare" in one.active_hooks()), key=lambda one: one.after_insertion)
 
-    Two that need the same hook are refused.
+
+def compose(method: Any) -> tuple[Composition, list[Method]]:
+    """From a method, a SPEC or a list: those inside the model, and those that prepare its inputs.
+
+    Two that need the same hook are refused, except that inputs which one prepared may be prepared by one that comes after
+    (`Method.after_insertion`).
     """
     listed = method if isinstance(method, Sequence) and not isinstance(method, str) else [method]
     methods: list[Any] = []
@@ -212,15 +221,16 @@ def compose(method: Any) -> tuple[Composition, Method | None]:
         if not isinstance(m, Method):
             raise CannotAct(f"Expected a method such as va.CLVA() or a SPEC such as 'clva'; found {m!r}.")
         for hook in m.active_hooks():
-            if hook in hooks:
+            use = "prepare, again" if hook == "prepare" and m.after_insertion else hook
+            if use in hooks:
                 raise CannotAct(
-                    f"{name_of(hooks[hook])} and {name_of(m)} cannot run together: both change the model's {hook}. "
+                    f"{name_of(hooks[use])} and {name_of(m)} cannot run together: both change the model's {hook}. "
                     f"Use one of them."
                 )
-            hooks[hook] = m
-    prepares = [m for m in methods if m.hooks == {"prepare"}]
-    inside = Composition(tuple(m for m in methods if m.hooks and m.hooks != {"prepare"}))
-    return inside, prepares[0] if prepares else None
+            hooks[use] = m
+    inputs_only = frozenset({"prepare"})
+    inside = tuple(m for m in methods if m.hooks and inputs_only not in (m.hooks, m.active_hooks()))
+    return Composition(inside), preparing(methods)
 
 
-__all__ = ["DEFAULTS", "Method", "Preset", "compose", "from_preset", "name_of"]
+__all__ = ["DEFAULTS", "Method", "Preset", "compose", "from_preset", "name_of", "preparing"]

@@ -93,7 +93,10 @@ def prompt(
         before = generation.visual.valid.any(1)
         _grow(generation, marks, past)
     before = before | generation.setup.methods.all_rows
-    text = text_mask(marks.visual, real, marks.delimiters, before)
+    if generation.setup.methods.image_rows:
+        text = (marks.visual.cumsum(1).bool() | before[:, None]) & real
+    else:
+        text = text_mask(marks.visual, real, marks.delimiters, before)
     if not text.any():
         return ForwardState(generation, TextRows(None, None, None, None), (), idle=True)
     states = generation.new_pass_states()

@@ -91,6 +91,12 @@ METHODS = Catalogue(
             "arXiv 2407.21771",
         ),
         Entry(
+            "prune",
+            "vlm_anchors.methods.prune:Prune",
+            "Drops image tokens by an early layer's attention (FastV), by cosine with the words, or at random",
+            "arXiv 2403.06764",
+        ),
+        Entry(
             "sid",
             "vlm_anchors.methods.sid:SID",
             "Takes off what the model says when it sees only the visual tokens it attends to least",

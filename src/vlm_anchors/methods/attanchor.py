@@ -7,6 +7,13 @@ a copy of a word right behind the patch that resembles it most, as a signpost; t
     if cos(T_n, I_m*) >= tau:                 (Algorithm 1)
         a copy of T_n goes into the image, right behind I_m*
 
+Variants that the paper leaves open, each a parameter:
+
+    each = patch    n*(m) = argmax_n cos(T_n, I_m); where it reaches tau, a copy of T_n* for every such patch m
+    place = row     the copy goes behind the last patch of m*'s row; place = image: behind the image's last patch
+    keep = others   a word that anchored leaves its place in the prompt; keep = anchors: all words leave it, anchored or
+                    not, where any anchored (docs/open-questions.md)
+
 T_n are embeddings of prompt tokens, I_m the projected patches. A copy of a word is its token id, so all that changes is
 the sequence of ids: the model encodes nothing twice and runs as it always does (docs/decisions/0020-attanchor.md).
 tests/reference_attanchor.py holds the algorithm as plain loops; this file is tested equal to it. Where the paper is silent
@@ -18,11 +25,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..interventions.insertion.anchored import Anchored
-from ..interventions.insertion.batch import Prompts, read_prompts, unprepared
+from ..interventions.insertion.batch import Prompts, marked, read_prompts, unprepared
 from ..interventions.insertion.plan import Copies
 from ..interventions.method import DEFAULTS, Method, Preset
 from ..parameters import parameter
@@ -44,6 +51,11 @@ class AttAnchor(Method):
         tokens: The "user"'s words, or "all" of the prompt, the template's words included; special tokens and answers
             never.
         images: a word goes behind the "best" patch of all images before it, or behind the best of "each".
+        each: One anchor a "word", behind the patch that resembles it most, or one a "patch": a copy of the word that
+            resembles it most, so that a word may stand in many places.
+        place: A copy goes right behind its "patch", behind the patch's "row", or behind the last patch of its "image".
+        keep: Which words stay in the prompt: "all"; the "others", so that an anchored word moves; or none but the
+            "anchors", where any anchored. The prompt's last token always stays.
         mrope: Where positions have three parts, an anchor takes its "patch"'s, or counts as "text" of its own, which
             moves what follows on by one.
     """
@@ -60,6 +72,9 @@ class AttAnchor(Method):
     order: str = parameter("prompt", choices=("prompt", "reverse"))
     tokens: str = parameter("user", choices=("user", "all"))
     images: str = parameter("best", choices=("best", "each"))
+    each: str = parameter("word", choices=("word", "patch"))
+    place: str = parameter("patch", choices=("patch", "row", "image"))
+    keep: str = parameter("all", choices=("all", "others", "anchors"))
     mrope: str = parameter("patch", choices=("patch", "text"))
 
     def disabled(self) -> "AttAnchor":
@@ -101,11 +116,39 @@ class AttAnchor(Method):
         return prompts.inserted(copies, of_patch=False)
 
     def chosen(self, prompts: Prompts) -> Copies:
-        """Every word beside its best patch, and which of them become copies."""
-        cosine, patch = self.best(prompts.cosine(), prompts.image_of_patches())
-        word = prompts.words.place[:, :, None].expand_as(patch)
-        host = prompts.patches.place.gather(1, patch.flatten(1)).view_as(patch)
-        return self.copies(word, host, cosine)
+        """Every word beside its best patch (or every patch with its best word), and which of them become copies."""
+        if self.each == "patch":
+            best = prompts.cosine().max(1)
+            word, patch, cosine = prompts.words.place.gather(1, best.indices), prompts.patches.place, best.values
+        else:
+            cosine, number = self.best(prompts.cosine(), prompts.image_of_patches())
+            word = prompts.words.place[:, :, None].expand_as(number).flatten(1)
+            patch, cosine = prompts.patches.place.gather(1, number.flatten(1)), cosine.flatten(1)
+        if self.order == "reverse":
+            word, patch, cosine = word.flip(1), patch.flip(1), cosine.flip(1)
+        chosen = cosine >= self.tau
+        host, match = self.host(prompts, patch)
+        advances = torch.full_like(chosen, self.mrope == "text")
+        return Copies(word, host, chosen, advances, cosine, match, self.removed(prompts, word, chosen))
+
+    def host(self, prompts: Prompts, patch: Int[Tensor, "b c"]) -> tuple[Int[Tensor, "b c"], Int[Tensor, "b c"] | None]:
+        """Behind which token the copy for a patch goes; and the patch, where that is another token."""
+        if self.place == "patch":
+            return patch, None
+        ends = prompts.row_ends() if self.place == "row" else prompts.image_ends()
+        return ends.gather(1, patch), patch
+
+    def removed(
+        self, prompts: Prompts, word: Int[Tensor, "b c"], chosen: Bool[Tensor, "b c"]
+    ) -> Bool[Tensor, "b t"] | None:
+        """Words that leave the prompt. Its last token, from which the answer goes on, stays."""
+        if self.keep == "all":
+            return None
+        length = prompts.ids.shape[1]
+        gone = marked(word, chosen, length)
+        if self.keep == "anchors":
+            gone = prompts.word_mask() & gone.any(1, keepdim=True)
+        return gone & (torch.arange(length, device=gone.device) != prompts.end())
 
     def best(
         self, cosine: Float[Tensor, "b n m"], image: Int[Tensor, "b m"]
@@ -117,11 +160,3 @@ class AttAnchor(Method):
         numbers = range(int(image.max()) + 1)
         each = [cosine.masked_fill((image != number)[:, None], -torch.inf).max(-1) for number in numbers]
         return torch.stack([best.values for best in each], -1), torch.stack([best.indices for best in each], -1)
-
-    def copies(self, word: Int[Tensor, "b n k"], host: Int[Tensor, "b n k"], cosine: Float[Tensor, "b n k"]) -> Copies:
-        """The words whose best patch resembles them enough, in the order they shall stand behind it."""
-        source, host, cosine = (each.flatten(1) for each in (word, host, cosine))
-        if self.order == "reverse":
-            source, host, cosine = source.flip(1), host.flip(1), cosine.flip(1)
-        chosen = cosine >= self.tau
-        return Copies(source, host, chosen, torch.full_like(chosen, self.mrope == "text"), cosine)

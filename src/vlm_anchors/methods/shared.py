@@ -13,6 +13,7 @@ from ..errors import AnchorsWarning, CannotAct
 from ..parameters import name_of
 
 if TYPE_CHECKING:
+    from ..interventions.attention_view import AttentionView
     from ..models.decoder import AttentionTarget
 
 PUBLISHED_DEPTH = 32
@@ -61,6 +62,20 @@ def refuse_untested(
             f"{name_of(method)} reads the prompt twice, which is tested on {', '.join(method.families)}; on "
             f"{target.family.title} it is not. {instead}"
         )
+
+
+def hiding(view: "AttentionView", kept: Bool[Tensor, "b v"]) -> Float[Tensor, "b 1 _r v"]:
+    """A bias with the lowest number at visual tokens that are not kept. A row with nothing else to see is left alone."""
+    outside = view.visual.valid & ~kept
+    lowest = torch.finfo(view.dtype).min
+    bias = torch.zeros_like(outside, dtype=torch.float32).masked_fill(outside, lowest)[:, None, None]
+    if view.row_mask is None:
+        return bias
+    index, valid = view.columns
+    hidden = torch.zeros(view.key.shape[0], view.key.shape[2], dtype=torch.int8, device=index.device)
+    hidden = hidden.scatter_add(1, index, (outside & valid).to(torch.int8)).bool()
+    seen = view.row_mask > torch.finfo(view.row_mask.dtype).min / 2
+    return bias.where((seen & ~hidden[:, None, None]).any(-1, keepdim=True), 0.0)
 
 
 def implausible(logits: Float[Tensor, "b n"], beta: float) -> Bool[Tensor, "b n"]:

@@ -31,7 +31,7 @@ from ..interventions.attention_view import AttentionEdit, AttentionView
 from ..interventions.method import DEFAULTS, Method, Preset
 from ..models.families import read_again
 from ..parameters import parameter
-from .shared import Counted, refuse_untested, scaled
+from .shared import Counted, hiding, refuse_untested, scaled
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
@@ -174,7 +174,7 @@ class LeastSeen(Method):
         now: LeastPassState = view.pass_state
         if view.layer > self.layer:
             if now.bias is None:
-                now.bias = self._hiding(view)
+                now.bias = hiding(view, now.kept)
             return AttentionEdit(bias=now.bias)
         looks = view.at_visual(view.last_row_weights()).mean(1)[:, 0]
         valid = view.visual.valid
@@ -183,19 +183,6 @@ class LeastSeen(Method):
         found.kept = now.kept.sum(1) if found.kept is None else found.kept
         found.choices += 1
         return None
-
-    def _hiding(self, view: AttentionView) -> Float[Tensor, "b 1 _r v"]:
-        """The lowest number at visual tokens that are not kept. A row with nothing else to see is left alone."""
-        outside = view.visual.valid & ~view.pass_state.kept
-        lowest = torch.finfo(view.dtype).min
-        bias = torch.zeros_like(outside, dtype=torch.float32).masked_fill(outside, lowest)[:, None, None]
-        if view.row_mask is None:
-            return bias
-        index, valid = view.columns
-        hidden = torch.zeros(view.key.shape[0], view.key.shape[2], dtype=torch.int8, device=index.device)
-        hidden = hidden.scatter_add(1, index, (outside & valid).to(torch.int8)).bool()
-        seen = view.row_mask > torch.finfo(view.row_mask.dtype).min / 2
-        return bias.where((seen & ~hidden[:, None, None]).any(-1, keepdim=True), 0.0)
 
 
 def least(looks: Float[Tensor, "b v"], valid: Bool[Tensor, "b v"], count: Int[Tensor, " b"]) -> Bool[Tensor, "b v"]:

@@ -17,7 +17,7 @@ import torch
 from ..errors import BadSetting
 from ..generation.decodings import Greedy
 from ..interventions.attachment import attach
-from ..interventions.method import Method
+from ..interventions.method import Method, preparing
 from ..specs import choose
 
 PARTS = ("first token", "decoding", "total")
@@ -125,9 +125,8 @@ def _once(model: Any, processor: Any, inputs: dict[str, Any], row: TimingRow, ne
     began = now(model.device)
     with _attached(model, processor, row) as handle:
         prepared = inputs
-        for method in _methods(row.name):
-            if "prepare" in method.hooks:
-                prepared = method.prepare(model, prepared)
+        for method in preparing(_methods(row.name)):
+            prepared = method.prepare(model, prepared)
         model.generate(
             **prepared, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, logits_processor=[watch]
         )

@@ -14,6 +14,7 @@ from ...generation.generate import GenerationPlan, answer_prepared
 from ...inputs.prompt_builder import Inputs, Sample, prepare, prompt_of
 from ...interventions.attachment import attach
 from ...interventions.image_cache import images_once
+from ...interventions.method import preparing
 from ...interventions.prefix_cache import continued, prefill_prefix, reusable
 from ...parameters import name_of
 from ...types import Answer
@@ -46,12 +47,12 @@ def answer_batch(run: GenerationPlan, samples: Sequence[Sample], reuse: bool) ->
 
 def without_insertion(run: GenerationPlan) -> GenerationPlan:
     """Questions without an image leave nothing to insert words into; the other methods say so themselves."""
-    for method in run.methods:
-        if "prepare" in method.hooks:
-            warnings.warn(
-                f"A question without an image: {name_of(method)} leaves it as it is.", AnchorsWarning, stacklevel=3
-            )
-    return replace(run, methods=tuple(method for method in run.methods if "prepare" not in method.hooks))
+    prepares = preparing(run.methods)
+    for method in prepares:
+        warnings.warn(
+            f"A question without an image: {name_of(method)} leaves it as it is.", AnchorsWarning, stacklevel=3
+        )
+    return replace(run, methods=tuple(method for method in run.methods if method not in prepares))
 
 
 def _expanded(run: GenerationPlan, rows: Tensor) -> Tensor:

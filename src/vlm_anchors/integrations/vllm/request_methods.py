@@ -43,10 +43,15 @@ def parse_method(spec: str) -> Method | None:
         UserError: The method does not exist, or needs more than the attention of one pass.
     """
     inside, prepares = compose(spec)
-    if prepares is not None:
+    if prepares:
         raise CannotAct(
-            f"{name_of(prepares)} inserts tokens into the prompt, which vLLM has made already when a method sees it. "
+            f"{name_of(prepares[0])} changes the tokens of the prompt, which vLLM has made already when a method sees it. "
             "Run it through transformers."
+        )
+    if inside.image_rows:
+        raise CannotAct(
+            f"{name_of(inside)} changes the attention of the image's own rows, and inside vLLM a method can edit text rows "
+            "only. Run it through transformers."
         )
     others = sorted(hook for hook in BEYOND if inside.at(hook) is not None)
     if others:

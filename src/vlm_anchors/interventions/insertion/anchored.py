@@ -27,10 +27,19 @@ class Insertion:
     """What the vision tower was given, for a method that reads the prompt again with another image."""
     report: Callable[[], list[dict[str, Any]]]
     """What was done, one dictionary a sample; called when someone asks, as it copies tensors off the device."""
+    earlier: "Insertion | None" = None
+    """What another method had done to these inputs before."""
 
     @cached_property
     def effects(self) -> list[dict[str, Any]]:
-        return [{self.method: effects} for effects in self.report()]
+        own = [{self.method: effects} for effects in self.report()]
+        before = self.earlier.effects if self.earlier else [{}] * len(own)
+        return [{**one, **two} for one, two in zip(before, own, strict=True)]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that prepared these inputs, in their order."""
+        return (*(self.earlier.methods if self.earlier else ()), self.method)
 
     def marks_of(self, rows: int, length: int) -> Marks:
         """The marks of the batch as it comes to the decoder.

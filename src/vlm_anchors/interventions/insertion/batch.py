@@ -4,7 +4,7 @@ Shapes: b samples, t tokens, n words, m patches (n and m of the longest sample),
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from ...models.vision import PIXELS, encode_images
 from ...models.vision_features import flat_features, kept, newlines, repeated
 from ..call_context import CallContext
 from ..token_map import Marks, mark_ids
-from .anchored import ENCODED, Anchored, Encoded, Insertion
+from .anchored import ENCODED, Anchored, Encoded, Insertion, insertion_of
 from .checks import checked, insertion_target, parts_of
 from .mrope import GRIDS, has_mrope, inserted_positions, original_positions
 from .placements import Places, nothing, report
@@ -72,6 +72,8 @@ class Prompts:
     row: Int[Tensor, "b t"]
     pixels: Mapping[str, Any]
     strict: bool = True
+    earlier: Insertion | None = None
+    """What another method had done to these inputs before."""
 
     @property
     def ids(self) -> Int[Tensor, "b t"]:
@@ -96,30 +98,55 @@ class Prompts:
         """Number of the image, counted from 0 in its sample, that each listed patch belongs to."""
         return self.marks.image.gather(1, self.patches.place)
 
+    def row_ends(self) -> Int[Tensor, "b t"]:
+        """For each visual token the last token of its row of the image."""
+        return self._places().row_ends()
+
+    def image_ends(self) -> Int[Tensor, "b t"]:
+        """For each visual token the last visual token of its image."""
+        place = torch.arange(self.ids.shape[1], device=self.ids.device).where(self.marks.visual, 0)
+        images = place.new_zeros(len(place), int(self.marks.image.max()) + 1)
+        return images.scatter_reduce(1, self.marks.image, place, "amax").gather(1, self.marks.image)
+
+    def word_mask(self) -> Bool[Tensor, "b t"]:
+        """The words as a mask of the sequence."""
+        return marked(self.words.place, self.words.valid, self.ids.shape[1])
+
     def end(self) -> Int[Tensor, "b 1"]:
         """Position of each prompt's last token: the one before its answer, where an answer is given."""
         inside = self.real & before_answer(self.ids, self.tensors.get("labels"))
         place = torch.arange(inside.shape[1], device=inside.device)
         return place.where(inside, 0).amax(1, keepdim=True)
 
-    def inserted(self, copies: Copies, of_patch: bool) -> Anchored:
-        """New inputs with the copies in them. of_patch: patches are copied, not words."""
+    def inserted(
+        self, copies: Copies, of_patch: bool, say: Callable[[], list[dict[str, Any]]] | None = None
+    ) -> Anchored:
+        """New inputs with the copies in them, and without what is removed.
+
+        Args:
+            copies: What is copied where.
+            of_patch: Patches are copied, not words.
+            say: What to report of each sample; None = the anchors.
+        """
         places = self._places()
-
-        def say() -> list[dict[str, Any]]:
-            return report(places, copies, of_patch)
-
-        if not copies.chosen.any():
-            self._say_nothing_found(copies)
+        say = say or (lambda: report(places, copies, of_patch))
+        if not copies.change:
+            if copies.chosen.numel():
+                self._say_nothing_found(copies)
             own = torch.arange(self.ids.shape[1], device=self.ids.device).expand_as(self.ids)
-            return self._riding(self.tensors, kept(self.tensors[ENCODED]), self.marks, own, say)
+            originals = own if self.earlier is None else self.earlier.originals
+            return self._riding(self.tensors, kept(self.tensors[ENCODED]), self.marks, originals, say)
         plan = insert(self.ids.shape[1], copies, _pads_left(self.tensors.get("attention_mask")))
         tensors = insert_tokens(plan, self.tensors, _pad_id(self.model.config, self.target.visual_ids))
         real = plan.take(self.real.long(), plan.host).bool() & ~plan.fill
-        tensors.update(self._positions(plan, plan.source if of_patch else plan.host, real))
+        tensors.update(self._positions(plan, plan.source if of_patch else plan.host, real, copies.removed))
         rest = {name: value for name, value in self.tensors.items() if name not in _BY_TOKEN}
-        encoded = self._repeated(plan) if of_patch else kept(self.tensors[ENCODED])
+        pruned = copies.removed is not None and bool((copies.removed & self.marks.visual).any())
+        encoded = self._repeated(plan) if of_patch or pruned else kept(self.tensors[ENCODED])
         originals = plan.originals(self.ids.shape[1])
+        if self.earlier is not None:
+            found = plan.slots(self.ids.shape[1]).gather(1, plan.take(self.earlier.originals, plan.source))
+            originals = found.where((found >= 0) & ~plan.copy & ~plan.fill, originals)
         return self._riding({**rest, **tensors}, encoded, _inserted_marks(self.marks, plan), originals, say)
 
     def _say_nothing_found(self, copies: Copies) -> None:
@@ -141,16 +168,20 @@ class Prompts:
     def _riding(
         self, tensors: Mapping[str, Any], encoded: dict[str, Any], marks: Marks, originals: Int[Tensor, "b s"], say: Any
     ) -> Anchored:
-        inserted = Insertion(self.method, marks, originals, self.pixels, say)
+        inserted = Insertion(self.method, marks, originals, self.pixels, say, self.earlier)
         return Anchored({**tensors, ENCODED: Encoded(encoded, inserted)}, lambda: inserted.effects)
 
-    def _positions(self, plan: Plan, at: Int[Tensor, "b s"], real: Bool[Tensor, "b s"]) -> dict[str, Tensor]:
+    def _positions(
+        self, plan: Plan, at: Int[Tensor, "b s"], real: Bool[Tensor, "b s"], removed: Bool[Tensor, "b t"] | None
+    ) -> dict[str, Tensor]:
         if has_mrope(self.inner):
             original = original_positions(self.inner, self.tensors, self._kinds())
-            return {"position_ids": inserted_positions(self.inner, plan, original, at, real)}
+            # A patch keeps its place in the image whoever else is there; words close up.
+            closed = None if removed is None else removed & ~self.marks.visual
+            return {"position_ids": inserted_positions(self.inner, plan, original, at, real, closed)}
         if self.tensors.get("position_ids") is None:
             return {}
-        return {"position_ids": insert_positions(plan, self.tensors["position_ids"], plan.host, plan.copy)}
+        return {"position_ids": insert_positions(plan, self.tensors["position_ids"], plan.host, plan.copy, removed)}
 
     def _kinds(self) -> Int[Tensor, "b t"]:
         kinds = torch.zeros_like(self.ids)
@@ -181,6 +212,7 @@ def read_prompts(
     labels: Tensor | None = None,
     strict: bool = True,
     target: AttentionTarget | None = None,
+    again: bool = False,
 ) -> Prompts | None:
     """Reads a batch; every image is encoded here, once.
 
@@ -193,12 +225,14 @@ def read_prompts(
         labels: Given answers, which are never copied; None: none.
         strict: Raise where nothing can be inserted. False (training on mixed data): return None.
         target: What `insertion_target` found, for a caller that comes again and again.
+        again: Whether another method may have prepared the inputs before.
     """
     network, processor = parts_of(vlm)
     base = plain_model(network)
     tokenizer = None if processor is None else processor.tokenizer
     target = target or insertion_target(method, vlm)
-    tensors = checked(method, dict(inputs), labels)
+    tensors = checked(method, dict(inputs), labels, again)
+    earlier = insertion_of(tensors.get(ENCODED))
     has_images = any(tensors.get(pixels) is not None for pixels in PIXELS.values()) or tensors.get(ENCODED)
     if not has_images or not any((tensors["input_ids"] == one).any() for one in target.visual_ids):
         if not strict:
@@ -206,12 +240,13 @@ def read_prompts(
         raise BadImage(
             f"{method} needs an image; found none in these inputs. Pass all that the processor returned for one."
         )
-    pixels = {name: tensors[name] for name in (*PIXELS.values(), *GRIDS.values()) if tensors.get(name) is not None}
+    shown = {name: tensors[name] for name in (*PIXELS.values(), *GRIDS.values()) if tensors.get(name) is not None}
     # Inputs prepared for a model that only answers need no graph of its vision tower; a hook in training does.
     with torch.set_grad_enabled(torch.is_grad_enabled() and (base.training or not strict)):
         tensors = encode_images(target.outer[-1], tensors)
     ids, mask = tensors["input_ids"], tensors.get("attention_mask")
-    marks = mark_ids(target, ids, CallContext(mm_encoder_outputs=tensors[ENCODED]))
+    pixels: Mapping[str, Any] = earlier.pixels if earlier else shown
+    marks = earlier.marks if earlier else mark_ids(target, ids, CallContext(mm_encoder_outputs=tensors[ENCODED]))
     real = torch.ones_like(marks.visual) if mask is None else mask.bool()
     features, row = _features(target, ids, tensors[ENCODED])
     patch = marks.visual & ~newlines(target.outer[-1], features)[row.clamp(min=0)]
@@ -224,8 +259,14 @@ def read_prompts(
         return None
     return Prompts(
         method, target, base, tokenizer, tensors, marks, real, Listed.of(words), patch, Listed.of(patch), features, row,
-        pixels, strict,
+        pixels, strict, earlier,
     )  # fmt: skip
+
+
+def marked(place: Int[Tensor, "b c"], chosen: Bool[Tensor, "b c"], length: int) -> Bool[Tensor, "b t"]:
+    """The chosen places as a mask of sequences of `length` tokens; a place may stand there several times."""
+    counts = torch.zeros(len(place), length, dtype=torch.int8, device=place.device)
+    return counts.scatter_reduce(1, place, chosen.to(torch.int8), "amax").bool()
 
 
 def unprepared(method: str, inputs: Mapping[str, Any], labels: Tensor | None) -> Anchored:

@@ -35,8 +35,11 @@ def parts_of(vlm: Any) -> tuple[nn.Module, Any]:
     raise BadModel(f"Expected a model, a (model, processor) pair or what va.load returns; found {type(vlm).__name__}.")
 
 
-def checked(method: str, tensors: dict[str, Any], labels: Tensor | None) -> dict[str, Any]:
-    """The inputs with their labels, if they are a whole prompt with everything of one shape; a sentence if not."""
+def checked(method: str, tensors: dict[str, Any], labels: Tensor | None, again: bool = False) -> dict[str, Any]:
+    """The inputs with their labels, if they are a whole prompt with everything of one shape; a sentence if not.
+
+    again: whether they may have been prepared by another method before.
+    """
     ids, mask, cache = tensors.get("input_ids"), tensors.get("attention_mask"), tensors.get("past_key_values")
     if labels is not None:
         tensors["labels"] = labels
@@ -50,7 +53,7 @@ def checked(method: str, tensors: dict[str, Any], labels: Tensor | None) -> dict
             f"{method} works on a whole prompt, but the cache already holds {int(cache.get_seq_length())} tokens. "
             "Prepare the prompt first and start with an empty cache."
         )
-    if insertion_of(tensors.get(ENCODED)) is not None:
+    if not again and insertion_of(tensors.get(ENCODED)) is not None:
         raise CannotAct(
             f"These inputs were prepared before; {method} would copy the copies. Pass what the processor returned."
         )

@@ -7,7 +7,7 @@ inputs must be prepared before. In training and scoring nothing is fixed, and la
 import inspect
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,11 +24,14 @@ from .placements import nothing
 
 
 class InputsHook:
-    """One prepare method on one model. active: whether its handle acts in this context; None where none is attached."""
+    """Prepare methods on one model, in the order they run.
 
-    def __init__(self, method: Method, vlm: Any, network: nn.Module, active: Callable[[], bool | None]):
-        self.method = method
-        self.name = name_of(method)
+    active: whether their handle acts in this context; None where none is attached.
+    """
+
+    def __init__(self, methods: Sequence[Method], vlm: Any, network: nn.Module, active: Callable[[], bool | None]):
+        self.methods = tuple(methods)
+        self.name = "+".join(map(name_of, methods))
         self.target = insertion_target(self.name, vlm)
         self._vlm = vlm
         self._active = active
@@ -47,7 +50,7 @@ class InputsHook:
     def effects(self) -> list[dict[str, Any]]:
         """What was done to the latest inputs, one dictionary a row (several rows a sample under beam search)."""
         if self._latest is None:
-            return [{self.name: effects} for effects in nothing(self._rows)]
+            return [{name_of(method): dict(effects) for method in self.methods} for effects in nothing(self._rows)]
         effects = self._latest.effects
         return [effects[row * len(effects) // self._rows] for row in range(self._rows)]
 
@@ -78,14 +81,18 @@ class InputsHook:
         if warm and (not has_image or not _brings_images(arguments)):
             return None  # a decoding step
         self._rows, self._latest = len(ids), insertion_of(arguments.get(ENCODED))
-        if self._latest is not None or self.method.disabled() == self.method or not has_image:
+        done = () if self._latest is None else self._latest.methods
+        left = [method for method in self.methods if method.disabled() != method and name_of(method) not in done]
+        if not left or not has_image:
             return None
         if not warm and _generating(arguments):
             raise CannotAct(
-                f"generate cannot run {self.name} by itself: lengths are fixed before the model is called. Use prepare: "
-                f"inputs = {type(self.method).__name__}(...).prepare(vlm, inputs), then model.generate(**inputs)."
+                f"generate cannot run {name_of(left[0])} by itself: lengths are fixed before the model is called. Use prepare: "
+                f"inputs = {type(left[0]).__name__}(...).prepare(vlm, inputs), then model.generate(**inputs)."
             )
-        anchored = self.method.prepare(self._vlm, arguments, strict=False, target=self.target)
+        anchored: Mapping[str, Any] = arguments
+        for method in left:
+            anchored = method.prepare(self._vlm, anchored, strict=False, target=self.target)
         self._latest = insertion_of(anchored.get(ENCODED))
         if self._latest is None:
             self._say_no_words(arguments)

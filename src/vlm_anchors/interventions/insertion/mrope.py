@@ -41,14 +41,19 @@ def original_positions(inner: nn.Module, tensors: Mapping[str, Any], kinds: Int[
 
 
 def inserted_positions(
-    inner: nn.Module, plan: Plan, original: Int[Tensor, "3 b t"], at: Int[Tensor, "b s"], real: Bool[Tensor, "b s"]
+    inner: nn.Module,
+    plan: Plan,
+    original: Int[Tensor, "3 b t"],
+    at: Int[Tensor, "b s"],
+    real: Bool[Tensor, "b s"],
+    closed: Bool[Tensor, "b t"] | None = None,
 ) -> Int[Tensor, "4 b s"]:
     """Positions for `generate` and forward passes: the order of the text, then time, height and width.
 
     The model keeps the distance between a sequence's length and its last position on itself (`rope_deltas`), for the
     steps after a prompt; whoever gives positions must set it as well.
     """
-    parts = insert_positions(plan, original, at, plan.advances).masked_fill(~real, 0)
+    parts = insert_positions(plan, original, at, plan.advances, closed).masked_fill(~real, 0)
     last = parts.amax(0).amax(1)
     inner.rope_deltas = (last + 1 - real.sum(1))[:, None]
     order = (real.long().cumsum(1) - 1).masked_fill(~real, 0)

@@ -1,7 +1,7 @@
 """Where in its image a visual token stands: tile, row and column, all counted from 0.
 
 Families lay patches out in their own ways: a square, tiles of a square each, rows that end with a newline, a grid the
-processor tells. What is used here is only needed to tell people, never to compute.
+processor tells. Needed to tell people where an anchor stands, and to find the end of a patch's row.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -48,6 +49,17 @@ class Places:
             effects.append(where)
         return effects
 
+    def row_ends(self) -> Int[Tensor, "b t"]:
+        """For each visual token the last token of its row of the image, a newline counted in; others for themselves."""
+        ends = torch.arange(self.ids.shape[1]).repeat(len(self.ids), 1)
+        for own, where in zip(ends, self.of_samples(), strict=True):
+            last: dict[tuple[int, int, int], int] = {}
+            for at, (image, (tile, row, _)) in where.items():
+                last[image, tile, row] = max(at, last.get((image, tile, row), at))
+            for at, (image, (tile, row, _)) in where.items():
+                own[at] = last[image, tile, row]
+        return ends.to(self.ids.device)
+
     def _image(self, at: list[int], patch: list[bool], number: int) -> list[Place]:
         grid = next((self.sides[name] for name in GRIDS.values() if name in self.sides), None)
         if grid is not None and len(self.sides.keys() & set(GRIDS.values())) == 1 and number < len(grid):
@@ -75,7 +87,7 @@ class Places:
 def report(places: Places, copies: Copies, of_patch: bool) -> list[dict[str, Any]]:
     """What was inserted into each sample: how many tokens, and every anchor's word, patch and cosine."""
     samples = []
-    columns = zip(copies.chosen, copies.source, copies.host, copies.cosine, strict=True)
+    columns = zip(copies.chosen, copies.source, copies.resembled, copies.cosine, strict=True)
     for sample, ((chosen, source, host, cosine), where) in enumerate(zip(columns, places.of_samples(), strict=True)):
         words, patches = (host, source) if of_patch else (source, host)
         found = [
@@ -85,7 +97,8 @@ def report(places: Places, copies: Copies, of_patch: bool) -> list[dict[str, Any
         ]
         ids = places.ids[sample].tolist()
         anchors = [_anchor(places, ids[word], where[patch], score) for word, patch, score in sorted(found)]
-        samples.append({"tokens_inserted": int(chosen.sum()), "anchors": anchors})
+        gone = {} if copies.removed is None else {"tokens_removed": int(copies.removed[sample].sum())}
+        samples.append({"tokens_inserted": int(chosen.sum()), **gone, "anchors": anchors})
     return samples
 
 

@@ -33,6 +33,26 @@ class Copies:
     position of a patch."""
     cosine: Float[Tensor, "b c"]
     """What made each a candidate; shown to people, not computed with."""
+    match: Int[Tensor, "b c"] | None = None
+    """The patch (or word) that each resembles, where that is not its host; shown to people as well."""
+    removed: Bool[Tensor, "b t"] | None = None
+    """Tokens that are taken out of the sequence; None: none."""
+
+    @property
+    def resembled(self) -> Int[Tensor, "b c"]:
+        """Position of the token that each candidate resembles."""
+        return self.host if self.match is None else self.match
+
+    @property
+    def change(self) -> bool:
+        """Whether anything is inserted or removed at all."""
+        return bool(self.chosen.any()) or (self.removed is not None and bool(self.removed.any()))
+
+
+def nothing_copied(removed: Bool[Tensor, "b t"]) -> Copies:
+    """No copy at all: tokens are only removed."""
+    none = torch.zeros(len(removed), 0, dtype=torch.long, device=removed.device)
+    return Copies(none, none, none.bool(), none.bool(), none.float(), removed=removed)
 
 
 @dataclass(frozen=True)
@@ -56,33 +76,37 @@ class Plan:
         return values.gather(-1, at)
 
     def slots(self, length: int) -> Int[Tensor, "b t"]:
-        """Where each of the `length` tokens of the sequences as they were stands now."""
+        """Where each of the `length` tokens of the sequences as they were stands now; -1 where it was removed."""
         own = ~self.copy & ~self.fill
         place = torch.arange(own.shape[1], device=own.device).expand_as(own)
-        return place.new_zeros(len(own), length + 1).scatter_(1, self.source.where(own, length), place)[:, :length]
+        slots = place.new_full((len(own), length + 1), -1)
+        return slots.scatter_(1, self.source.where(own, length), place)[:, :length]
 
     def originals(self, length: int) -> Int[Tensor, "b s"]:
-        """The slot of the token that the one in a slot is a copy of; its own where it is none."""
+        """The slot of the token that the one in a slot is a copy of; its own where it is none, or where that was removed."""
         place = torch.arange(self.copy.shape[1], device=self.copy.device).expand_as(self.copy)
-        return self.take(self.slots(length), self.source).where(self.copy & (self.source != PAUSE), place)
+        found = self.take(self.slots(length), self.source)
+        return found.where(self.copy & (self.source != PAUSE) & (found >= 0), place)
 
 
 def insert(length: int, copies: Copies, pad_left: bool) -> Plan:
     """The plan for sequences of `length` tokens; samples that grew less are padded on the left (or the right).
 
     A token at position p has the key p (c + 1), the copy of column k behind it p (c + 1) + 1 + k: sorted, each copy stands
-    behind its host. Candidates that are not chosen are sorted to the padding's side and cut off.
+    behind its host. Candidates that are not chosen, and tokens that are removed, are sorted to the padding's side and cut off.
     """
     b, c = copies.chosen.shape
     place = torch.arange(length, device=copies.host.device).expand(b, -1)
     rank = torch.arange(c, device=copies.host.device)
     aside = -1 if pad_left else length * (c + 1)
-    keys = torch.cat([place * (c + 1), (copies.host * (c + 1) + 1 + rank).where(copies.chosen, aside)], 1)
-    grown = int(copies.chosen.sum(1).max()) if c else 0
-    order = keys.argsort(dim=1, stable=True)
-    order = order[:, -(length + grown) :] if pad_left else order[:, : length + grown]
     own, no = torch.zeros_like(place, dtype=torch.bool), torch.zeros_like(place)
-    fill = torch.cat([own, ~copies.chosen], 1).gather(1, order)
+    gone = own if copies.removed is None else copies.removed
+    beside = (copies.host * (c + 1) + 1 + rank).where(copies.chosen, aside)
+    keys = torch.cat([(place * (c + 1)).where(~gone, aside), beside], 1)
+    size = int((copies.chosen.sum(1) + (~gone).sum(1)).max())
+    order = keys.argsort(dim=1, stable=True)
+    order = order[:, -size:] if pad_left else order[:, :size]
+    fill = torch.cat([gone, ~copies.chosen], 1).gather(1, order)
     return Plan(
         source=torch.cat([place, copies.source], 1).gather(1, order).where(~fill, 0),
         host=torch.cat([place, copies.host], 1).gather(1, order).where(~fill, 0),
@@ -117,16 +141,23 @@ def insert_tokens(plan: Plan, tensors: Mapping[str, Any], pad_id: int) -> dict[s
 
 
 def insert_positions(
-    plan: Plan, positions: Int[Tensor, "*parts b t"], at: Int[Tensor, "b s"], advances: Bool[Tensor, "b s"]
+    plan: Plan,
+    positions: Int[Tensor, "*parts b t"],
+    at: Int[Tensor, "b s"],
+    advances: Bool[Tensor, "b s"],
+    closed: Bool[Tensor, "b t"] | None = None,
 ) -> Int[Tensor, "*parts b s"]:
     """Positions of the inserted sequences.
 
     A copy that `advances` counts as a token of its own: it comes right behind everything before it, all parts alike, and
-    what follows moves on by one. Any other copy takes the position of the token `at` and moves nothing.
+    what follows moves on by one. Any other copy takes the position of the token `at` and moves nothing. closed: removed
+    tokens whose places what follows moves back into; None: none.
     """
     moved = advances.long().cumsum(1)
     furthest = positions.cummax(-1).values
     if positions.dim() == 3:
         furthest = furthest.amax(0, keepdim=True).expand_as(positions)
     shifted = torch.where(advances, plan.take(furthest, plan.host), plan.take(positions, at))
+    if closed is not None:
+        moved = moved - plan.take(closed.long().cumsum(1), plan.host)
     return (shifted + moved).masked_fill(plan.fill, 0)
