@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from .models.decoder import AttentionTarget
     from .parameters import parameter
     from .training.lora import lora_config
+    from .tuning.result import Tuning
+    from .tuning.tune import tune
 
 _Class = TypeVar("_Class", bound=type)
 _LAZY = {
@@ -66,6 +68,8 @@ _LAZY = {
     "models.decoder": ("AttentionTarget",),
     "parameters": ("parameter",),
     "training.lora": ("lora_config",),
+    "tuning.result": ("Tuning",),
+    "tuning.tune": ("tune",),
 }
 _MODULES = {name: module for module, names in _LAZY.items() for name in names}
 
@@ -142,6 +146,7 @@ __all__ = [
     "Preset",
     "Prompt",
     "Question",
+    "Tuning",
     "UserError",
     "Vlm",
     "__version__",
@@ -162,4 +167,5 @@ __all__ = [
     "report",
     "save",
     "stream",
+    "tune",
 ]

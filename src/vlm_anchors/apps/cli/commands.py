@@ -17,6 +17,7 @@ from .judging import judge
 from .looking import look
 from .serving import serve
 from .training import merge, train
+from .tuning import tune
 from .web import app as web_app
 
 
@@ -78,6 +79,7 @@ HEADINGS: dict[str, dict[str, Any]] = {
     "Fit to a model": {
         "diagnose": diagnose,
         "calibrate": calibrate,
+        "tune": tune,
         "train": train,
         "merge": merge,
         "export-vllm": export_vllm,

@@ -17,6 +17,16 @@ Images = Annotated[Path | None, outputs.source("--images", metavar="DIR", help="
 Split = Annotated[str | None, typer.Option("--split", metavar="S", help="Part of the questions.")]
 Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="The first N questions.")]
 How = Annotated[str | None, typer.Option("--protocol", metavar="P", help="How questions are put.")]
+NewTokens = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens. Default: the protocol's."),
+]
+Ray = Annotated[
+    int | None, typer.Option("--ray", metavar="N", min=1, help="Answer in N workers of Ray, here or on its cluster.")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out questions whose images cannot be read; the report counts them.")
+]
 
 
 @options.takes_model
@@ -39,20 +49,11 @@ def evaluate(
     protocol: How = None,
     decoding: options.Decoding = None,
     seed: options.Seed = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens. Default: the protocol's."),
-    ] = None,
+    max_new_tokens: NewTokens = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="B", min=1)] = 16,
     no_reuse: Annotated[bool, typer.Option("--no-reuse", help="Prefill every question from its beginning.")] = False,
-    ray: Annotated[
-        int | None,
-        typer.Option("--ray", metavar="N", min=1, help="Answer in N workers of Ray, here or on its cluster."),
-    ] = None,
-    skip_bad: Annotated[
-        bool,
-        typer.Option("--skip-bad", help="Leave out questions whose images cannot be read; the report counts them."),
-    ] = False,
+    ray: Ray = None,
+    skip_bad: SkipBad = False,
     engine: Annotated[
         str, typer.Option("--engine", metavar="SPEC", help="transformers, or vllm where it is installed: docs/vllm.md.")
     ] = "transformers",
@@ -62,7 +63,7 @@ def evaluate(
     from ...evaluation.runner.run import evaluate as run
     from ...evaluation.runner.run import plan, refuse_other_run, shortened
 
-    _both_or_neither(data, images)
+    both_or_neither(data, images)
     method = options.each_method(method)
     if split is not None and not split.strip():
         raise BadSetting("Expected --split as a part of the questions; found an empty word. Leave it out for all.")
@@ -72,7 +73,7 @@ def evaluate(
         model = replace(model, settings={**model.settings, "device": "cpu"})
     vlm = model.load()
     refuse_other_run(vlm, benchmark, out, protocol, max_new_tokens)
-    data, images = _questions(benchmark, data, images, out, split, limit)
+    data, images = questions_of(benchmark, data, images, out, split, limit)
     added = run(
         vlm, benchmark, out, data=data, images=images, methods=method or None, split=split, limit=limit,
         protocol_name=protocol, decoding=decoding, seed=seed, max_new_tokens=max_new_tokens, batch_size=batch_size,
@@ -111,14 +112,14 @@ def lmms_task(
     from ...evaluation.runner.run import plan
     from ...integrations.lmms_eval.tasks import write_task
 
-    _both_or_neither(data, images)
+    both_or_neither(data, images)
     plan(benchmark, [], protocol, None)
-    data, images = _questions(benchmark, data, images, out, split, limit)
+    data, images = questions_of(benchmark, data, images, out, split, limit)
     task = write_task(benchmark, out, data=data, images=images, split=split, limit=limit, protocol_name=protocol)
     say(f"python -m lmms_eval --model vlm_anchors --model_args method=clva --tasks {task} --include_path {out}")
 
 
-def _both_or_neither(data: Path | None, images: Path | None) -> None:
+def both_or_neither(data: Path | None, images: Path | None) -> None:
     from ...errors import BadSetting
 
     if (data is None) != (images is None):
@@ -127,7 +128,7 @@ def _both_or_neither(data: Path | None, images: Path | None) -> None:
         )
 
 
-def _questions(
+def questions_of(
     benchmark: str, data: Path | None, images: Path | None, out: Path, split: str | None, limit: int | None
 ) -> tuple[Path, Path]:
     """Where question files and images are: as given, or the bundled ones, which are written below `out`."""

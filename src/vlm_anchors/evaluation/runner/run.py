@@ -1,6 +1,6 @@
 """`evaluate`: a benchmark's questions, a model and methods become records in a RUN folder."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ def evaluate(
     answer_with: Callable[[Answerer], Answerer] | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
     skip_bad: bool = False,
+    only: Collection[str] | None = None,
     say: Callable[[str], Any] = lambda words: None,
 ) -> int:
     """Answer what is missing in the RUN folder `out`.
@@ -66,6 +67,7 @@ def evaluate(
         answer_with: Makes another engine's answerer of the one that would answer through transformers.
         progress: Called with the numbers of answers done and to do.
         skip_bad: Leave out the questions whose images cannot be read. run.json names them.
+        only: Ids of the questions to answer; None: all.
         say: Called once, before anything is answered, with a sentence that says what will be done.
 
     Returns:
@@ -80,6 +82,8 @@ def evaluate(
     check_batch_size(batch_size)
     with files_read() as read:
         questions = asked(bench, Path(data), Path(images), split, limit, chosen)
+    if only is not None:
+        questions = [one for one in questions if one.question.id in only]
     questions, skipped = without_bad(questions, Path(images)) if skip_bad else (questions, [])
     groups = batches(questions, batch_size)
     runs_asked = [run_of(vlm, method, chosen, decoding, seed) for method in asked_for]
