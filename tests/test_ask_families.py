@@ -6,7 +6,7 @@ from test_family_table import PROCESSORS, noise
 
 import vlm_anchors as va
 from vlm_anchors.evaluation.runner.answer import answer_batch, can_reuse
-from vlm_anchors.generation.generate import GenerationPlan
+from vlm_anchors.generation.plan import GenerationPlan
 from vlm_anchors.inputs.images import read_image
 from vlm_anchors.inputs.prompt_builder import Sample
 

@@ -191,7 +191,7 @@ def test_without_a_chat_template_the_family_s_own_prompt_is_read(plain):
 
 def test_eval_prepares_once(tiny, red):
     from vlm_anchors.evaluation.runner.answer import answer_batch
-    from vlm_anchors.generation.generate import GenerationPlan
+    from vlm_anchors.generation.plan import GenerationPlan
 
     run = GenerationPlan.of(tiny, "attanchor:tau=0.1+clva:tau=1", None, 4)
     asked = va.ask(tiny, red, QUESTION, method="attanchor:tau=0.1+clva:tau=1", max_new_tokens=4)

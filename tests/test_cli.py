@@ -307,7 +307,18 @@ def test_what_was_done_in_words():
     from vlm_anchors.generation.effects_text import in_words
 
     clva = {"clva": {"rows_edited": 12, "anchors": {"positive": [3, 1], "negative": []}, "layers": [5, 12]}}
-    assert in_words(clva) == "rows edited 12, anchors: positive 3 1, negative none, layers 5-12"
+    assert in_words(clva) == "rows edited 12, anchors: image 1: 3 positive; image 2: 1 positive, layers 5-12"
+    one = {"anchors": {"positive": [3], "negative": [2]}, "sensitive_heads": {"layer": 4, "heads": [1, 4]}}
+    assert in_words({"clva": one}) == "anchors: 3 positive and 2 negative, sensitive heads of layer 4: 1, 4"
+    two = {"anchors": {"positive": [3, 1], "negative": [0, 5]}}
+    assert in_words(two) == "anchors: image 1: 3 positive and 0 negative; image 2: 1 positive and 5 negative"
+    assert in_words({"clearsight": {"layers": [9, 10, 11, 12], "visual_tokens": 64}}) == "layers 9-12, visual tokens 64"
+    assert in_words({"layers": [2, 5, 9]}) == "layers 2, 5, 9" and in_words({"layers": [7]}) == "layers 7"
+    assert in_words({"vcd": {"rows_edited": 0, "steps": 2}}) == "steps 2"
+    assert in_words({"clva": {"rows_edited": 0, "layers": [5, 12]}}) == "rows edited 0, layers 5-12"
+    assert (
+        in_words({"attanchor-i2t": {"anchors": [{"word": "cup"}] * 36 + [{"word": "the"}]}}) == "anchors cup (x 36) the"
+    )
     words = [{"word": "dog", "row": 1, "cosine": 0.31}, {"word": "red", "row": 2, "cosine": 0.2}]
     assert in_words({"attanchor": {"anchors": words}, "clva": {"x": 0.12345}}) == (
         "attanchor: anchors dog red, clva: x 0.123"

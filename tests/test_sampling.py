@@ -49,6 +49,19 @@ def test_nucleus_agrees_with_transformers():
     assert torch.equal(torch.isfinite(theirs), torch.isfinite(nucleus(logits, 0.7, 1.3)))
 
 
+def test_top_k_agrees_with_transformers():
+    """Temperature, then the k most likely, then of those the smallest set that reaches top_p."""
+    from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+    logits = torch.randn(5, 200, generator=torch.Generator().manual_seed(0)) * 3
+    for top_k in (1, 7, 200, 500):
+        theirs = TopPLogitsWarper(0.9)(None, TopKLogitsWarper(top_k)(None, logits / 1.3))
+        assert torch.equal(torch.isfinite(theirs), torch.isfinite(nucleus(logits, 0.9, 1.3, top_k)))
+    assert Nucleus(top_k=7).spec() == "nucleus:top_k=7"
+    drawn = {int(KeyedNoise(Nucleus(top_k=2), [str(n)] * 5)(logits, logits)[0].argmax()) for n in range(60)}
+    assert drawn == set(logits[0].topk(2).indices.tolist())
+
+
 def test_shapes_are_checked_in_tests():
     with pytest.raises(TypeCheckError):
         nucleus(torch.zeros(3), 0.9, 1.0)

@@ -116,7 +116,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *(entry.class_name for entry in _methods.METHODS), *globals()})
+    return sorted({*__all__, *(entry.class_name for entry in _methods.METHODS)})
 
 
 __all__ = [

@@ -16,16 +16,33 @@ class BadParameter(UserError):
     """A parameter outside its range or of the wrong type."""
 
 
+class UnknownParameter(BadParameter, TypeError):
+    """A keyword that a method, decoding or function does not have."""
+
+
 class BadSetting(UserError):
     """A setting of a run that is no parameter: device, dtype, batch size, number of tokens, an output folder."""
 
 
 class BadImage(UserError):
-    """An image that cannot be read, or should not be."""
+    """An image or a video that cannot be read, or should not be."""
 
 
 class BadQuestion(UserError):
     """A question that cannot be asked: empty, or too long."""
+
+
+class BadMessages(BadQuestion):
+    """A conversation that is not in the chat format.
+
+    Args:
+        message: What was expected, what was found.
+        where: Its place, such as `messages[0].role`.
+    """
+
+    def __init__(self, message: str, where: str = "messages"):
+        super().__init__(message)
+        self.where = where
 
 
 class BadModel(UserError):

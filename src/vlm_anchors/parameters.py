@@ -5,14 +5,18 @@ are derived from them.
 """
 
 import dataclasses
+import functools
+import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, Self, TypeVar
 
-from .errors import BadParameter
-from .registry import CATALOGUES, parse_value
+from .errors import BadParameter, UnknownParameter
+from .registry import CATALOGUES, did_you_mean, parse_value, require_known
+
+_P, _R = ParamSpec("_P"), TypeVar("_R")
 
 INF = float("inf")
 _KEY = "parameter"
@@ -86,6 +90,40 @@ def parameter(
         kind = "whole" if whole else "number"
     found = Parameter(kind, -INF if low is None else low, high, choices, optional, slider)
     return dataclasses.field(default=default, metadata={_KEY: found})
+
+
+class KnownParameters:
+    """A dataclass that refuses a misspelt keyword as a SPEC does: with the name that was probably meant."""
+
+    def __new__(cls, *values: Any, **parameters: Any) -> Self:
+        if parameters:
+            known = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+            require_known(name_of(cls), parameters, known)
+        return super().__new__(cls)
+
+
+def known_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The function, refusing a keyword that it does not have with the one that was probably meant."""
+    known = [name for name, one in inspect.signature(function).parameters.items() if one.kind != one.VAR_KEYWORD]
+
+    @functools.wraps(function)
+    def checked(*args: _P.args, **keywords: _P.kwargs) -> _R:
+        for name in keywords:
+            if name not in known:
+                raise UnknownParameter(f"{function.__name__} has no argument {name!r}.{_meant(name, known)}")
+        return function(*args, **keywords)
+
+    return checked
+
+
+def _meant(name: str, known: list[str]) -> str:
+    """What was probably meant: a parameter of a method stands in its SPEC, anything else is misspelt."""
+    methods = CATALOGUES.get("method", ())
+    owners = [entry.name for entry in methods if name in parameters_of(entry.load())] if "method" in known else []
+    if owners and name not in known:
+        more = f" and of {len(owners) - 1} more methods" if len(owners) > 1 else ""
+        return f" It is a parameter of {owners[0]}{more}: method='{owners[0]}:{name}=...'."
+    return did_you_mean(name, known)
 
 
 def parameters_of(kind: Any) -> dict[str, Parameter]:

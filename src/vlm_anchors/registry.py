@@ -10,12 +10,12 @@ import importlib
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
-from .errors import AnchorsWarning, BadParameter, UnknownName
+from .errors import AnchorsWarning, BadParameter, UnknownName, UnknownParameter
 
 _LARGEST = 10**300
 
@@ -116,10 +116,15 @@ class Catalogue:
         presets = getattr(cls, "presets", ())
         known = [field.name for field in dataclasses.fields(cls) if field.init]
         preset = parameters.pop("preset", None) if presets else None
-        for parameter in parameters:
-            if parameter not in known:
-                raise BadParameter(f"{name} has no parameter {parameter!r}.{did_you_mean(parameter, known)}")
+        require_known(name, parameters, known)
         return cls(**parameters) if preset is None else cls.preset(str(preset), **parameters)
+
+
+def require_known(owner: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Raise `UnknownParameter` for the first name that is not known, with the nearest that is."""
+    for name in names:
+        if name not in known:
+            raise UnknownParameter(f"{owner} has no parameter {name!r}.{did_you_mean(name, known)}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

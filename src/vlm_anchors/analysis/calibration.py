@@ -8,14 +8,15 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AnchorsWarning, BadSetting
-from ..generation.generate import read_sample
+from ..generation.sample_batches import read_sample
 from ..inputs.prompt_builder import prepare
-from ..models.load import load
+from ..models.load import as_vlm
 from ..models.vlm import Vlm
+from ..parameters import known_arguments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ class Calibration:
 
     tau: float
     fraction: float
-    cosines: tuple[float, ...]
+    cosines: tuple[float, ...] = field(repr=False)
     shares: dict[float, float]
     concern: str = ""
 
@@ -81,6 +82,7 @@ class Calibration:
         return figure
 
 
+@known_arguments
 def calibrate(
     vlm: Any,
     samples: Iterable[Any],
@@ -101,7 +103,7 @@ def calibrate(
     number = isinstance(fraction, (int, float)) and not isinstance(fraction, bool)
     if not number or not 0 < fraction <= 1:
         raise BadSetting(f"fraction is a share of the words, above 0 and at most 1; found {fraction!r}.")
-    vlm = vlm if isinstance(vlm, Vlm) else load(vlm)
+    vlm = as_vlm(vlm)
     cosines: list[float] = []
     remaining = iter(samples)
     while batch := list(itertools.islice(remaining, batch_size)):
@@ -110,7 +112,7 @@ def calibrate(
         raise BadSetting("Expected (image, question) pairs to calibrate on; found none.")
     found = _calibration(sorted(cosines, reverse=True), fraction)
     if found.concern:
-        warnings.warn(found.concern, AnchorsWarning, stacklevel=2)
+        warnings.warn(found.concern, AnchorsWarning, stacklevel=3)
     return found
 
 

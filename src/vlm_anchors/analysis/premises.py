@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import AnchorsWarning, BadSetting, CannotAct
-from ..generation.generate import read_sample
+from ..generation.sample_batches import read_sample
 from ..inputs.prompt_builder import prepare
 from ..interventions.attachment import attach
 from ..models.decoder import find_target

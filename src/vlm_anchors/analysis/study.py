@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AnchorsWarning, CannotAct
-from ..generation.generate import GenerationPlan, answer_prepared, prepared, read_sample
+from ..generation.generate import answer_prepared, prepared
+from ..generation.plan import GenerationPlan
+from ..generation.sample_batches import read_sample
 from ..inputs.prompt_builder import prepare
 from ..interventions.attachment import attach
 from ..methods.attanchor import AttAnchor

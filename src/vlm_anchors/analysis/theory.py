@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import CannotAct
 from ..evaluation.statistics import DRAWS, draws_of, middle
-from ..generation.generate import read_sample
+from ..generation.sample_batches import read_sample
 from ..inputs.prompt_builder import prepare
 from ..interventions.attachment import attach
 from ..interventions.attention_parts import keys_seen

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..parameters import choice, number, spec_of
+from ..parameters import KnownParameters, choice, number, spec_of
 from ..registry import Catalogue, Entry
 
 DECODINGS = Catalogue(
@@ -32,7 +32,7 @@ DECODINGS = Catalogue(
 
 
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(KnownParameters):
     """The most likely token at each step."""
 
     def spec(self) -> str:
@@ -40,7 +40,7 @@ class Greedy:
 
 
 @dataclass(frozen=True)
-class Beam:
+class Beam(KnownParameters):
     """Beam search with `num_beams` >= 2 sequences kept; `length_penalty` > 0 favours longer ones."""
 
     num_beams: int = 5
@@ -57,7 +57,7 @@ class Beam:
 
 
 @dataclass(frozen=True)
-class Nucleus:
+class Nucleus(KnownParameters):
     """Sampling from the smallest set of tokens whose probability reaches `top_p`, at `temperature`.
 
     Of the `top_k` most likely tokens alone where it is not 0; as in transformers, temperature comes first, then top_k, then

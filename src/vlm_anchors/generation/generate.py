@@ -4,163 +4,86 @@ import itertools
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AnchorsWarning, BadSetting, CannotAct
+from ..errors import AnchorsWarning, CannotAct
 from ..inputs.prompt_builder import Inputs, Sample, is_token_mismatch, prepare, token_mismatch
-from ..interventions.method import Method, preparing
+from ..interventions.method import preparing
 from ..models.vlm import Vlm
-from ..specs import Decoding, DecodingLike, MethodLike, choose, spec_of_all
+from ..parameters import known_arguments
+from ..specs import DecodingLike, MethodLike, spec_of_all
 from ..types import Answer
-from .decodings import Beam, Nucleus
+from .decodings import Nucleus
 from .opera import Opera
-from .sample_batches import checked_window, images_of, read_batch, read_sample
+from .plan import MAX_NEW_TOKENS, GenerationPlan, check_batch_size, without_insertion
+from .sample_batches import batches_of, checked_window, read_batch, read_sample
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL import Image
-    from transformers import GenerationConfig
 
     from ..interventions.attachment import Handle
-    from ..interventions.recorders import LastLayerAttention, Shares
 
     ImageLike = str | Path | bytes | Image.Image
+    Images = ImageLike | Sequence[ImageLike]
 
-MAX_NEW_TOKENS = 128
 WINDOW = 8
 """Batches read ahead by `ask_many`, so that prompts of like length share a batch."""
 
 
-def check_new_tokens(item: Any) -> int:
-    """The number itself. Raises `BadSetting` where no answer could have so many tokens."""
-    if not isinstance(item, int) or isinstance(item, bool) or not 1 <= item <= 100_000:
-        raise BadSetting(f"max_new_tokens must be a whole number from 1 to 100000; found {item!r}.")
-    return item
-
-
-def check_batch_size(item: Any) -> int:
-    """The number itself. Raises `BadSetting` where it is no number of questions."""
-    if not isinstance(item, int) or isinstance(item, bool) or item < 1:
-        raise BadSetting(f"batch_size must be a whole number of 1 or more; found {item!r}.")
-    return item
-
-
-@dataclass(frozen=True)
-class GenerationPlan:
-    """How to answer: everything but the questions."""
-
-    vlm: Vlm
-    methods: tuple[Method, ...]
-    decoding: Decoding
-    max_new_tokens: int
-    shares: bool = False
-
-    @classmethod
-    def of(
-        cls, vlm: Vlm, method: "MethodLike | None", decoding: DecodingLike, max_new_tokens: int, shares: bool = False
-    ) -> "GenerationPlan":
-        """Checks what the user gave; raises a `UserError` that says what is wrong. No method: the model's own."""
-        if not isinstance(vlm, Vlm):
-            found = type(vlm).__name__
-            raise BadSetting(f"Expected what va.load returns; found {found}. va.load((model, processor)) wraps both.")
-        check_new_tokens(max_new_tokens)
-        methods, chosen = choose(vlm.method if method is None else method, decoding)
-        return cls(vlm, methods, chosen, max_new_tokens, shares)
-
-    @property
-    def attached(self) -> list["Method"]:
-        """The methods that go onto the model; one that changes the questions before they are written acts before that."""
-        shows = [method for method in self.methods if method.reads_samples]
-        prepares = preparing(self.methods)
-        if shows and len(prepares) > 1:
-            raise CannotAct(f"{spec_of_all(prepares)} cannot run together: both prepare the inputs. Use one of them.")
-        return [method for method in self.methods if not method.reads_samples]
-
-    @property
-    def beams(self) -> int:
-        return getattr(self.decoding, "num_beams", 1)
-
-    @property
-    def one_by_one(self) -> bool:
-        """Whether the decoding takes one question at a time."""
-        return isinstance(self.decoding, Opera)
-
-    def recorder(self) -> "Shares | LastLayerAttention | None":
-        """What must see attention while these answers are made. Raises `CannotAct` where a method cannot join."""
-        from ..interventions.recorders import LastLayerAttention, Shares
-
-        if not isinstance(self.decoding, Opera):
-            return Shares() if self.shares else None
-        from .opera_search import check
-
-        check(self.methods, self.vlm.family)
-        if self.shares:
-            raise BadSetting("opera reads attention itself, so visual shares cannot be recorded beside it. Use beam.")
-        return LastLayerAttention()
-
-    def config(self) -> "GenerationConfig":
-        """The checkpoint's special tokens, and nothing of its habits: how tokens are chosen is ours to say."""
-        from transformers import GenerationConfig
-
-        stored, tokenizer = self.vlm.model.generation_config, self.vlm.processor.tokenizer
-        end = stored.eos_token_id if stored.eos_token_id is not None else tokenizer.eos_token_id
-        pad = stored.pad_token_id if stored.pad_token_id is not None else tokenizer.pad_token_id
-        if pad is None:
-            pad = end[0] if isinstance(end, list) else end
-        beam = self.decoding if isinstance(self.decoding, Beam | Opera) else Beam()
-        return GenerationConfig(
-            do_sample=False,
-            num_beams=self.beams,
-            length_penalty=beam.length_penalty,
-            early_stopping=getattr(beam, "early_stopping", False),
-            max_new_tokens=self.max_new_tokens,
-            min_length=0,
-            temperature=1.0,
-            top_p=1.0,
-            top_k=50,
-            typical_p=1.0,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            eos_token_id=end,
-            pad_token_id=pad,
-            bos_token_id=stored.bos_token_id if stored.bos_token_id is not None else tokenizer.bos_token_id,
-        )
-
-
+@known_arguments
 def ask(
-    vlm: Vlm,
-    image: "ImageLike | Sequence[ImageLike]",
-    question: str,
+    vlm: Vlm | Any,
+    image: "Images | None" = None,
+    question: str | None = None,
     *,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    video: Any = None,
     method: "MethodLike | None" = None,
     decoding: DecodingLike = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     sample_id: str | None = None,
     shares: bool = False,
 ) -> Answer:
-    """One answer to one question about an image, or about a list of images.
+    """One answer to one question, or to the last turn of a conversation.
 
-    method: a method (`va.CLVA(alpha=5)`), a SPEC (`"clva:alpha=5"`) or a list of either; by default the one the model was
-    trained with, which for most is none. decoding: `va.Greedy()`,
-    `va.Beam()`, `va.Nucleus()` or their SPEC. sample_id keys the noise of `Nucleus` together with its seed and the
-    step; by default it is a digest of images and question, so the same question gets the same answer again. shares:
-    also put into `answer.effects["visual_share"]`, for each layer, the mean share of the text rows' attention that lands
-    on visual tokens before and after the method (it costs a softmax a layer).
+    Args:
+        vlm: What `va.load` returns, a (model, processor) pair, or an image-text-to-text pipeline of transformers.
+        image: An image (a path, bytes, a data URL or a Pillow image), or a list of them; none for a question of words alone.
+        question: The question. The prompt is one turn of a user, images first.
+        messages: Instead of image and question, a conversation in the chat format of transformers: turns with the roles
+            system, user and assistant, whose content is text or a list of parts such as
+            `{"type": "image", "image": "kitchen.png"}`, `{"type": "video", "video": frames}`, `{"type": "text", "text": "?"}`.
+        video: A video's path or its frames, for families that take videos; it stands behind the images.
+        method: A method (`va.CLVA(alpha=5)`), a SPEC (`"clva:alpha=5"`) or a list of either; by default the one the model
+            was trained with, which for most is none.
+        decoding: `va.Greedy()`, `va.Beam()`, `va.Nucleus()`, `va.Opera()` or their SPEC.
+        max_new_tokens: Length at which an answer is cut.
+        sample_id: Keys the noise of `Nucleus` together with its seed and the step; by default it is a digest of what is asked,
+            so the same question gets the same answer again.
+        shares: Also put into `answer.effects["visual_share"]`, for each layer, the mean share of the text rows' attention that
+            lands on visual tokens before and after the method (it costs a softmax a layer).
 
-    Raises `BadImage`, `BadQuestion`, `UnknownName`, `BadParameter` or `CannotAct`; warns with `AnchorsWarning`.
+    Raises:
+        BadImage: An image cannot be read, or the model takes none such.
+        BadQuestion: There is no question, it is too long, or the chat template refuses the conversation.
+        BadSetting: Arguments contradict each other.
+        UnknownName: There is no such method.
+        BadParameter: A parameter is outside its range.
+        CannotAct: The method cannot work on this model.
     """
     run = GenerationPlan.of(vlm, method, decoding, max_new_tokens, shares)
-    sample = read_sample(image, question, sample_id)
-    _warn_of_images(vlm, [sample])
+    sample = read_sample(image, question, sample_id, messages=messages, video=video)
+    _warn_of_images(run.vlm, [sample])
     return answer_samples(run, [sample])[0]
 
 
+@known_arguments
 def ask_many(
-    vlm: Vlm,
-    samples: "Iterable[tuple[ImageLike | Sequence[ImageLike], str]]",
+    vlm: Vlm | Any,
+    samples: "Iterable[tuple[Images | None, str] | Mapping[str, Any]]",
     *,
     method: "MethodLike | None" = None,
     decoding: DecodingLike = None,
@@ -168,10 +91,20 @@ def ask_many(
     batch_size: int = 16,
     shares: bool = False,
 ) -> Iterator[Answer]:
-    """Answers to (image or images, question) pairs, in their order, `batch_size` at a time.
+    """Answers to many questions, in their order, `batch_size` at a time. The batch does not change an answer.
 
-    A third item in a tuple is the sample's id, as in `ask`. Pairs are read a few batches ahead and questions of like
-    length share a batch. A pair that cannot be read raises when its turn comes, after the answers before it.
+    Samples are read a few batches ahead, and questions of like length share a batch. A sample that cannot be read raises when
+    its turn comes, after the answers before it.
+
+    Args:
+        vlm: As in `ask`.
+        samples: (image or images, question) pairs; a third item is the sample's id. Or dictionaries with the arguments of `ask`:
+            image, question, messages, video, sample_id.
+        method: As in `ask`, as are the other arguments.
+        decoding: How tokens are chosen.
+        max_new_tokens: Length at which an answer is cut.
+        batch_size: Most questions of a batch.
+        shares: Also record visual shares.
     """
     run = GenerationPlan.of(vlm, method, decoding, max_new_tokens, shares)
     return _answers(run, enumerate(samples, 1), check_batch_size(batch_size))
@@ -180,13 +113,12 @@ def ask_many(
 def _answers(run: GenerationPlan, numbered: Iterator[tuple[int, Any]], batch_size: int) -> Iterator[Answer]:
     warned = False
     while window := list(itertools.islice(numbered, batch_size * WINDOW)):
-        asked, failures = checked_window(window)
-        order = sorted(asked, key=lambda i: (images_of(window[i][1]), len(window[i][1][1])))
+        items, failures = checked_window(window)
         done: dict[int, Answer] = {}
-        for start in range(0, len(order), batch_size):
-            batch = read_batch(window, order[start : start + batch_size], failures)
+        for chosen in batches_of(items, batch_size):
+            batch = read_batch(items, window, chosen, failures)
             if not warned:
-                warned = _warn_of_images(run.vlm, batch.values())
+                warned = _warn_of_images(run.vlm, batch.values(), stacklevel=3)
             if batch:
                 done.update(zip(batch, answer_samples(run, list(batch.values())), strict=True))
         for i in range(len(window)):
@@ -195,14 +127,14 @@ def _answers(run: GenerationPlan, numbered: Iterator[tuple[int, Any]], batch_siz
             yield done.pop(i)
 
 
-def _warn_of_images(vlm: Vlm, samples: Iterable[Sample]) -> bool:
+def _warn_of_images(vlm: Vlm, samples: Iterable[Sample], stacklevel: int = 4) -> bool:
     """What the checkpoint says of images that it cannot understand, once a call; whether it said something."""
     if vlm.image_warning is None:
         return False
     sentences = (vlm.image_warning(image) for sample in samples for image in sample.images)
     sentence = next((one for one in sentences if one is not None), None)
     if sentence is not None:
-        warnings.warn(sentence, AnchorsWarning, stacklevel=3)
+        warnings.warn(sentence, AnchorsWarning, stacklevel=stacklevel)
     return sentence is not None
 
 
@@ -213,6 +145,8 @@ def answer_samples(run: GenerationPlan, samples: Sequence[Sample], **extra: Any)
     if run.one_by_one and len(samples) > 1:
         return [answer_samples(run, [sample], **extra)[0] for sample in samples]
     began = time.perf_counter()
+    if not any(sample.images or sample.videos for sample in samples):
+        run = without_insertion(run)
     inputs = prepare(run.vlm, samples, run.max_new_tokens)
     with attach(run.vlm, run.attached, recorder=run.recorder()) as handle:
         return answer_prepared(run, samples, inputs, handle, began, **extra)
@@ -317,11 +251,14 @@ def _read(
     )
 
 
+@known_arguments
 def stream(
-    vlm: Vlm,
-    image: "ImageLike | Sequence[ImageLike]",
-    question: str,
+    vlm: Vlm | Any,
+    image: "Images | None" = None,
+    question: str | None = None,
     *,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    video: Any = None,
     method: "MethodLike | None" = None,
     decoding: DecodingLike = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -329,12 +266,12 @@ def stream(
 ) -> Iterator[str]:
     """The answer's text in pieces, as it is made; joined they are `ask(...).text` up to spaces at the ends.
 
-    Generation runs in a thread of its own; its errors are raised here. Closing the iterator early stops it. Beam search
-    is refused: it knows its answer only at the end.
+    Arguments are those of `ask`. Generation runs in a thread of its own; its errors are raised here. Closing the iterator early
+    stops it. Beam search is refused: it knows its answer only at the end.
     """
     run = GenerationPlan.of(vlm, method, decoding, max_new_tokens)
-    sample = read_sample(image, question, sample_id)
-    _warn_of_images(vlm, [sample])
+    sample = read_sample(image, question, sample_id, messages=messages, video=video)
+    _warn_of_images(run.vlm, [sample])
     return streamed(run, lambda **extra: answer_samples(run, [sample], **extra))
 
 

@@ -30,14 +30,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from ..interventions.method import DEFAULTS, Preset, from_preset
-from ..parameters import parameter, spec_of, validate
+from ..parameters import KnownParameters, parameter, spec_of, validate
 
 MODELS = ("llava-1.5-7b", "instructblip-7b", "minigpt-4", "shikra")
 """The models of its published program, which runs all of them with the same values."""
 
 
 @dataclass(frozen=True)
-class Opera:
+class Opera(KnownParameters):
     """OPERA: over-trust penalty and retrospection-allocation (arXiv 2311.17911).
 
     A beam search of its own, with an answer's attention as its judge.

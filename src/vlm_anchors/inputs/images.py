@@ -4,6 +4,8 @@ Kept faithful rather than merely readable: EXIF rotation is applied, transparenc
 16-bit images are scaled to 8 bits instead of clipped.
 """
 
+import base64
+import binascii
 import io
 import warnings
 from pathlib import Path
@@ -27,7 +29,7 @@ FORMATS = (
 
 
 def read_image(source: "str | Path | bytes | Image.Image") -> "Image.Image":
-    """An upright RGB image from a path, the bytes of a file, or a Pillow image.
+    """An upright RGB image from a path, the bytes of a file, a data URL, or a Pillow image.
 
     Of an animated image the first frame is taken, with an `AnchorsWarning`; a Pillow image stays at the frame it shows.
     Scenes of ours stay recognisable: their mark in `image.info` is kept. Raises `BadImage` with what was found and what to do.
@@ -45,12 +47,35 @@ def read_image(source: "str | Path | bytes | Image.Image") -> "Image.Image":
         if not source:
             raise BadImage("The image is empty: 0 bytes. Expected the contents of an image file.")
         return _decode(io.BytesIO(source), f"the image of {len(source)} bytes")
+    if isinstance(source, str) and source.startswith("data:"):
+        return read_image(inline_bytes(source))
     if isinstance(source, (str, Path)):
         return _decode(_existing_file(source), str(source))
     raise BadImage(
         f"Expected an image as a path, bytes or a PIL image; found {type(source).__name__}. "
         "An array becomes one with PIL.Image.fromarray(array)."
     )
+
+
+def inline_bytes(url: str, most: int | None = None) -> bytes:
+    """The bytes of a data URL, `data:image/png;base64,...`.
+
+    Args:
+        url: The data URL.
+        most: Largest number of bytes; None: any.
+
+    Raises:
+        BadImage: It holds no base64 data, or more than allowed.
+    """
+    head, comma, text = url.partition(",")
+    if not comma or not head.rstrip().lower().endswith(";base64"):
+        raise BadImage("A data URL must read data:image/png;base64,DATA; this one has no base64 data.")
+    if most is not None and len(text) * 3 // 4 > most:
+        raise BadImage(f"The image is larger than {most // 2**20} MiB, which is the most this server reads.")
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadImage(f"The image's base64 data is broken: {error}. Encode the file again.") from error
 
 
 def _existing_file(source: "str | Path") -> Path:

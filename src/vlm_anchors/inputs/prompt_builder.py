@@ -1,12 +1,15 @@
-"""Question and images become a model's inputs: chat template, processor, left padding."""
+"""Questions and conversations become a model's inputs: chat template, processor, left padding."""
 
+import importlib.util
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AnchorsWarning, BadImage, BadModel, BadQuestion, UserError
+from ..errors import AnchorsWarning, BadImage, BadModel, BadQuestion, MissingPackage, UserError
 from ..models.vlm import Vlm
+from .chat import Chat
+from .videos import Video
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,11 +20,23 @@ MAX_CHARACTERS = 20_000
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one or more images, read and checked. `id` keys the noise of sampling."""
+    """One question about any number of images, read and checked.
+
+    Attributes:
+        images: In the order in which the prompt mentions them.
+        question: Its text; of a conversation, that of the last turn.
+        id: Keys the noise of sampling.
+        chat: The turns, where it is more than one question behind its images.
+    """
 
     images: "tuple[Image.Image, ...]"
     question: str
     id: str
+    chat: Chat | None = None
+
+    @property
+    def videos(self) -> tuple[Video, ...]:
+        return () if self.chat is None else self.chat.videos
 
 
 @dataclass(frozen=True)
@@ -52,11 +67,12 @@ def check_question(question: Any) -> str:
 
 def prompt_of(vlm: Vlm, question: str, images: int) -> str:
     """The prompt as text: one user turn with its images first, through the model's chat template."""
+    _require_no_marks(vlm, "question", [question])
     token = _image_token(vlm)
-    if token and token in question:
-        raise BadQuestion(f"The question holds {token}, the model's own mark for an image. Take it out.")
     if vlm.family.target == "qformer" and images > 1:
         raise BadImage(f"{vlm.name} takes one image a question; found {images}. Choose a model that takes several.")
+    if vlm.family.target == "qformer" and not images:
+        raise BadImage(f"{vlm.name} answers questions about an image, and none was given. Expected one image.")
     if vlm.processor.chat_template is None:
         return _plain_prompt(vlm, question, images, token)
     content = [{"type": "image"} for _ in range(images)] + [{"type": "text", "text": question}]
@@ -78,66 +94,92 @@ def prepare(vlm: Vlm, samples: Sequence[Sample], max_new_tokens: int = 0) -> Inp
         BadImage: The processor cannot take these images, while it takes an ordinary one.
         BadModel: The processor takes no image at all, or its template shows the model none.
     """
-    prompts = tuple(prompt_of(vlm, sample.question, len(sample.images)) for sample in samples)
-    return inputs_of(vlm, prompts, [sample.images for sample in samples], max_new_tokens)
+    prompts = tuple(prompt_of_sample(vlm, sample) for sample in samples)
+    return inputs_of(vlm, prompts, samples, max_new_tokens)
 
 
-def prepare_chats(
-    vlm: Vlm,
-    chats: "Sequence[Sequence[Mapping[str, Any]]]",
-    images: "Sequence[Sequence[Image.Image]]",
-    max_new_tokens: int = 0,
-) -> Inputs:
-    """Inputs of a batch of conversations.
-
-    Args:
-        vlm: What `va.load` returns.
-        chats: For each row its turns, in the chat format of transformers; each turn's content is a list of parts.
-        images: For each row its images, in the order in which its turns mention them.
-        max_new_tokens: Room that the answer needs in the model's context.
-
-    Raises:
-        BadQuestion: Prompt and answer do not fit the model's context, or the text holds the model's mark for an image.
-        BadImage: The processor cannot take an image.
-        BadModel: The processor has no chat template.
-    """
-    prompts = tuple(prompt_of_chat(vlm, chat) for chat in chats)
-    return inputs_of(vlm, prompts, images, max_new_tokens)
+def prompt_of_sample(vlm: Vlm, sample: Sample) -> str:
+    """The prompt as text, of a question or a conversation."""
+    if sample.chat is None:
+        return prompt_of(vlm, sample.question, len(sample.images))
+    return prompt_of_chat(vlm, sample.chat.turns)
 
 
 def prompt_of_chat(vlm: Vlm, chat: "Sequence[Mapping[str, Any]]") -> str:
-    """A conversation as text, through the model's chat template."""
-    token = _image_token(vlm)
-    texts = [part["text"] for turn in chat for part in turn["content"] if part["type"] == "text"]
-    if token and any(token in text for text in texts):
-        raise BadQuestion(f"The conversation holds {token}, the model's own mark for an image. Take it out.")
+    """A conversation as text, through the model's chat template.
+
+    Raises:
+        BadQuestion: The template refuses it, or its text holds the model's mark for an image.
+        BadModel: The processor has no chat template.
+    """
+    _require_no_marks(
+        vlm, "conversation", [part["text"] for turn in chat for part in turn["content"] if "text" in part]
+    )
     if vlm.processor.chat_template is None:
-        raise BadModel(f"The processor of {vlm.name} has no chat template, so it takes no conversation.")
+        raise BadModel(
+            f"The processor of {vlm.name} has no chat template, so it takes no conversation. Ask one question about one image."
+        )
     try:
         return vlm.processor.apply_chat_template(list(chat), add_generation_prompt=True, tokenize=False)
     except Exception as error:  # a template may refuse roles or their order, each with an error of its own
         raise BadQuestion(f"The chat template of {vlm.name} does not take this conversation: {error}") from error
 
 
-def inputs_of(
-    vlm: Vlm, prompts: Sequence[str], images: "Sequence[Sequence[Image.Image]]", max_new_tokens: int
-) -> Inputs:
+def inputs_of(vlm: Vlm, prompts: Sequence[str], samples: Sequence[Sample], max_new_tokens: int) -> Inputs:
     """Inputs of prompts that the chat template has made, padded on the left, on the model's device and in its dtype."""
+    images = [sample.images for sample in samples]
+    media: dict[str, Any] = {"images": [list(own) for own in images] if any(images) else None}
+    videos = [video for sample in samples for video in sample.videos]
+    if videos:
+        _require_video_processor(vlm)
+        media |= {"videos": [video if isinstance(video, str) else list(video) for video in videos]}
+        if not any(isinstance(video, str) for video in videos):
+            media["do_sample_frames"] = False  # whoever gives frames has chosen them
     try:
-        batch = vlm.processor(
-            text=list(prompts),
-            images=[list(own) for own in images] if any(images) else None,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        )
+        batch = vlm.processor(text=list(prompts), padding=True, padding_side="left", return_tensors="pt", **media)
     except Exception as error:  # each processor has its own errors
+        if videos:
+            raise _video_fault(vlm, error) from error
         raise _processor_fault(vlm, max(map(len, images), default=0), error) from error
+    batch.pop("video_metadata", None)
     _require_placeholders(vlm, images, batch["input_ids"])
     _pad_questions_right(vlm, prompts, batch)
     inputs = Inputs(tuple(prompts), dict(batch.to(vlm.device, vlm.dtype)))
     _require_context(vlm, inputs.length, max_new_tokens)
     return inputs
+
+
+def _require_video_processor(vlm: Vlm) -> None:
+    """Raises where no video can be prepared, with the reason: the model, or a package that is missing."""
+    takes = getattr(vlm.processor, "video_token", None) is not None or "video_token_id" in vlm.family.visual
+    if getattr(vlm.processor, "video_processor", None) is not None:
+        return
+    if takes and importlib.util.find_spec("torchvision") is None:
+        raise MissingPackage(
+            f"{vlm.name} prepares videos with torchvision, which is not installed: pip install torchvision, and load the model "
+            "again. Or ask about a few frames as images."
+        )
+    raise BadImage(f"{vlm.name} takes no videos. Ask about a few frames as images, or choose a model that takes them.")
+
+
+def _video_fault(vlm: Vlm, error: Exception) -> UserError:
+    if isinstance(error, ImportError):
+        return MissingPackage(
+            f"A video file is read by torchcodec, which is not installed or does not run here: pip install torchcodec. Or give "
+            f"{vlm.name} the video's frames: a list of images."
+        )
+    return BadImage(
+        f"The processor of {vlm.name} cannot take this video ({_first_line(error)}). Give its frames, a list of images."
+    )
+
+
+def _require_no_marks(vlm: Vlm, what: str, texts: Sequence[str]) -> None:
+    """Raises `BadQuestion` where a text holds the spelling of the model's placeholder for an image or a video."""
+    for kind in ("image", "video"):
+        token = getattr(vlm.processor, f"{kind}_token", None)
+        if token and any(str(token) in text for text in texts):
+            article = "an" if kind == "image" else "a"
+            raise BadQuestion(f"The {what} holds {token}, the model's own mark for {article} {kind}. Take it out.")
 
 
 def _processor_fault(vlm: Vlm, count: int, error: Exception) -> UserError:

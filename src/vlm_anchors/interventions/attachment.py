@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import AnchorsWarning, BadModel, CannotAct
+from ..errors import AnchorsWarning, CannotAct
 from ..models.decoder import AttentionTarget, find_target, plain_model
 from ..models.vision import PIXELS, encode_images
-from ..models.vlm import Vlm
-from ..parameters import name_of
+from ..models.vlm import model_and_processor
+from ..parameters import known_arguments, name_of
 from . import prompt_pass as decoder_pass
 from .attention import PREFIX, edited_name
 from .call_context import NO_METHOD, CallContext, active, current
@@ -40,13 +40,14 @@ _lock = threading.RLock()
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
+@known_arguments
 def attach(model: Any, method: Any, *, recorder: Recorder | None = None, literal: bool = False) -> Handle:
     """Put a method on a model, for generation, forward passes and training, in this thread (context).
 
     An inner `with` block replaces the outer one until it ends; inside `attach(model, "none")` the model is the plain one.
 
     Args:
-        model: What `va.load` returns, a transformers model (PEFT-wrapped or not), or a (model, processor) pair.
+        model: What `va.load` returns, a transformers model (PEFT-wrapped or not), a (model, processor) pair, or a pipeline.
         method: A method, a SPEC (`"clva:alpha=5"`) or a list of those that compose.
         recorder: Sees every layer's attention after the method, changes nothing.
         literal: Edited layers compute full attention matrices, multiply and normalise again, as the papers write it; for
@@ -67,6 +68,7 @@ def attach(model: Any, method: Any, *, recorder: Recorder | None = None, literal
     return handle
 
 
+@known_arguments
 def enable(model: Any, method: Any, *, recorder: Recorder | None = None) -> Handle:
     """Put a method on a model for every thread of this process, until `disable(model)`.
 
@@ -120,7 +122,7 @@ def _handle_of(model: Any, method: Any, recorder: Recorder | None, literal: bool
         target = find_target(network, tokenizer, getattr(recorder, "target", methods.target))
         methods.check(target)
         attention, hidden, mlp = (methods.layers(hook, target) for hook in ("attention", "hidden", "mlp"))
-        setup = Setup(methods, target.depth, attention, hidden, mlp, recorder, literal, _processor(model))
+        setup = Setup(methods, target.depth, attention, hidden, mlp, recorder, literal, model_and_processor(model)[1])
         attachment = Attachment.on(target, setup)
     handle = Handle(setup, base, attachment)
     if attachment is not None:
@@ -135,19 +137,8 @@ def _handle_of(model: Any, method: Any, recorder: Recorder | None, literal: bool
 
 
 def _parts(model: Any) -> tuple[nn.Module, Any]:
-    if isinstance(model, Vlm):
-        return model.model, model.processor.tokenizer
-    if isinstance(model, tuple) and len(model) == 2:
-        return model[0], getattr(model[1], "tokenizer", None)
-    if isinstance(model, nn.Module):
-        return model, None
-    raise BadModel(
-        f"Expected a model, a (model, processor) pair or what va.load returns; found {type(model).__name__}."
-    )
-
-
-def _processor(model: Any) -> Any:
-    return model.processor if isinstance(model, Vlm) else model[1] if isinstance(model, tuple) else None
+    network, processor = model_and_processor(model)
+    return network, getattr(processor, "tokenizer", None)
 
 
 class Attachment:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from ..errors import CannotAct, UnknownName
-from ..parameters import name_of, spec_of, validate
+from ..parameters import KnownParameters, name_of, spec_of, validate
 from ..registry import CATALOGUES, did_you_mean, split_composition
 from .composition import Composition
 
@@ -48,7 +48,7 @@ DEFAULTS = Preset("any", "any", "ours", {})
 
 
 @dataclass(frozen=True)
-class Method(ABC):
+class Method(KnownParameters, ABC):
     """One published method with its parameters; leaves only, methods never inherit from each other.
 
     Fields are declared with `parameter(default, low, high, ...)`, from which they are checked and the app's sliders made.

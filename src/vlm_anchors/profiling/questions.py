@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..evaluation.runner.answer import answer_batch
-from ..generation.generate import GenerationPlan
+from ..generation.plan import GenerationPlan
 from ..inputs.prompt_builder import Sample
 from ..models.vlm import Vlm
 from .timing import check, clock_of, median_interval

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..errors import BadSetting, CannotAct, MissingPackage
-from ..interventions.insertion.checks import insertion_target, parts_of
+from ..interventions.insertion.checks import insertion_target
 from ..models.decoder import AttentionTarget, plain_model
+from ..models.vlm import model_and_processor
+from ..parameters import known_arguments
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 
+@known_arguments
 def lora_config(
     model: Any,
     *,
@@ -45,7 +48,7 @@ def lora_config(
         ) from error
     if projector not in ("lora", "full", "frozen"):
         raise BadSetting(f"projector must be one of lora, full, frozen; found {projector!r}.")
-    network, _ = parts_of(model)
+    network, _ = model_and_processor(model)
     target = insertion_target("lora_config", model)
     targets, kept = [_decoder_pattern(plain_model(network), target, projections)], None
     if projector != "frozen":

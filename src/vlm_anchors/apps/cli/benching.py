@@ -1,5 +1,6 @@
 """`vlm-anchors bench`: what methods cost, as ratios to the plain model in one run."""
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,12 +9,15 @@ import typer
 from . import options, outputs
 from .printing import console as new_console
 
+_ONE_OF_THEM = "Expected --model or --shape, one of them. Example: vlm-anchors bench --shape mid --method clva"
 
+
+@functools.partial(options.takes_model, name=None)
 def bench(
     method: Annotated[
         list[str], typer.Option("--method", metavar="SPEC", help="A method; literal:SPEC for its full-matrix form.")
     ],
-    model: Annotated[str | None, typer.Option("--model", help="Time this model on a drawn scene.")] = None,
+    model: options.Chosen,
     shape: Annotated[
         str | None, typer.Option("--shape", help="Random weights: llava-1.5-7b, tinyllava-1b, qwen2.5-vl-3b or mid.")
     ] = None,
@@ -31,11 +35,8 @@ def bench(
         typer.Option("--padded", help="Give the plain model a prompt as long as the method, an attanchor, makes it."),
     ] = False,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads.")] = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
     out: Annotated[Path | None, outputs.file(help="Write the result as JSON.")] = None,
     json: options.Json = False,
-    debug: options.Debug = False,
 ) -> None:
     """Time and memory of methods, as ratios to the plain model.
 
@@ -53,10 +54,10 @@ def bench(
     if threads:
         torch.set_num_threads(threads)
     if questions:
-        summary = _questions(model, shape, device, dtype, method, questions, batch_size, rounds)
+        summary = _questions(model, shape, method, questions, batch_size, rounds)
         _finish(summary, out, json, _show_questions)
         return
-    network, processor, inputs, tokens, name, published = _subject(model, shape, device, dtype, batch_size)
+    network, processor, inputs, tokens, name, published = _subject(model, shape, batch_size)
     tokens = new_tokens or tokens
     plain = run.padded(network, inputs, _only(method)) if padded else inputs
     rows = run.measure(
@@ -97,10 +98,8 @@ def _finish(summary: dict[str, Any], out: Path | None, json: bool, show: Any) ->
 
 
 def _questions(
-    model: str | None,
+    model: options.Chosen,
     shape: str | None,
-    device: str | None,
-    dtype: str | None,
     method: list[str],
     each: int,
     size: int,
@@ -108,12 +107,16 @@ def _questions(
 ) -> dict[str, Any]:
     import sys
 
-    from ...models.load import load_quietly
+    from ...errors import BadSetting
     from ...profiling import questions
     from ...provenance import provenance
 
-    vlm = load_quietly(model, device=device, dtype=dtype) if model else None
-    if vlm is None:
+    if model.name and shape:
+        raise BadSetting(_ONE_OF_THEM)
+    if model.name:
+        vlm = model.load()
+    else:
+        device, dtype = model.shape_settings()
         vlm = questions.shape_vlm(shape or "mid", device or "cpu", dtype)
 
     def progress(done: int) -> None:
@@ -140,34 +143,32 @@ def _show_questions(summary: dict[str, Any]) -> None:
         new_console().print(table)
 
 
-def _subject(model: str | None, shape: str | None, device: str | None, dtype: str | None, batch: int) -> Any:
+def _subject(model: options.Chosen, shape: str | None, batch: int) -> Any:
     """(model, processor, inputs, new tokens, name, published ratios) of a shape, or of a model on a drawn scene."""
     from ...errors import BadSetting
 
-    if (model is None) == (shape is None):
-        raise BadSetting(
-            "Expected --model or --shape, one of them. Example: vlm-anchors bench --shape mid --method clva"
-        )
+    if bool(model.name) == bool(shape):
+        raise BadSetting(_ONE_OF_THEM)
     import torch
 
     from ...profiling import questions, shapes
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if model is None:
+    if not model.name:
         assert shape is not None
+        device, dtype = model.shape_settings()
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         network, built = shapes.build(shape, device, dtype)
         processor = questions.shape_processor(network) if network.config.model_type == "llava" else None
         inputs = shapes.prompt(network, built, batch)
         return network, processor, inputs, built.new_tokens, f"shape {shape}", built.published
     from ...generation.generate import read_sample
     from ...inputs.prompt_builder import prepare
-    from ...models.load import load_quietly
     from ...scenes import render, sample
 
-    vlm = load_quietly(model, device=device, dtype=dtype)
+    vlm = model.load()
     question = "Please describe this image in detail."
     samples = [read_sample(render(scene), question) for scene in sample(batch, seed=0)]
-    return vlm.model, vlm.processor, prepare(vlm, samples).tensors, 32, f"model {model}", ""
+    return vlm.model, vlm.processor, prepare(vlm, samples).tensors, 32, f"model {model.name}", ""
 
 
 def _dump(summary: dict[str, Any]) -> str:

@@ -29,7 +29,8 @@ Questions = Annotated[
     Path | None,
     typer.Option("--questions", metavar="FILE", help="One question a line, each asked of every image."),
 ]
-Model = Annotated[str, typer.Option("--model", help="'scenes' (bundled), a Hugging Face id, or a folder.")]
+_MODEL = "'scenes' (bundled), a Hugging Face id, or a folder."
+Model = Annotated[str, typer.Option("--model", help=_MODEL)]
 Decoding = Annotated[
     str | None, typer.Option("--decoding", metavar="SPEC", help="greedy, beam:num_beams=5, nucleus:top_p=0.9 or opera.")
 ]
@@ -72,6 +73,19 @@ class Chosen:
 
         return load_quietly(self.name, **self.settings)
 
+    def shape_settings(self) -> tuple[str | None, str | None]:
+        """Device and dtype of random weights. Raises `BadSetting` for a setting that those do not have."""
+        from ...errors import BadSetting
+
+        given = [name for name, one in self.settings.items() if one not in (None, False)]
+        lost = next((name for name in given if name not in ("device", "dtype")), None)
+        if lost is not None:
+            option = {"attn_implementation": "attn"}.get(lost, lost).replace("_", "-")
+            raise BadSetting(
+                f"--{option} goes with --model; random weights of a --shape take --device and --dtype alone."
+            )
+        return self.settings["device"], self.settings["dtype"]
+
 
 SETTINGS = {
     "device": (Device, None),
@@ -86,17 +100,21 @@ SETTINGS = {
 }
 
 
-def takes_model(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options that choose a model, after its own; they reach it as `model`, a `Chosen`."""
+def takes_model(command: Callable[..., None], name: str | None = "scenes") -> Callable[..., None]:
+    """The command with the options that choose a model, after its own; they reach it as `model`, a `Chosen`.
+
+    name: The model where none is named; None: the command goes on without one, and the name is empty.
+    """
 
     @functools.wraps(command)
-    def run(*, model: str, debug: bool, **options: Any) -> None:
+    def run(*, model: str | None, debug: bool, **options: Any) -> None:
         settings = {name: options.pop(name) for name in SETTINGS}
-        command(model=Chosen(model, settings), **options)
+        command(model=Chosen(model or "", settings), **options)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     own = [one.replace(kind=keyword) for one in inspect.signature(command).parameters.values() if one.name != "model"]
-    shared = {"model": (Model, "scenes"), **SETTINGS, "debug": (Debug, False)}
+    kind = Model if name is not None else Annotated[str | None, typer.Option("--model", help=_MODEL)]
+    shared = {"model": (kind, name), **SETTINGS, "debug": (Debug, False)}
     own += [inspect.Parameter(name, keyword, annotation=kind, default=value) for name, (kind, value) in shared.items()]
     run.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in own}

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from ...analysis.capture import Capture
 from ...analysis.study import Seen, Study, check_recordable, see, study_of
 from ...errors import BadImage, BadSetting, CannotAct, UserError
-from ...generation.generate import GenerationPlan, answer_samples, read_sample, streamed
+from ...generation.generate import answer_samples, read_sample, streamed
+from ...generation.plan import GenerationPlan
 from ...inputs.images import read_image
 from ...inputs.prompt_builder import check_question
 from ...models.decoder import find_target

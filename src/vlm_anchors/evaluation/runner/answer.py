@@ -1,22 +1,18 @@
 """Answers one batch: question by question, or with the prompt's prefix prefilled once an image."""
 
 import time
-import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...errors import AnchorsWarning
-from ...generation.generate import GenerationPlan, answer_prepared
+from ...generation.generate import answer_prepared
+from ...generation.plan import GenerationPlan, without_insertion
 from ...inputs.prompt_builder import Inputs, Sample, prepare, prompt_of
 from ...interventions.attachment import attach
 from ...interventions.image_cache import images_once
-from ...interventions.method import preparing
 from ...interventions.prefix_cache import continued, prefill_prefix, reusable
-from ...parameters import name_of
 from ...types import Answer
 
 
@@ -43,16 +39,6 @@ def answer_batch(run: GenerationPlan, samples: Sequence[Sample], reuse: bool) ->
         inputs, prefix, rows = shared
         cache = prefill_prefix(run.vlm.model, prefix)
         return answer_prepared(run, samples, inputs, handle, began, **continued(cache, _expanded(run, rows)))
-
-
-def without_insertion(run: GenerationPlan) -> GenerationPlan:
-    """Questions without an image leave nothing to insert words into; the other methods say so themselves."""
-    prepares = preparing(run.methods)
-    for method in prepares:
-        warnings.warn(
-            f"A question without an image: {name_of(method)} leaves it as it is.", AnchorsWarning, stacklevel=3
-        )
-    return replace(run, methods=tuple(method for method in run.methods if method not in prepares))
 
 
 def _expanded(run: GenerationPlan, rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ...generation.decodings import Nucleus
-from ...generation.generate import GenerationPlan
+from ...generation.plan import GenerationPlan
 from ...inputs.images import read_image
 from ...inputs.prompt_builder import Sample, check_question
 from ...models.vlm import Vlm

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BadSetting
-from ...generation.generate import check_batch_size, check_new_tokens
+from ...generation.plan import check_batch_size, check_new_tokens
 from ...models.vlm import Vlm
+from ...parameters import known_arguments
 from ...provenance import provenance
 from ...specs import DecodingLike, MethodLike, choose
 from ..benchmarks import BENCHMARKS
@@ -19,6 +20,7 @@ from .batches import asked, batches, without_bad
 from .folder import FIXED, RunFolder, key_of, shard
 
 
+@known_arguments
 def evaluate(
     vlm: Vlm,
     benchmark: str | Benchmark,

@@ -8,7 +8,7 @@ from lmms_eval.api.model import lmms
 
 from ...errors import BadSetting
 from ...evaluation.runner.answer import answer_batch, can_reuse
-from ...generation.generate import GenerationPlan
+from ...generation.plan import GenerationPlan
 from ...inputs.images import read_image
 from ...inputs.prompt_builder import Sample, check_question
 from ...models.load import load

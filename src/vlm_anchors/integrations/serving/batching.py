@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import torch
 
 from ...errors import UserError
-from ...evaluation.runner.answer import without_insertion
 from ...generation.decodings import Greedy
-from ...generation.generate import GenerationPlan, prepared
-from ...inputs.prompt_builder import prepare_chats
+from ...generation.generate import prepared
+from ...generation.plan import GenerationPlan, without_insertion
+from ...inputs.prompt_builder import Sample, prepare
 from ...interventions.attachment import attach
 from ...models.vlm import Vlm
 from .chat_request import ChatRequest
@@ -196,8 +196,8 @@ class Batcher:
         rows = [row for job in jobs for row in job.make_rows()]
         requests = [row.request for row in rows]
         asked = max(request.max_tokens or 1 for request in requests)
-        images = [request.images for request in requests]
-        inputs = prepare_chats(self.vlm, [request.messages for request in requests], images, asked)
+        chats = [request.chat for request in requests]
+        inputs = prepare(self.vlm, [Sample(chat.images, chat.question, "", chat) for chat in chats], asked)
         self._set_limits(rows, inputs.length)
         real = inputs.tensors["attention_mask"].sum(1).tolist()
         at = 0
@@ -208,7 +208,7 @@ class Batcher:
         eos = config.eos_token_id
         ends = frozenset(eos if isinstance(eos, (list, tuple)) else [] if eos is None else [eos])
         plan = GenerationPlan(self.vlm, requests[0].methods, Greedy(), max(row.limit for row in rows))
-        if not any(images):
+        if not any(chat.images for chat in chats):
             plan = without_insertion(plan)
         with attach(self.vlm, list(plan.methods)) as handle:
             self.vlm.model.generate(

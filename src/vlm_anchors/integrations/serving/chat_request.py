@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...errors import UserError
+from ...errors import BadMessages, UserError
 from ...generation.decodings import Greedy
+from ...inputs.chat import Chat, read_chat
 from ...interventions.method import Method
 from ...registry import did_you_mean
 from ...specs import choose, spec_of_all
@@ -15,8 +16,7 @@ from .problems import RequestProblem
 if TYPE_CHECKING:
     from PIL import Image
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-MAX_CHOICES, MAX_STOPS, MAX_TOP_LOGPROBS, MAX_MESSAGES, MAX_IMAGES = 8, 4, 20, 200, 16
+MAX_CHOICES, MAX_STOPS, MAX_TOP_LOGPROBS, MAX_IMAGES = 8, 4, 20, 16
 IGNORED = {
     "user", "metadata", "store", "service_tier", "parallel_tool_calls", "prompt_cache_key", "safety_identifier",
     "reasoning_effort", "verbosity", "modalities",
@@ -35,8 +35,7 @@ class ChatRequest:
     Args:
         model: The name as the client wrote it.
         methods: The methods that act, in order.
-        messages: Turns in the chat format of transformers; images stand where they are mentioned.
-        images: The images, in the order of the messages.
+        chat: Its turns and images.
         max_tokens: Most new tokens of each choice; None: as many as fit, up to what the server allows.
         temperature: 0 is greedy search.
         top_p: Share of the probability that is drawn from, in (0, 1].
@@ -50,8 +49,7 @@ class ChatRequest:
 
     model: str
     methods: tuple[Method, ...]
-    messages: tuple[dict[str, Any], ...]
-    images: "tuple[Image.Image, ...]"
+    chat: Chat
     max_tokens: int | None
     temperature: float
     top_p: float
@@ -92,14 +90,13 @@ def read_request(
             f"This server does not know the field {unknown[0]!r}.{hint}", 400, "unknown_field", unknown[0]
         )
     model, methods = _model(body, name, default)
-    messages, images = _messages(body.get("messages"), read_image)
+    chat = _chat(body.get("messages"), read_image)
     n = _whole(body, "n", 1, 1, MAX_CHOICES)
     drawn = any(body.get(key) is not None for key in ("top_p", "seed")) or n > 1
     return ChatRequest(
         model=model,
         methods=methods,
-        messages=tuple(messages),
-        images=tuple(images),
+        chat=chat,
         max_tokens=_max_tokens(body, most_tokens),
         temperature=_number(body, "temperature", 1.0 if drawn else 0.0, 0.0, 2.0),
         top_p=_top_p(body),
@@ -147,51 +144,15 @@ def _model(body: Mapping[str, Any], name: str, default: str) -> tuple[str, tuple
     return model, methods
 
 
-def _messages(messages: Any, read_image: Any) -> tuple[list[dict[str, Any]], list[Any]]:
-    if not isinstance(messages, list) or not messages:
-        raise RequestProblem("Expected messages, a list of one or more turns.", 400, None, "messages")
-    if len(messages) > MAX_MESSAGES:
-        raise RequestProblem(f"Expected at most {MAX_MESSAGES} messages; found {len(messages)}.", 400, None, "messages")
-    turns: list[dict[str, Any]] = []
-    images: list[Any] = []
-    for number, message in enumerate(messages):
-        where = f"messages[{number}]"
-        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
-            role = message.get("role") if isinstance(message, Mapping) else message
-            known = ", ".join(ROLES)
-            raise RequestProblem(
-                f"{where} has the role {role!r:.40}; expected one of {known}.", 400, None, f"{where}.role"
-            )
-        content = [
-            _part(part, f"{where}.content", images, read_image) for part in _parts(message.get("content"), where)
-        ]
-        turns.append({"role": ROLES[message["role"]], "content": content})
-    if turns[-1]["role"] != "user":
-        raise RequestProblem("The last message must be the user's.", 400, None, "messages")
-    if not any(part["type"] == "text" and part["text"].strip() for part in turns[-1]["content"]):
-        raise RequestProblem("The last message holds no text. Expected a question.", 400, None, "messages")
-    return turns, images
-
-
-def _parts(content: Any, where: str) -> list[Any]:
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    if isinstance(content, list) and content:
-        return content
-    raise RequestProblem(f"{where} has no content. Expected text, or a list of parts.", 400, None, f"{where}.content")
-
-
-def _part(part: Any, where: str, images: list[Any], read_image: Any) -> dict[str, Any]:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return {"type": "text", "text": part["text"]}
-    if kind == "image_url":
-        if len(images) == MAX_IMAGES:
-            raise RequestProblem(f"Expected at most {MAX_IMAGES} images.", 400, None, where)
+def _chat(messages: Any, read_image: "Callable[[object], Image.Image]") -> Chat:
+    def of_part(part: Mapping[str, Any]) -> "Image.Image":
         url = part.get("image_url")
-        images.append(read_image(url.get("url") if isinstance(url, Mapping) else url))
-        return {"type": "image"}
-    raise RequestProblem(f"{where} holds a part of type {kind!r:.40}; expected text or image_url.", 400, None, where)
+        return read_image(url.get("url") if isinstance(url, Mapping) else url)
+
+    try:
+        return read_chat(messages, {"image_url": of_part}, MAX_IMAGES)
+    except BadMessages as error:
+        raise RequestProblem(str(error), 400, None, error.where) from error
 
 
 def _max_tokens(body: Mapping[str, Any], most: int) -> int | None:

@@ -4,8 +4,6 @@ No request can read a file of this machine, and none can reach a private address
 resolves to must be public, and the connection goes to that address, so that a second look-up cannot change it.
 """
 
-import base64
-import binascii
 import http.client
 import ipaddress
 import socket
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ...errors import BadImage
-from ...inputs.images import read_image
+from ...inputs.images import inline_bytes, read_image
 from .problems import RequestProblem
 
 if TYPE_CHECKING:
@@ -42,29 +40,19 @@ class ImageReader:
         if not isinstance(url, str) or not url.strip():
             raise _problem("Expected an image as a data URL (data:image/png;base64,...); found nothing.")
         scheme = url.split(":", 1)[0].strip().lower() if ":" in url[:16] else ""
-        if scheme == "data":
-            content = self._inline(url)
-        elif scheme in ("http", "https") and self.remote:
-            content = self._fetched(url)
-        elif scheme in ("http", "https"):
-            raise _problem("This server does not fetch images from other hosts. Send the image as a data URL.")
-        else:
-            raise _problem(f"Expected an image as a data URL (data:image/png;base64,...); found {url[:40]!r}.")
         try:
-            return read_image(content)
+            return read_image(self._bytes(url, scheme))
         except BadImage as error:
             raise _problem(str(error)) from error
 
-    def _inline(self, url: str) -> bytes:
-        head, comma, text = url.partition(",")
-        if not comma or not head.rstrip().lower().endswith(";base64"):
-            raise _problem("A data URL must read data:image/png;base64,DATA; this one has no base64 data.")
-        if len(text) * 3 // 4 > self.max_bytes:
-            raise self._too_large()
-        try:
-            return base64.b64decode("".join(text.split()), validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise _problem(f"The image's base64 data is broken: {error}. Encode the file again.") from error
+    def _bytes(self, url: str, scheme: str) -> bytes:
+        if scheme == "data":
+            return inline_bytes(url, self.max_bytes)
+        if scheme in ("http", "https") and self.remote:
+            return self._fetched(url)
+        if scheme in ("http", "https"):
+            raise _problem("This server does not fetch images from other hosts. Send the image as a data URL.")
+        raise _problem(f"Expected an image as a data URL (data:image/png;base64,...); found {url[:40]!r}.")
 
     def _fetched(self, url: str) -> bytes:
         parts = urlsplit(url)

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import CannotAct, MissingPackage
 from ...evaluation.runner.answerer import Answerer
 from ...generation.decodings import Greedy
-from ...generation.generate import GenerationPlan
+from ...generation.plan import GenerationPlan
 from ...generation.sampling import YesNo
 from ...inputs.prompt_builder import Sample, prompt_of
 from ...models.load import BUNDLED, BUNDLED_FOLDER

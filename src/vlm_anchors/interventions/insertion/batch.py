@@ -16,10 +16,11 @@ from ...errors import AnchorsWarning, BadImage, CannotAct
 from ...models.decoder import AttentionTarget, plain_model
 from ...models.vision import PIXELS, encode_images
 from ...models.vision_features import flat_features, kept, newlines, repeated
+from ...models.vlm import model_and_processor
 from ..call_context import CallContext
 from ..token_map import Marks, mark_ids
 from .anchored import ENCODED, Anchored, Encoded, Insertion, insertion_of
-from .checks import checked, insertion_target, parts_of
+from .checks import checked, insertion_target
 from .mrope import GRIDS, has_mrope, inserted_positions, original_positions
 from .placements import Places, nothing, report
 from .plan import Copies, Plan, insert, insert_positions, insert_tokens
@@ -227,7 +228,7 @@ def read_prompts(
         target: What `insertion_target` found, for a caller that comes again and again.
         again: Whether another method may have prepared the inputs before.
     """
-    network, processor = parts_of(vlm)
+    network, processor = model_and_processor(vlm)
     base = plain_model(network)
     tokenizer = None if processor is None else processor.tokenizer
     target = target or insertion_target(method, vlm)

@@ -2,19 +2,19 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...errors import BadModel, CannotAct
+from ...errors import CannotAct
 from ...models.decoder import AttentionTarget, find_target, plain_model
 from ...models.families import family_of
-from ...models.vlm import Vlm
+from ...models.vlm import model_and_processor
 from .anchored import ENCODED, insertion_of
 from .plan import IGNORED
 
 
 def insertion_target(method: str, vlm: Any) -> AttentionTarget:
     """The site of a model whose visual tokens stand for places in the image; a sentence for one whose do not."""
-    network, processor = parts_of(vlm)
+    network, processor = model_and_processor(vlm)
     config = plain_model(network).config
     if family_of(config).target == "qformer":
         raise CannotAct(
@@ -22,17 +22,6 @@ def insertion_target(method: str, vlm: Any) -> AttentionTarget:
             "model learned queries, which stand for no place in the image. Use another family, or clva."
         )
     return find_target(network, None if processor is None else processor.tokenizer)
-
-
-def parts_of(vlm: Any) -> tuple[nn.Module, Any]:
-    """Model and processor of what `prepare` takes; the processor is None with a bare model."""
-    if isinstance(vlm, Vlm):
-        return vlm.model, vlm.processor
-    if isinstance(vlm, tuple) and len(vlm) == 2:
-        return vlm
-    if isinstance(vlm, nn.Module):
-        return vlm, None
-    raise BadModel(f"Expected a model, a (model, processor) pair or what va.load returns; found {type(vlm).__name__}.")
 
 
 def checked(method: str, tensors: dict[str, Any], labels: Tensor | None, again: bool = False) -> dict[str, Any]:
