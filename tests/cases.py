@@ -6,6 +6,7 @@ A case makes a left-padded batch of three prompts, its samples unpadded, and say
 import functools
 from dataclasses import dataclass
 
+import pytest
 import tiny
 import tiny_families
 import tiny_models
@@ -152,3 +153,16 @@ def beams(model, inputs, num_beams=3):
 
 def in_double(inputs):
     return {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
+
+
+def covering(names, offset=0):
+    """(name, case) pairs: each name on one case and each case in turn; the others are slow. Offsets change which is which."""
+    cases = list(CASES)
+    return pytest.mark.parametrize(
+        ("name", "case"),
+        [
+            pytest.param(name, case, marks=() if (row + offset) % len(cases) == column else pytest.mark.slow)
+            for row, name in enumerate(names)
+            for column, case in enumerate(cases)
+        ],
+    )

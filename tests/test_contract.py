@@ -1,5 +1,6 @@
 """The promises of every registered method: off equals plain, no trace is left, order and batch do not matter.
 
+Each test takes every method on one of the families, another family in each test; all pairs are slow (`make test-all`).
 A new method joins by its line in the catalogue. Where its defaults say nothing on tiny models, `SHARP` has stronger ones.
 """
 
@@ -8,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from cases import CASES, beams, model_of, run, tokens_of
+from cases import CASES, beams, covering, model_of, run, tokens_of
 from stand_ins import Processor
 
 from vlm_anchors.errors import AnchorsWarning
@@ -43,12 +44,7 @@ def hooks_of(model):
     return [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules()]
 
 
-everywhere = pytest.mark.parametrize("case", list(CASES))
-every_method = pytest.mark.parametrize("name", IN_MODEL)
-
-
-@everywhere
-@every_method
+@covering(IN_MODEL, 0)
 def test_off_equals_plain(name, case):
     model, batch = model_of(case), CASES[case].batch()
     plain, tokens = run(model, batch)
@@ -59,8 +55,7 @@ def test_off_equals_plain(name, case):
     assert torch.equal(plain, again) and torch.equal(tokens, same)
 
 
-@everywhere
-@every_method
+@covering(IN_MODEL, 1)
 def test_acts_and_leaves_no_trace(name, case):
     model, batch = model_of(case), CASES[case].batch()
     before, tokens = run(model, batch)
@@ -74,8 +69,7 @@ def test_acts_and_leaves_no_trace(name, case):
     assert (str(model.config), hooks_of(model), set(vars(model))) == (config, hooks, held)
 
 
-@everywhere
-@every_method
+@covering(IN_MODEL, 2)
 def test_leaves_no_trace_after_an_exception(name, case):
     model, batch = model_of(case), CASES[case].batch()
     before, _ = run(model, batch)
@@ -87,8 +81,7 @@ def test_leaves_no_trace_after_an_exception(name, case):
     assert torch.equal(before, after) and hooks_of(model) == hooks
 
 
-@everywhere
-@every_method
+@covering(IN_MODEL, 3)
 def test_order_does_not_matter(name, case):
     model, first, second = model_of(case), CASES[case].batch(1), CASES[case].batch(2)
     with steered(name, case):
@@ -99,8 +92,7 @@ def test_order_does_not_matter(name, case):
     assert torch.equal(alone, after)
 
 
-@everywhere
-@every_method
+@covering(IN_MODEL, 4)
 def test_batch_equals_one_by_one(name, case):
     model, batch = model_of(case), CASES[case].batch()
     with steered(name, case):
@@ -112,8 +104,7 @@ def test_batch_equals_one_by_one(name, case):
             assert (together[:, sample] - alone[:, 0])[seen].abs().max() < BOUND
 
 
-@everywhere
-@every_method
+@covering(IN_MODEL, 5)
 def test_beams_equal_one_by_one(name, case):
     model, batch = model_of(case), CASES[case].batch()
     with steered(name, case) as handle:
@@ -124,8 +115,7 @@ def test_beams_equal_one_by_one(name, case):
             assert torch.equal(alone[0], together[sample])
 
 
-@everywhere
-@pytest.mark.parametrize("name", [*IN_MODEL, "imccd, gated"])
+@covering([*IN_MODEL, "imccd, gated"], 7)
 def test_a_beam_is_steered_by_its_own_past(name, case, monkeypatch):
     """A beam that changed places at every step has the logits of a run that was made to say its tokens."""
     monkeypatch.setattr(imccd, "WINDOW", 2)
@@ -149,8 +139,7 @@ def test_a_beam_is_steered_by_its_own_past(name, case, monkeypatch):
     assert "gated" not in name or 0 < sum(gated)
 
 
-@everywhere
-@every_method
+@covering(IN_MODEL, 6)
 def test_nucleus_repeats_with_its_seed(name, case):
     model, batch = model_of(case), CASES[case].batch()
     found = []
@@ -161,10 +150,10 @@ def test_nucleus_repeats_with_its_seed(name, case):
     (logits, tokens), (again, same) = found
     assert torch.equal(tokens, same) and torch.equal(logits, again)
     plain, _ = run(model, batch, tokens)
-    assert not torch.allclose(logits, plain, atol=1e-6), "it effects"
+    assert not torch.allclose(logits, plain, atol=1e-6), "it acts"
 
 
-@every_method
+@pytest.mark.parametrize("name", IN_MODEL)
 def test_says_what_it_is(name):
     entry = METHODS.get(name)
     cls = entry.load()

@@ -15,7 +15,7 @@ corrects for the number of comparisons.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import BadSetting
 from .benchmarks.base import BadData, Benchmark, Counts, Metrics, Record
@@ -136,7 +136,9 @@ def counted(benchmark: Benchmark, records: Sequence[Record], known: Known | None
     if known is None:
         return benchmark.counts(records)
     if id(records) not in known:
-        known[id(records)] = records, benchmark.counts(records)  # the list is held, so that its id stays its own
+        same: dict[tuple[Any, ...], Counts] = {}
+        counts = [same.setdefault(tuple(each.items()), each) for each in benchmark.counts(records)]
+        known[id(records)] = records, counts  # the list is held, so that its id stays its own
     return known[id(records)][1]
 
 

@@ -176,7 +176,7 @@ def report(
 
     def with_runs(made: Any) -> str:
         """The tables and the birth certificates of the runs they come from."""
-        reported_runs = [dict(tables.read_run(run).info) for run in runs]
+        reported_runs = [tables.read_info(run) for run in runs]
         return json.dumps({"runs": reported_runs, "tables": json.loads(tables.as_json(made))}, indent=1) + "\n"
 
     forms: dict[str, Any] = {

@@ -5,7 +5,7 @@
 One RUN has one judge: marks of two are not comparable.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,10 @@ def read(run: Path) -> dict[Key, dict[str, Any]]:
     return found
 
 
-def beside(records: Sequence[Mapping[str, Any]], reviews: Mapping[Key, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def beside(records: list[dict[str, Any]], reviews: Mapping[Key, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The records, each with its "review", "judge" and "reviewed" (when) where there is one."""
+    if not reviews:
+        return records
     joined = []
     for record in records:
         one = reviews.get(key_of(record))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...durable import read_lines
+from ...durable import iterate_lines
 from ...errors import UnknownName
 from ...registry import did_you_mean
 from ...text_files import read_object
@@ -41,22 +41,54 @@ class Run:
         return next((str(record["judge"]) for record in self.records if "judge" in record), "")
 
 
-def read_run(path: Path) -> Run:
-    """A run's folder. A half-written last line (power cut) is dropped; any other broken line is refused."""
+def read_info(path: Path) -> dict[str, Any]:
+    """What run.json says of a run."""
     if not (path / "run.json").exists():
         raise BadData(f"{path} is no run: it has no run.json. Give a folder that `vlm-anchors eval --out` wrote.")
-    info = read_object(path / "run.json", advice="Run eval again.")
+    return read_object(path / "run.json", advice="Run eval again.")
+
+
+UNSCORED = frozenset({"prompt", "effects", "tokens", "made_with"})
+"""What no benchmark's score is made of."""
+
+
+def read_run(path: Path, scored: bool = False) -> Run:
+    """A run's folder. A half-written last line (power cut) is dropped; any other broken line is refused.
+
+    Args:
+        path: The folder.
+        scored: Keep only what scores are made of, and equal values once: a million answers then fit into a gigabyte.
+    """
+    info = read_info(path)
     files = sorted(path.glob("records*.jsonl"))
     if not files:
         raise BadData(f"{path} holds no records.jsonl. Answer some questions first: vlm-anchors eval ... --out {path}")
-    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
+    kept: list[dict[str, Any]] = []
+    known: set[reviews.Key] = set()
+    same: dict[Any, Any] = {}
     torn = 0
     for file in files:
-        rows, dropped = read_lines(file)
-        torn += dropped
-        for row in rows:
-            kept.setdefault(reviews.key_of(row), row)
-    return Run(path, info, reviews.beside(list(kept.values()), reviews.read(path)), torn)
+        for _, row in iterate_lines(file):
+            if row is None:
+                torn += 1
+            elif (key := reviews.key_of(row)) not in known:
+                known.add(key)
+                kept.append(_scored(row, same) if scored else row)
+    return Run(path, info, reviews.beside(kept, reviews.read(path)), torn)
+
+
+def _scored(row: Mapping[str, Any], same: dict[Any, Any]) -> dict[str, Any]:
+    """A record without `UNSCORED`; texts and truths that were seen before are the same objects again."""
+    kept = {}
+    for name, value in row.items():
+        if name in UNSCORED or (name == "seed" and value is None):
+            continue
+        if isinstance(value, str):
+            value = same.setdefault(value, value)
+        elif name == "truth" and isinstance(value, dict):
+            value = same.setdefault(repr(value), value)
+        kept[name] = value
+    return kept
 
 
 def key_of(record: Record) -> Key:
@@ -98,12 +130,12 @@ def tables(
         UserError: A folder is no RUN, its records cannot be scored, or a name is unknown.
     """
     paths = list(map(Path, paths))
-    other = read_run(Path(against)) if (Path(against) / "run.json").is_file() else None
+    other = read_run(Path(against), scored=True) if (Path(against) / "run.json").is_file() else None
     if other is not None and any(path.resolve() == other.path.resolve() for path in paths):
         raise BadData(f"{other.path} would be compared with itself. Name another RUN, or a method, with --against.")
     together: dict[tuple[str, ...], list[Run]] = {}
     for path in named_once(paths):
-        run = read_run(Path(path))
+        run = read_run(Path(path), scored=True)
         names = ("benchmark", "model", "revision", "protocol", "max_new_tokens", "data_sha256")
         data = (run.info.get(name) for name in names)
         same = (*("" if each is None else str(each) for each in data), run.judge)
