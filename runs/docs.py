@@ -101,9 +101,10 @@ def as_markdown(docstring):
 
 WHERE = """\
 **Where a method runs.** CLVA is held against its equations on every family, AttAnchor on every family whose images stand among
-the words. The baselines are held against theirs on LLaVA, Qwen2.5-VL and InstructBLIP. A method that reads the prompt a second
-time is refused where that reading is not known to be right; the others run, with a warning, and their promises (off is plain,
-a batch is its samples) are tested on every decoder family.
+the words. The baselines are held against theirs on LLaVA, Qwen2.5-VL and InstructBLIP. VCD, PAI and
+M3ID read the prompt a second time with the whole model, other methods that do so are refused where their reading is not known
+to be right; the rest run, with a warning, and their promises (off is plain, a batch is its samples) are tested on every decoder
+family. [Model families](families.md) shows which method runs on which class.
 """
 
 

@@ -242,10 +242,11 @@ def test_families_without_a_test_warn_or_are_refused():
     import tiny_models
 
     model = tiny_models.paligemma()
-    with pytest.warns(AnchorsWarning, match="deco is tested on"), attach(model, DeCo()):
-        pass
+    for method in (DeCo(), VCD()):
+        with pytest.warns(AnchorsWarning, match=f"{method.spec()} is tested on"), attach(model, method):
+            pass
     with pytest.raises(CannotAct, match="reads the prompt twice"):
-        attach(model, VCD())
+        attach(model, VISTA())
     with attach(tiny_models.internvl(), VCD()):
         pass
 

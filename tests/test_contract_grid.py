@@ -20,11 +20,8 @@ ONE_READING = "pai, no branch"
 METHODS = [*(name for name in IN_MODEL if name != "clva"), ONE_READING]
 """CLVA is compared with its reference on every family elsewhere."""
 WORDS = {"qwen3-vl", "gemma3", "paligemma", "paligemma2"}  # the decoder is told of the image by more than embeddings
-TILES = {"llava-next", "llava-onevision", "idefics3", "smolvlm"}  # the tower is not given what the processor made
-PADDED = {"mistral3"}  # to the largest image of a batch: noise would depend on the batch
 ELSEWHERE = {
-    "icd": WORDS, "vista": WORDS, "pai": {"paligemma", "paligemma2"},
-    "m3id": {"paligemma", "paligemma2"}, "vcd": WORDS | TILES | PADDED,
+    "icd": WORDS, "vista": WORDS,
     "imccd": set(FAMILIES) - {"llava", "qwen2.5-vl"},
     "sid": WORDS, "avisc": WORDS, "only": {"glm-4v", "gemma3", "paligemma", "paligemma2"},
 }  # fmt: skip

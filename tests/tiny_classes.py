@@ -6,19 +6,22 @@ read; a prompt is words, an image with the tags its config names, and words.
 """
 
 import copy
+import inspect
 import re
 import warnings
 from dataclasses import dataclass
 
 import torch
 import transformers as hf
+from tiny_ties import IMAGE, TIED, stubbed
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vlm_anchors.models.decoder import is_tag
+from vlm_anchors.models.vision_features import projected
 
 CLASSES = dict(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
-PAD, BOS, EOS, IMAGE, VIDEO, FIRST_TAG, AUDIO = 0, 1, 2, 3, 4, 5, 19
+PAD, BOS, EOS, VIDEO, FIRST_TAG, AUDIO = 0, 1, 2, 4, 5, 19
 WORD, WORDS = 40, 160
 """Ids from here on are words, up to there."""
 
@@ -50,10 +53,6 @@ VISION = {
     r"window_size": 16, r"vocab_size": WORDS, r"max_position_embeddings": 64, r"num_position_embeddings": 64,
 }  # fmt: skip
 _SPECIAL = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
-_CLIP = {
-    "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "image_size": 16, "patch_size": 4,
-}  # fmt: skip
 
 
 def shrunk(config, path=""):
@@ -68,6 +67,8 @@ def shrunk(config, path=""):
             small[name] = shrunk(part, f"{path}/{name}")
         elif name == "rope_parameters" and isinstance(value, dict):
             small[name] = _short_rope(value)
+        elif name == "deepstack_visual_indexes" and value:
+            small[name] = [0, 1]
         elif name in _PER_LAYER and isinstance(value, list) and value and not vision:
             small[name] = _eight(value)
         else:
@@ -129,8 +130,15 @@ class TinyClass:
     tokens: int
     tags: dict
 
+    @property
+    def latents(self):
+        """Whether a Q-Former stands between tower and decoder: its learned queries are the placeholders."""
+        return hasattr(self.model, "qformer")
+
     def prompt(self, images=1, seed=0, before=3, between=4, after=6):
         """Inputs of one prompt, its visual positions image by image, and its text rows after the first of them."""
+        if self.latents:
+            return self._asked(seed, after), [list(range(self.tokens))], list(range(self.tokens, self.tokens + after))
         generator = torch.Generator().manual_seed(seed)
         ids, places, text = [BOS], [], []
 
@@ -151,19 +159,29 @@ class TinyClass:
             ids.extend(ending)
         words(after)
         row = torch.tensor([ids])
+        side_by_side = "target_sizes" in self.pixels
         pixels = {
-            name: value if value is None else torch.cat([value + 0.1 * number if value.is_floating_point() else value
-                                                         for number in range(images)])
+            name: value if value is None else torch.cat(
+                [value + 0.1 * number if value.is_floating_point() else value for number in range(images)],
+                -1 if side_by_side and value.dim() > 2 else 0)
             for name, value in self.pixels.items()
         }  # fmt: skip
         inputs = {"input_ids": row, "attention_mask": torch.ones_like(row), **pixels}
-        if "image_grid_thw" in pixels and hasattr(self.model.base_model, "get_rope_index"):
+        kinds = "mm_token_type_ids" in inspect.signature(self.model.forward).parameters
+        if kinds and hasattr(self.model.base_model, "get_rope_index"):
             inputs["mm_token_type_ids"] = (row == IMAGE).long()
         if self.model_type in ("gemma3", "shieldgemma2", "paligemma", "gemma4", "gemma4_unified"):
             inputs["token_type_ids"] = (row == IMAGE).long()
             if self.model_type.startswith("gemma4"):
                 inputs["mm_token_type_ids"] = inputs.pop("token_type_ids")
         return inputs, places, text
+
+    def _asked(self, seed, after):
+        generator = torch.Generator().manual_seed(seed)
+        words = torch.randint(WORD, WORDS - 1, (after,), generator=generator).tolist()
+        place = VIDEO if self.model_type == "instructblipvideo" else IMAGE
+        row = torch.tensor([[place] * self.tokens + words])
+        return {"input_ids": row, "attention_mask": torch.ones_like(row), **self.pixels}
 
     def _around(self):
         starts = [one for name, one in self.tags.items() if re.search("start|boi|bos", name) and isinstance(one, int)]
@@ -182,19 +200,23 @@ def build(model_type, seed=0, **overrides):
     for name, value in overrides.items():
         (small["text_config"] if name not in small and "text_config" in small else small)[name] = value
     torch.manual_seed(seed)
-    model = getattr(hf, CLASSES[model_type])(kind(**small)).eval()
+    with stubbed(model_type):
+        model = getattr(hf, CLASSES[model_type])(kind(**small)).eval()
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")  # the grouped kernels have no double precision
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if torch.isnan(weight).any() or (weight.numel() and float(weight.abs().max()) == 0 and "bias" not in name):
                 weight.normal_(std=0.02)
-            if re.search(r"(q_proj|k_proj|q_b_proj|kv_b_proj|qkv_proj|query_key_value)\.weight$", name) and (
-                "vision" not in name and "visual" not in name and "tower" not in name
-            ):
+            elif name.endswith("latents"):
+                weight.normal_()  # all alike, they would make all visual tokens alike
+            if re.search(
+                r"(q_proj|k_proj|q_b_proj|kv_b_proj|qkv_proj|query_key_value|crossattention.attention.(query|key))\.weight$",
+                name,
+            ) and ("vision" not in name and "visual" not in name and "tower" not in name):
                 weight.mul_(6.0)
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = PAD
+    if hasattr(model, "generation_config"):
+        model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, PAD
     return model
 
 
@@ -203,40 +225,77 @@ def tiny(model_type, seed=0, **overrides):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = build(model_type, seed, **overrides)
+        if hasattr(model, "qformer"):
+            return TinyClass(model_type, model, *_queried(model), {})
         pixels, tokens = _picture(model)
-    return TinyClass(model_type, model, pixels, tokens, _ids(model.config))
+        _tell_tokens_apart(model, pixels)
+    tags = {name: value for name, value in vars(model.config).items() if is_tag(name) and isinstance(value, int | list)}
+    return TinyClass(model_type, model, pixels, tokens, tags)
+
+
+def _queried(model):
+    """Pixels of one image (or of four frames) and a question for the Q-Former, and the learned queries they give."""
+    video, generator = "Video" in type(model).__name__, torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        model.query_tokens.normal_(generator=generator)
+        for name, weight in model.named_parameters():
+            if name.startswith("language_projection"):
+                weight.mul_(20)
+            if "vision_model" in name and weight.dim() > 1:
+                weight.normal_(std=0.1, generator=generator)
+    pixels = {"pixel_values": torch.randn((1, 4, 3, 32, 32) if video else (1, 3, 32, 32), generator=generator)}
+    if "instructblip" in model.config.model_type:
+        pixels["qformer_input_ids"] = torch.randint(WORD, WORDS - 1, (1, 4), generator=generator)
+        pixels["qformer_attention_mask"] = torch.ones(1, 4, dtype=torch.long)
+    return pixels, model.config.num_query_tokens * (4 if video else 1)
+
+
+def _tell_tokens_apart(model, pixels):
+    """Larger weights before the decoder where visual tokens differ so little that rounding would choose the anchors."""
+    tower = re.compile("vision|visual|vq|tower|proj(ector|ection)|merger|aligner|connector|resampler|adapter|patch")
+    own = [w for name, w in model.named_parameters()
+           if w.dim() > 1 and tower.search(name) and not re.search("language|text_model|quantize|decoder", name)]  # fmt: skip
+    for _ in range(5):
+        with torch.no_grad():
+            features = model.base_model.get_image_features(**pixels, return_dict=True)
+            rows = _rows(features)
+            if float((rows - rows.mean(0)).abs().mean()) > 0.02:
+                return
+            for weight in own:
+                weight.mul_(2.0)
+
+
+def _rows(output):
+    """Projected visual tokens of whatever `get_image_features` returns, (tokens, width)."""
+    features = projected(output)
+    parts = [features] if isinstance(features, torch.Tensor) else list(features)
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
 
 
 def _picture(model):
     """Pixels of one image in the first shape that the tower takes, and its visual tokens."""
     inner = model.base_model
-    generator, last = torch.Generator().manual_seed(5), None
+    generator, errors = torch.Generator().manual_seed(5), []
     for candidate in _shapes(model):
         pixels = {name: torch.randn(value, generator=generator) if isinstance(value, tuple) else value
                   for name, value in candidate.items()}  # fmt: skip
         try:
             with torch.no_grad():
-                output = inner.get_image_features(**pixels, return_dict=True)
-            features = getattr(output, "pooler_output", None)
-            features = output.last_hidden_state if features is None else features
-            parts = [features] if isinstance(features, torch.Tensor) else list(features)
-            tokens = sum(part.reshape(-1, part.shape[-1]).shape[0] for part in parts)
-            if parts[0].shape[-1] != model.get_input_embeddings().weight.shape[-1]:
-                raise ValueError(f"features of width {parts[0].shape[-1]}")
-            return pixels, tokens
+                rows = _rows(inner.get_image_features(**pixels, return_dict=True))
+            if rows.shape[-1] != model.get_input_embeddings().weight.shape[-1]:
+                raise ValueError(f"features of width {rows.shape[-1]}")
+            return pixels, len(rows)
         except Exception as error:
-            last = last or error
-    raise last or ValueError("no get_image_features")
+            errors.append(f"{type(error).__name__}: {error}")
+    raise ValueError("no picture fits: " + "; ".join(dict.fromkeys(errors)))
 
 
 def _shapes(model):
-    import inspect
-
     wanted = inspect.signature(model.base_model.get_image_features).parameters
     vision = getattr(model.config, "vision_config", model.config)
     patch = getattr(vision, "patch_size", 4)
     patch = patch if isinstance(patch, int) else patch[0]
-    time = getattr(vision, "temporal_patch_size", None) or 1
+    time = getattr(vision, "temporal_patch_size", None) or getattr(vision, "patch_temporal", None) or 1
     if "image_grid_thw" in wanted:
         grid = torch.tensor([[1, 8, 8]])
         for row in ((64, 3 * time * patch**2), (64, 3, patch, patch), (64, 3 * patch**2)):
@@ -256,10 +315,15 @@ def _shapes(model):
                    "pixel_attention_mask": torch.ones(1, count, dtype=torch.long)}  # fmt: skip
         if "image_position_ids" in wanted:
             place = torch.stack(torch.meshgrid(*[torch.arange(side // patch)] * 2, indexing="ij"), -1).view(1, count, 2)
-            yield {"pixel_values": (1, count, 3 * patch**2), "image_position_ids": place.flip(-1)}
+            for width in (3 * patch**2, 3 * (patch * getattr(vision, "pooling_kernel_size", 1)) ** 2):
+                yield {"pixel_values": (1, count, width), "image_position_ids": place.flip(-1)}
         if "image_grid_hw" in wanted:
             hw = torch.tensor([[side // patch] * 2])
-            yield {"pixel_values": (1, count, 3 * patch**2), "image_grid_hw": hw}
+            yield {"pixel_values": (count, 3 * patch**2), "image_grid_hw": hw}
+        if "image_token_pooling" in wanted:
+            pooling = torch.arange(64).view(16, 4).repeat(2, 1)
+            yield {"pixel_values": (1, 64, 3 * patch**2), "image_token_pooling": pooling,
+                   "image_grids": torch.tensor([[4, 4, 4, 4]])}  # fmt: skip
         if "num_local_patches" in wanted:
             yield {"pixel_values": square, "num_local_patches": torch.tensor([0])}
         if "high_res_pixel_values" in wanted:
@@ -268,74 +332,11 @@ def _shapes(model):
             yield {"pixel_values_images": square}
         if "pixel_mask" in wanted:
             yield {"pixel_values": square, "pixel_mask": torch.ones(1, side, side, dtype=torch.long)}
-        if "pixel_attention_mask" in wanted:
+        if "tile_fine_mask" in wanted:
+            yield {"pixel_values": (1, 1, 3, side, side), "pixel_attention_mask": torch.ones(1, 1, dtype=torch.bool)}
+        elif "pixel_attention_mask" in wanted:
             yield {"pixel_values": (1, 1, 3, side, side),
                    "pixel_attention_mask": torch.ones(1, 1, side, side, dtype=torch.long)}  # fmt: skip
         yield {"pixel_values": square}
         yield {"pixel_values": (1, 1, 3, side, side)}
         yield {"pixel_values": (1, count, 3 * patch**2)}
-
-
-def _set(part=None, **values):
-    def tie(small):
-        (small if part is None else small[part]).update(values)
-
-    return tie
-
-
-def _both(*ties):
-    def tie(small):
-        for one in ties:
-            one(small)
-
-    return tie
-
-
-_ANYRES = _both(_set(image_grid_pinpoints=[[32, 64], [64, 32]], vision_feature_layer=-1))
-_GEMMA3 = _set(mm_tokens_per_image=16)
-_FULL_HEADS = _set("text_config", num_key_value_heads=4)
-
-
-def _by_kind(small):
-    """Rotary parameters for every kind of layer there is."""
-    rope = small["text_config"].get("rope_parameters") or {}
-    plain = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
-    small["text_config"]["rope_parameters"] = {
-        kind: rope.get(kind) or plain for kind in small["text_config"]["layer_types"]
-    }
-
-
-def _glm(section):
-    return _set("text_config", rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": section,
-                                                **({} if sum(section) == 8 else {"partial_rotary_factor": 0.5})})  # fmt: skip
-
-
-_GLM, _HALF_GLM = _glm([2, 3, 3]), _glm([2, 1, 1])
-TIED = {
-    "aria": _set(projector_patch_to_query_dict={64: 16}),
-    "chameleon": _set(vocabulary_map={"<image>": IMAGE, **{f"IMGIMG{chr(65 + n % 10)}Z": 40 + n for n in range(20)}}),
-    "emu3": _set(vocabulary_map={"<image>": IMAGE, "<|extra_200|>": 39,
-                                 **{f"<|visual token {n:06d}|>": 40 + n for n in range(20)}}),
-    "cohere_compass": _by_kind,
-    "deepseek_ocr2": _set("text_config", mlp_layer_types=["dense"] + ["sparse"] * 7),
-    "dots3_note": _FULL_HEADS,
-    "ernie4_5_vl_moe": _set("text_config", rope_parameters={"rope_type": "ernie_3d", "rope_theta": 500000.0,
-                                                            "mrope_section": [3, 3, 2]}),
-    "gemma3": _GEMMA3, "shieldgemma2": _GEMMA3,
-    "glm5_next": _FULL_HEADS, "mistral_large4": _FULL_HEADS,
-    "glm4v": _GLM, "glm46v": _GLM, "glmga": _GLM, "glm_ocr": _GLM, "glm4v_moe": _HALF_GLM,
-    "granite4_vision": _both(_ANYRES, _set(deepstack_layer_map=[[0, 0], [1, 2]])),
-    "hunyuan_vl": _set("text_config", rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
-    "llava_next": _ANYRES, "llava_next_video": _ANYRES, "llava_onevision": _ANYRES,
-    "llama4": _both(_set("vision_config", projector_input_dim=64, projector_output_dim=64, vision_output_dim=64,
-                         intermediate_size=128, pixel_shuffle_ratio=0.5)),
-    "molmo2": _set("adapter_config", vision_feature_layer=[-1, -2]),
-    "qwen2_vl": _both(_set("vision_config", embed_dim=32, hidden_size=64)),
-    "vipllava": _set(vision_feature_layers=[-1, -2]),
-    "fast_vlm": _both(_set(vision_config=_CLIP, vision_feature_layer=-1, vision_feature_select_strategy="full")),
-    "perception_lm": _both(_set(vision_config=_CLIP)),
-    "gemma3n": _both(_set(vision_config=_CLIP)),
-    "unlimited_ocr": _both(),
-    "nemotron_h_omni": _set("vision_config", video_temporal_patch_size=2),
-}  # fmt: skip
-"""What a class's config asks for beyond small sizes: a function that changes the dictionary."""

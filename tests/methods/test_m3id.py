@@ -3,14 +3,15 @@
 import math
 
 import pytest
-import tiny_models
+import tiny_classes
 import torch
 from cases import CASES, STEPS
 from reference_logits import compare, cut, read, whole, without_image
 
-from vlm_anchors.errors import BadParameter, CannotAct
+from vlm_anchors.errors import AnchorsWarning, BadParameter
 from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.methods.m3id import M3ID
+from vlm_anchors.models.decoder import find_target
 
 
 def reference(case, method):
@@ -62,11 +63,21 @@ def test_a_token_the_model_is_sure_of_is_left_alone():
     assert torch.equal(moved > 1e-4, unsure)
 
 
-def test_an_untested_family_is_refused():
-    with pytest.raises(
-        CannotAct, match="m3id reads the prompt twice, .*; on PaliGemma .* it is not. Use a model of one of"
-    ):
-        attach(tiny_models.paligemma(), M3ID())
+@pytest.mark.parametrize("name", ["cohere2_vision", "qwen2_5_omni_thinker", "gemma3n"])
+def test_the_whole_model_reads_the_words_alone(name):
+    """Scaled logits; positions of three parts; embeddings per layer, looked up by id."""
+    one = tiny_classes.tiny(name)
+    inputs, places, _ = one.prompt(1)
+    tags = set(find_target(one.model).delimiter_ids)
+    rest = [token for place, token in enumerate(inputs["input_ids"][0].tolist()) if place not in places[0]]
+    words = torch.tensor([[token for token in rest if token not in tags]])
+    with torch.no_grad():
+        with pytest.warns(AnchorsWarning, match="m3id is tested on"), attach(one.model, M3ID(rate=0.5, cut=1.0)):
+            found = one.model(**inputs).logits[:, -1]
+        first, second = one.model(**inputs).logits[:, -1], one.model(input_ids=words).logits[:, -1]
+    first, second = first.log_softmax(-1), second.log_softmax(-1)
+    assert (found - (first + math.expm1(0.5) * (first - second))).abs().max() < 1e-4
+    assert (first - second).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("parameters", [{"rate": -1}, {"cut": 1.5}, {"offset": 0.5}, {"offset": -1}, {"beta": 2}])

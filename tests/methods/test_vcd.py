@@ -1,17 +1,19 @@
 """VCD against two readings without a cache, the second of an image noised by hand."""
 
 import math
+import warnings
 
 import pytest
-import tiny_models
+import tiny_classes
 import tiny_processors
 import tiny_qformer
 import torch
 from cases import CASES, STEPS, model_of
 from reference_logits import compare, cut, read, whole
 
-from vlm_anchors.errors import BadParameter, CannotAct
+from vlm_anchors.errors import AnchorsWarning, BadParameter, CannotAct
 from vlm_anchors.interventions.attachment import attach
+from vlm_anchors.methods.attanchor import AttAnchor
 from vlm_anchors.methods.vcd import VCD, kept_signal, noised
 
 
@@ -88,12 +90,51 @@ def test_moments_of_a_moving_image_have_noise_of_their_own():
     assert (noise[:, :, 0] - noise[:, :, 1]).abs().min(-1).values.max() > 0
 
 
-def test_an_untested_family_is_refused():
-    untested = (
-        "vcd reads the prompt twice, which is tested on llava, .*; on PaliGemma .* it is not. Use a model of one of"
-    )
-    with pytest.raises(CannotAct, match=untested):
-        attach(tiny_models.paligemma(), VCD())
+WHOLE = ("qwen3_vl", "gemma3", "cohere2_vision", "llava_next")
+"""Features for deeper layers; image blocks told by token types; scaled logits; a tower that is not given what was made."""
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_branch_read_by_the_whole_model_equals_two_readings_without_a_cache(name):
+    one = tiny_classes.tiny(name)
+    inputs, _, _ = one.prompt(1)
+    steps = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    with torch.no_grad():
+        with pytest.warns(AnchorsWarning, match="vcd is tested on"), attach(one.model, VCD(beta=0.0)) as handle:
+            out = one.model.generate(
+                **inputs, **steps, output_logits=True, output_scores=True, return_dict_in_generate=True
+            )
+            called = one.model(**inputs).logits[:, -1]
+        assert handle.effects[0]["vcd"]["branch_passes"] == 1
+        grid = inputs.get("image_grid_thw")
+        noise = noised(inputs["pixel_values"], 500, 0, grid, one.model.config.vision_config)
+        for step in range(3):
+            more = out.sequences[:, inputs["input_ids"].shape[1] :][:, :step]
+            longer = {**inputs, "input_ids": torch.cat([inputs["input_ids"], more], 1)}
+            for kind in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
+                if kind in inputs:
+                    longer[kind] = torch.nn.functional.pad(inputs[kind], (0, step), value=int(kind == "attention_mask"))
+            first, second = (
+                one.model(**{**longer, "pixel_values": x}).logits[:, -1] for x in (inputs["pixel_values"], noise)
+            )
+            assert (out.logits[step] - (2 * first - second)).abs().max() < 1e-4
+            assert (first - second).abs().max() > 1e-2
+    assert (called - out.logits[0]).abs().max() < 1e-5
+
+
+def test_a_whole_branch_follows_beams_and_anchored_prompts():
+    one = tiny_classes.tiny("qwen3_vl")
+    inputs, _, _ = one.prompt(1, after=8)
+    beams = {"num_beams": 2, "num_return_sequences": 2, "max_new_tokens": 3, "do_sample": False}
+    prepared = AttAnchor(tau=0.0, tokens="all").prepare(one.model, inputs)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for asked in (inputs, prepared):
+            plain = one.model.generate(**asked, **beams)
+            with attach(one.model, VCD(beta=0.0)):
+                assert one.model.generate(**asked, **beams).shape[0] == plain.shape[0] == 2
+                copies = one.model(**asked).logits[:, -1]
+            assert (copies - one.model(**asked).logits[:, -1]).abs().max() > 1e-3
 
 
 def test_an_encoder_decoder_is_refused_in_words_that_fit():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import AnchorsWarning, CannotAct
 from ..models.decoder import AttentionTarget, find_target, plain_model
-from ..models.vision import PIXELS, encode_images
+from ..models.vision import brings_pixels, encode_images
 from ..models.vlm import model_and_processor
 from ..parameters import known_arguments, name_of
 from . import prompt_pass as decoder_pass
@@ -29,6 +29,7 @@ from .contrastive import KEYWORD
 from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState, Lifetime, Recorder, Setup
 from .handle import ENABLED, DeferredInterrupt, Handle
 from .hooks import ModelHooks
+from .insertion.anchored import ENCODED
 from .method import compose
 from .qformer import latent_pass
 from .token_map import must_encode
@@ -239,14 +240,14 @@ class Attachment:
         if kwargs is None or self._copied or torch.compiler.is_compiling():
             return None
         new = encode_images(self.target.outer[-1], kwargs) if self._images_touch(args, kwargs) else None
-        current.set(CallContext.seen(current.get(), module, args, kwargs if new is None else new))
+        seen = CallContext.seen(current.get(), module, args, kwargs if new is None else new)
+        current.set(seen if new is None else replace(seen, arguments={**seen.arguments, **kwargs, ENCODED: None}))
         return None if new is None else (args, new)
 
     def _images_touch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Raw images of which only the vision tower's output tells where one ends, and a method that wants to know."""
         ids = kwargs.get("input_ids", args[0] if args else None)
-        raw = any(kwargs.get(pixels) is not None for pixels in PIXELS.values())
-        return raw and self._handle() is not None and must_encode(self.target, ids, kwargs)
+        return brings_pixels(kwargs) and self._handle() is not None and must_encode(self.target, ids, kwargs)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._copied and not torch.compiler.is_compiling():

@@ -5,7 +5,7 @@ Shapes: b samples, q tokens of the prompt, d width of the decoder, n visual toke
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,16 +13,20 @@ from torch import Tensor, nn
 
 from ..errors import CannotAct
 from ..models.decoder import AttentionTarget
+from ..models.vision import encoder_arguments, is_pixels, pixel_values
+from ..models.vision_features import flat_features, repeated
 from ..parameters import name_of
 from .call_context import CallContext, current, methods_off
 from .composition import Composition
 from .contrastive import BranchInputs, left_padded
 from .forward_pass import ForwardState, Setup
 from .forward_view import ForwardPass
-from .insertion.anchored import insertion_of
+from .insertion.anchored import ENCODED, insertion_of
+from .insertion.mrope import has_mrope
+from .model_branch import ModelInputs, kept_ids, shared, text_positions
 from .pass_marks import pass_marks
 from .text_rows import TextRows, prompt_rows
-from .token_map import Marks
+from .token_map import Marks, is_one_of
 from .vision_tower import encode, pixels_given_to, require_tower
 
 
@@ -112,12 +116,72 @@ class Prompt:
 
         return fill
 
-    def without_image(self) -> BranchInputs:
+    def without_image(self) -> BranchInputs | ModelInputs:
         """The same words, no visual token and no tag around one."""
         prompt_inputs, marks = self.as_prompted(), self.marks
-        return left_padded(
-            prompt_inputs, prompt_inputs.real & ~marks.visual & ~marks.delimiters, self.target.family.mrope
-        )
+        keep = prompt_inputs.real & ~marks.visual & ~marks.delimiters
+        if self.target.family.again or self.target.visual_features is not None:
+            return left_padded(prompt_inputs, keep, self.target.family.mrope)
+        ids, real = kept_ids(self._whole_call()["input_ids"], keep, self.target.known_ids)
+        return ModelInputs({"input_ids": ids}, real, text_positions(real, has_mrope(self.target.outer[-1])))
+
+    def with_pixels(self, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> BranchInputs | ModelInputs:
+        """The same prompt with other images. change: new arguments of `get_image_features`, of those that it was given."""
+        if self.target.family.again == "pixels" or self.target.visual_features is not None:
+            return self.with_images(self.encode(change(self.pixels())))
+        call, real = self._whole_call(), self.as_prompted().real
+        encoded = call.get(ENCODED) or {}
+        if encoded.get("video") is not None or pixel_values(call, "video") is not None:
+            self._refuse_videos()
+        if not encoded:
+            given = {name: value for name, value in call.items() if value is not None}
+            if not any(is_pixels(name, value) for name, value in given.items()):
+                self._refuse_encoded()
+            return ModelInputs(shared(change(given)), real)
+        assert real is not None
+        output = self._encoded_anew(encoded, change)
+        return ModelInputs({**shared(call), ENCODED: {"image": self._for_batch(call["input_ids"], output)}}, real)
+
+    def _whole_call(self) -> Mapping[str, Any]:
+        """Arguments of the model's call, for a branch that the whole model reads."""
+        Prompt.need_one_piece(self)
+        call = self.view.arguments or {}
+        ids = call.get("input_ids")
+        if ids is None or ids.shape[1] != self.view.embeds.shape[1]:
+            raise CannotAct(
+                f"{self.name} lets {self.target.family.title} read its prompt a second time and needs input_ids; found "
+                "embeddings. Pass what the processor returned."
+            )
+        return call
+
+    def _encoded_anew(
+        self, encoded: Mapping[str, Any], change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> Any:
+        inserted, inner, noted = insertion_of(encoded), self.target.outer[-1], self.view.hooks.noted
+        image = encoded.get("image")
+        given = inserted.pixels if inserted else None if noted is None else noted.given_for(image)
+        given = pixels_given_to(image) if given is None else given
+        if given is None:
+            self._refuse_encoded()
+        with methods_off(), torch.no_grad():
+            return inner.get_image_features(**encoder_arguments(inner, "image", change(given)), return_dict=True)
+
+    def _for_batch(self, ids: Int[Tensor, "b q"], output: Any) -> Any:
+        """New features as the batch holds them: beams repeat samples, AttAnchor repeats patches."""
+        modalities = zip(self.target.visual_ids, self.target.modalities, strict=True)
+        shown = is_one_of(ids, tuple(one for one, modality in modalities if modality == "image"))
+        total, visual = len(flat_features(output)), self.marks.visual
+        inserted = insertion_of(self.call_context.mm_encoder_outputs)
+        if inserted is None and int(shown.sum()) == total:
+            return output
+        rows = _repeated(total, visual.sum(1).tolist())
+        if rows is None:
+            self._refuse_counts(int(visual.sum()), total)
+        place = torch.zeros_like(ids).masked_scatter(visual, rows.to(ids.device))
+        if inserted is not None:
+            place = place.gather(1, inserted.originals_of(len(ids)).to(ids.device))
+        counts = {"image": shown.sum(1).tolist()}
+        return repeated({"image": output}, {"image": place[shown]}, counts)["image"]
 
     def fronts(self) -> list[list[int]]:
         """Token ids in front of the first image and its tags, one list a sample, padding left out."""
@@ -156,12 +220,11 @@ class Prompt:
         tower returns them."""
         prompt_inputs, visual = self.as_prompted(), self.marks.visual
         counts = visual.sum(1).tolist()
-        rows = _repeated(torch.cat(list(features)), counts)
-        if rows is None:
-            raise CannotAct(
-                f"{self.name} changes the image, but the prompt has {sum(counts)} visual tokens and its "
-                f"images give {sum(map(len, features))}. Pass the processor's own inputs, images only."
-            )
+        new = torch.cat(list(features))
+        index = _repeated(len(new), counts)
+        if index is None:
+            self._refuse_counts(sum(counts), len(new))
+        rows = new[index.to(new.device)]
         embeds = prompt_inputs.embeds.masked_scatter(visual[..., None], rows.to(prompt_inputs.embeds))
         if (inserted := insertion_of(self.call_context.mm_encoder_outputs)) is not None:
             originals = inserted.originals_of(len(embeds)).to(embeds.device)
@@ -178,16 +241,28 @@ class Prompt:
         )
         videos = (encoded.get("video"), call_context.pixel_values_videos, (seen or {}).get("pixel_values_videos"))
         if any(video is not None for video in videos):
-            raise CannotAct(
-                f"{self.name} changes images before the vision tower sees them and has no form for videos. "
-                "Ask about images, or use another method."
-            )
+            self._refuse_videos()
         if seen is None or "pixel_values" not in seen:
-            raise CannotAct(
-                f"{self.name} changes the image before the vision tower sees it, but these inputs bring "
-                "its output only (mm_encoder_outputs). Pass pixel_values."
-            )
+            self._refuse_encoded()
         return seen
+
+    def _refuse_videos(self) -> NoReturn:
+        raise CannotAct(
+            f"{self.name} changes images before the vision tower sees them and has no form for videos. "
+            "Ask about images, or use another method."
+        )
+
+    def _refuse_encoded(self) -> NoReturn:
+        raise CannotAct(
+            f"{self.name} changes the image before the vision tower sees it, but these inputs bring "
+            "its output only (mm_encoder_outputs). Pass pixel_values."
+        )
+
+    def _refuse_counts(self, tokens: int, features: int) -> NoReturn:
+        raise CannotAct(
+            f"{self.name} changes the image, but the prompt has {tokens} visual tokens and its "
+            f"images give {features}. Pass the processor's own inputs, images only."
+        )
 
     def encode(self, prompt_inputs: Mapping[str, Any]) -> list[Float[Tensor, "_n d"]]:
         """Projected visual tokens of other inputs of the vision tower, run with all hooks shut."""
@@ -195,7 +270,7 @@ class Prompt:
         with methods_off(), torch.no_grad():
             return list(encode(tower, prompt_inputs))
 
-    def last_outputs(self, branch_inputs: BranchInputs) -> Float[Tensor, "b l d"]:
+    def last_outputs(self, branch_inputs: BranchInputs | ModelInputs) -> Float[Tensor, "b l d"]:
         """Every layer's output for the last token of a branch, read in a pass of its own."""
         return self.view.hooks.last_outputs(branch_inputs)
 
@@ -203,13 +278,16 @@ class Prompt:
         return self.target.stack.get_input_embeddings()(ids)
 
 
-def _repeated(features: Float[Tensor, "n d"], counts: list[int]) -> Float[Tensor, "m d"] | None:
-    """Features for a batch that `generate` may have expanded (beams): each prompt stands there several times in a row."""
-    total = sum(counts)
-    if len(features) == 0 or total % len(features) or len(counts) % (total // len(features)):
+def _repeated(total: int, counts: list[int]) -> Int[Tensor, " m"] | None:
+    """Which of so many features each visual token of a batch shows; None where they do not fit.
+
+    `generate` may have expanded the batch (beams): each prompt stands there several times in a row.
+    """
+    tokens = sum(counts)
+    if total == 0 or tokens % total or len(counts) % (tokens // total):
         return None
-    times = total // len(features)
+    times = tokens // total
     own = counts[::times]
-    if sum(own) != len(features):
+    if sum(own) != total:
         return None
-    return torch.cat([piece.repeat(times, 1) for piece in features.split(own)])
+    return torch.cat([piece.repeat(times) for piece in torch.arange(total).split(own)])

@@ -4,13 +4,16 @@ Both are context-local (`ContextVar`), so threads and async tasks may use differ
 labels never reach the decoder, so what the outer modules of a model were called with is noted here.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from torch import Tensor, nn
+
+from ..models.vision import pixel_values
 
 _NOTED = (
     "input_ids",
@@ -41,6 +44,17 @@ class CallContext:
     """What the vision tower was given inside this call."""
     pixel_values: Tensor | None = None
     pixel_values_videos: Tensor | None = None
+    called: nn.Module | None = None
+    """The module whose call this is."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What it was called with, by name."""
+
+    def arguments_of(self, module: nn.Module) -> Mapping[str, Any] | None:
+        """What the call of `module` around this one was given; None where there is none."""
+        here: CallContext | None = self
+        while here is not None and here.called is not module:
+            here = here.outer
+        return None if here is None else here.arguments
 
     @property
     def brings_images(self) -> bool:
@@ -54,13 +68,17 @@ class CallContext:
     ) -> "CallContext":
         """The context of one call inside `outer`. A first positional argument is `input_ids`, as in every transformers model."""
         noted = {name: kwargs[name] for name in _NOTED if kwargs.get(name) is not None}
+        if (pixels := pixel_values(kwargs)) is not None:
+            noted["pixel_values"] = pixels
         if args and isinstance(args[0], Tensor):
             noted.setdefault("input_ids", args[0])
         known = None if outer is None else outer.mm_encoder_outputs
         if getattr(known, "inserted", None) is not None:
             # accelerate rebuilds what it hands to a module of its own, and what rides on it is lost.
             noted.pop("mm_encoder_outputs", None)
-        return replace(outer or CallContext(), outer=outer, **noted)
+        names = inspect.signature(module.forward).parameters if args else ()
+        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        return replace(outer or CallContext(), outer=outer, called=module, arguments=arguments, **noted)
 
 
 current: ContextVar[CallContext | None] = ContextVar("vlm_anchors_call", default=None)

@@ -38,15 +38,26 @@ class BranchInputs:
     late_embeds: Callable[[], Float[Tensor, "b q d"]] | None = None
     """Makes the embeddings to read in place of `embeds`, where they depend on the first branch's own pass."""
 
+    def begin(self, config: Any) -> "ContrastiveBranch":
+        return ContrastiveBranch(config, self)
+
 
 class ContrastiveBranch:
     """A branch under way: its cache, the mask of its keys (None: no padding) and the position of its next token."""
 
-    def __init__(self, config: Any, branch_inputs: BranchInputs):
+    def __init__(self, config: Any, branch_inputs: Any):
         self.cache = DynamicCache(config=config)
         self.mask = None if bool(branch_inputs.real.all()) else branch_inputs.real.long()
         self.next = None if branch_inputs.positions is None else branch_inputs.positions[..., -1:] + 1
         self.generation = None if branch_inputs.forward_state is None else branch_inputs.forward_state.generation
+
+    def first_logits(self, head: Any, stack: nn.Module, inputs: Any, first: Any) -> Float[Tensor, "b n"]:
+        """Logits of the token after the prompt. head: the decoder's output embedding, and the model around it."""
+        return head.out(self.prefill(stack, inputs, first)).float()
+
+    def next_logits(self, head: Any, stack: nn.Module, embeds: Tensor, arguments: Any) -> Float[Tensor, "b n"]:
+        """Logits after one more token. arguments: of the first branch's call of the model."""
+        return head.out(self.step(stack, embeds)).float()
 
     def prefill(self, stack: nn.Module, branch_inputs: BranchInputs, first: Any = None) -> Float[Tensor, "b d"]:
         """Read the branch's prompt.

@@ -1,5 +1,6 @@
 """What a method sees in the hooks "hidden", "mlp" and "logits": one forward pass of the decoder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,7 +12,9 @@ from ..models.decoder import AttentionTarget
 from .composition import Part
 from .contrastive import BranchInputs
 from .forward_pass import ForwardState, GenerationState
+from .model_branch import ModelInputs
 from .text_rows import Visual
+from .vision_tower import NotedFeatures
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +32,9 @@ class HookedModel(Protocol):
     target: AttentionTarget
     head: Head
 
-    def last_outputs(self, branch_inputs: BranchInputs) -> Float[Tensor, "b l d"]: ...
+    noted: NotedFeatures | None
+
+    def last_outputs(self, branch_inputs: BranchInputs | ModelInputs) -> Float[Tensor, "b l d"]: ...
 
 
 @dataclass(eq=False)
@@ -45,7 +50,9 @@ class ForwardPass:
     """Rows that are not padding; None: all (a decoding step)."""
     prompt: bool
     """This pass holds the prompt; else it is a decoding step of one row."""
-    branch_inputs: BranchInputs | None = None
+    branch_inputs: BranchInputs | ModelInputs | None = None
+    arguments: Mapping[str, Any] | None = None
+    """Of this pass's call of the model that returns logits; None where the decoder is called by itself."""
     early: Float[Tensor, "b n v"] | None = None
     """Logits of the rows that the method's `lm_head` put after the last one."""
     more: int = 0

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..parameters import name_of
-from .call_context import active, current
+from .call_context import NO_METHOD, active, current
 from .contrastive import stop_following
 from .forward_pass import STATE_ATTRIBUTE, Generation, GenerationState, Lifetime, Setup
 from .insertion.inputs_hook import InputsHook
@@ -94,6 +94,8 @@ class Handle:
 
     def _acts_here(self) -> bool | None:
         """Whether it is the innermost handle of its model in this context; None where there is none."""
+        if active.get() is NO_METHOD:
+            return False
         for handle in reversed(active.get()):
             if handle._base is not None and handle._base is self._base:
                 return handle is self

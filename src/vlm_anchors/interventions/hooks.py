@@ -19,12 +19,13 @@ from ..models.decoder import AttentionTarget
 from ..parameters import name_of
 from .call_context import current, methods_off
 from .composition import Part
-from .contrastive import KEYWORD, BranchInputs, ContrastiveBranch, follow_cache
+from .contrastive import KEYWORD, BranchInputs, follow_cache
 from .forward_pass import ForwardState, Setup
 from .forward_view import ForwardPass, Head
+from .model_branch import ModelInputs
 from .pass_marks import real_rows
 from .prefix_cache import note_prefix, whole_prompt
-from .vision_tower import tower_hooks
+from .vision_tower import NotedFeatures, note_features, tower_hooks
 
 BEYOND = frozenset({"mlp", "hidden", "logits"})
 ONE_GRAPH = "A method with hooks beyond attention is no part of a compiled graph. Compile with fullgraph=False."
@@ -49,6 +50,7 @@ class ModelHooks:
         self.head: Head
         self._hooks: list[Any] = []
         self._places: set[tuple[str, int]] = set()
+        self.noted: NotedFeatures | None = None
 
     def require(self, target: AttentionTarget, setup: Setup) -> None:
         """Install what the methods need beyond attention; nothing where they need nothing. Raises `CannotAct`."""
@@ -72,6 +74,7 @@ class ModelHooks:
             if ("tower", 0) not in self._places:
                 self._places.add(("tower", 0))
                 self._hooks += tower_hooks(target.outer)
+                self.noted = note_features(target)
         self._once("logits", 0, lambda: self.head.model.register_forward_hook(self._logits, always_call=True))
 
     def _once(self, name: str, layer: int, register: Any) -> None:
@@ -84,6 +87,9 @@ class ModelHooks:
             hook.remove()
         self._hooks.clear()
         self._places.clear()
+        if self.noted is not None:
+            self.noted.forget()
+        self.noted = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ModelHooks":
         """A copied model carries copies of the hooks, which find no pass of theirs and do nothing."""
@@ -120,7 +126,12 @@ class ModelHooks:
                 )
             sees = forward_state.visual.valid.any(1)
             forward_state.generation.without_image = None if bool(sees.all()) else ~sees
-        views = {part.number: ForwardPass(self, forward_state, part, embeds, real, prompt) for part in parts}
+        call_context = current.get()
+        arguments = None if call_context is None else call_context.arguments_of(self.head.model)
+        views = {
+            part.number: ForwardPass(self, forward_state, part, embeds, real, prompt, arguments=arguments)
+            for part in parts
+        }
         if prompt:
             prompts = {number: whole_prompt(view, kwargs, past) for number, view in views.items()}
             for part in parts:
@@ -196,16 +207,14 @@ class ModelHooks:
         if view.branch_inputs is None and (generation.branch is None or view.prompt):
             return None
         with methods_off(), torch.no_grad():
-            if view.branch_inputs is not None:
-                branch = ContrastiveBranch(self.target.config, view.branch_inputs)
-                hidden = branch.prefill(self.target.stack, view.branch_inputs, cache)
-                generation.branch = None if cache is None else branch
-            else:
+            if view.branch_inputs is None:
                 assert generation.branch is not None
-                hidden = generation.branch.step(self.target.stack, view.embeds)
-            return self.head.out(hidden).float()
+                return generation.branch.next_logits(self.head, self.target.stack, view.embeds, view.arguments)
+            branch = view.branch_inputs.begin(self.target.config)
+            generation.branch = None if cache is None else branch
+            return branch.first_logits(self.head, self.target.stack, view.branch_inputs, cache)
 
-    def last_outputs(self, branch_inputs: BranchInputs) -> Float[Tensor, "b l d"]:
+    def last_outputs(self, branch_inputs: BranchInputs | ModelInputs) -> Float[Tensor, "b l d"]:
         """Every layer's output for a branch's last token, in a pass of its own."""
         seen: list[Tensor] = []
         here = threading.get_ident()
@@ -217,7 +226,8 @@ class ModelHooks:
         hooks = [layer.register_forward_hook(note) for layer in layers_of(self.target)]
         try:
             with methods_off(), torch.no_grad():
-                ContrastiveBranch(self.target.config, branch_inputs).prefill(self.target.stack, branch_inputs)
+                branch = branch_inputs.begin(self.target.config)
+                branch.first_logits(self.head, self.target.stack, branch_inputs, None)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .contrastive import BranchInputs
     from .forward_pass import Generation
     from .forward_view import ForwardPass
+    from .model_branch import ModelInputs
     from .text_rows import Visual
 
 
@@ -155,7 +156,7 @@ class Method(KnownParameters, ABC):
     def begin(self, prompt: "Prompt") -> None:
         """Called once a prompt, before the decoder reads it, where any of "hidden", "mlp", "logits" is used."""
 
-    def branch(self, prompt: "Prompt") -> "BranchInputs | None":
+    def branch(self, prompt: "Prompt") -> "BranchInputs | ModelInputs | None":
         """Hook "logits": what the contrastive branch reads in place of the prompt; None: no contrastive branch."""
         return None
 

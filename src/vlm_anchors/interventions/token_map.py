@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..errors import CannotAct
 from ..models.decoder import AttentionTarget
-from ..models.vision import PIXELS
+from ..models.vision import PIXELS, pixel_values
+from ..models.vision_features import projected
 from .call_context import CallContext
 
 
@@ -61,7 +62,7 @@ def must_encode(target: AttentionTarget, ids: Int[Tensor, "b q"] | None, kwargs:
     """Whether the vision tower must run first: the runs of placeholders are not as many as the images given."""
     if target.family.images != "encoder" or ids is None:
         return target.family.images == "encoder"
-    grids = [kwargs.get(f"{one}_grid_thw", kwargs.get(pixels)) for one, pixels in PIXELS.items()]
+    grids = [kwargs.get(f"{one}_grid_thw", pixel_values(kwargs, one)) for one in PIXELS]
     visual = is_one_of(ids, target.visual_ids)
     return int((visual & (ids != _before(ids, -1))).sum()) != sum(len(one) for one in grids if one is not None)
 
@@ -76,7 +77,11 @@ def is_one_of(ids: Int[Tensor, "b q"], chosen: tuple[int, ...]) -> Bool[Tensor, 
 def _is_cut(target: AttentionTarget, call_context: CallContext) -> bool:
     """Chunked prefill joins all images of a piece into one entry, and drops what the tower itself returned."""
     encoded = (call_context.mm_encoder_outputs or {}).values()
-    return target.family.images == "encoder" and any(getattr(one, "last_hidden_state", 0) is None for one in encoded)
+    return target.family.images == "encoder" and any(map(_is_piece, encoded))
+
+
+def _is_piece(encoded: Any) -> bool:
+    return getattr(encoded, "last_hidden_state", 0) is None and getattr(encoded, "pooler_output", None) is not None
 
 
 def _encoded_lengths(target: AttentionTarget, call_context: CallContext) -> dict[int, list[int]]:
@@ -85,7 +90,7 @@ def _encoded_lengths(target: AttentionTarget, call_context: CallContext) -> dict
     if target.family.images != "encoder" or _is_cut(target, call_context):
         return {}
     return {
-        one: [len(features) for features in encoded[modality].pooler_output]
+        one: [len(features) for features in projected(encoded[modality])]
         for one, modality in zip(target.visual_ids, target.modalities, strict=True)
         if encoded.get(modality) is not None
     }

@@ -6,6 +6,7 @@ the model encodes inside its own forward pass, or hands embeddings on (Q-Former 
 other facts of that call.
 """
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -37,6 +38,62 @@ def pixels_given_to(encoded: Any) -> Mapping[str, Any] | None:
     """What the tower was given to make an entry of `mm_encoder_outputs`; None where nobody saw it."""
     output = getattr(encoded, "last_hidden_state", None)
     return _inputs_of_output.get(output) if isinstance(output, Tensor) else None
+
+
+class NotedFeatures:
+    """A model's `get_image_features`, which notes what it was given for what it returned.
+
+    `generate` calls it by itself, ahead of the model, and drops its arguments. It stands in the model's own dictionary in
+    front of the class's, from `note_features` to `forget`.
+    """
+
+    NAME = "get_image_features"
+
+    def __init__(self, model: nn.Module):
+        self._model, self._known = model, WeakIdKeyDictionary()
+        functools.update_wrapper(self, getattr(type(model), self.NAME).__get__(model))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(inspect.signature(self).parameters, args, strict=False)), **kwargs}
+        output = self.__wrapped__(*args, **kwargs)  # type: ignore[attr-defined]
+        for tensor in _tensors(output):
+            self._known[tensor] = {name: value for name, value in given.items() if name != "return_dict"}
+        return output
+
+    def given_for(self, encoded: Any) -> Mapping[str, Any] | None:
+        """The arguments that made these features, beams and reordered samples included."""
+        return next((self._known[one] for one in _tensors(encoded) if one in self._known), None)
+
+    def forget(self) -> None:
+        if self._model.__dict__.get(self.NAME) is self:
+            delattr(self._model, self.NAME)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copied model has its class's own."""
+        copied = memo.get(id(self._model), self._model)
+        return getattr(type(copied), self.NAME).__get__(copied)
+
+    def __reduce__(self) -> Any:
+        return getattr, (self._model, self.NAME)
+
+
+def note_features(target: AttentionTarget) -> NotedFeatures | None:
+    """Note what `get_image_features` is given from now on; None for a class without one."""
+    model = target.outer[-1] if target.outer else None
+    if model is None or not hasattr(type(model), NotedFeatures.NAME):
+        return None
+    noted = model.__dict__[NotedFeatures.NAME] = NotedFeatures(model)
+    return noted
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The tensors that the fields of a tower's output hold, or begin with."""
+    found = []
+    for name in ("last_hidden_state", "pooler_output"):
+        value = getattr(output, name, None)
+        value = value[0] if isinstance(value, list | tuple) and value else value
+        found += [value] if isinstance(value, Tensor) else []
+    return found
 
 
 def carry(output: Any, rows: Any, owner: Tensor) -> None:

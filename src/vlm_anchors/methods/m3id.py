@@ -26,13 +26,14 @@ from torch import Tensor
 from ..interventions.method import DEFAULTS, Method, Preset
 from ..models.families import read_again
 from ..parameters import parameter
-from .shared import Counted, implausible, refuse_untested
+from .shared import Counted, implausible, warn_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.contrastive import BranchInputs
     from ..interventions.forward_pass import Generation
     from ..interventions.forward_view import ForwardPass
+    from ..interventions.model_branch import ModelInputs
     from ..models.decoder import AttentionTarget
 
 
@@ -57,7 +58,7 @@ class M3ID(Method):
     hooks: ClassVar[frozenset[str]] = frozenset({"logits"})
     target: ClassVar[str] = "decoder"
     families: ClassVar[tuple[str, ...]] = read_again("alone")
-    elsewhere: ClassVar[str] = "refused"
+    elsewhere: ClassVar[str] = "warns"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "chair", "paper", {"rate": 0.02, "cut": 0.3, "offset": 0}),
         Preset("llava-1.5-7b", "pope", "paper", {"rate": 0.02, "cut": 0.3, "offset": 10}),
@@ -81,12 +82,12 @@ class M3ID(Method):
         return replace(self, rate=0.0, beta=0.0)
 
     def check(self, target: "AttentionTarget") -> None:
-        refuse_untested(self, target)
+        warn_untested(self, target)
 
     def new_state(self) -> M3IDState:
         return M3IDState()
 
-    def branch(self, prompt: "Prompt") -> "BranchInputs | None":
+    def branch(self, prompt: "Prompt") -> "BranchInputs | ModelInputs | None":
         return prompt.without_image() if self.rate and self.cut else None
 
     def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:

@@ -24,13 +24,14 @@ from ..interventions.attention_view import AttentionEdit, AttentionView
 from ..interventions.method import DEFAULTS, Method, Preset
 from ..models.families import read_again
 from ..parameters import parameter
-from .shared import Counted, layer_range, refuse_untested, warn_untested
+from .shared import Counted, layer_range, warn_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.contrastive import BranchInputs
     from ..interventions.forward_pass import Generation
     from ..interventions.forward_view import ForwardPass
+    from ..interventions.model_branch import ModelInputs
     from ..models.decoder import AttentionTarget
 
 LAYERS = (3, 32)
@@ -51,7 +52,7 @@ class PAI(Method):
     hooks: ClassVar[frozenset[str]] = frozenset({"attention", "logits"})
     target: ClassVar[str] = "decoder"
     families: ClassVar[tuple[str, ...]] = read_again("alone")
-    elsewhere: ClassVar[str] = "refused"
+    elsewhere: ClassVar[str] = "warns"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "any", "official-code", {"alpha": 0.2, "gamma": 1.1, "boost_prompt": False}),
         Preset("llava-1.5-7b", "no-branch", "official-code", {"alpha": 0.2, "gamma": 1.0, "boost_prompt": True}),
@@ -78,8 +79,6 @@ class PAI(Method):
         return replace(self, alpha=0.0, gamma=1.0)
 
     def check(self, target: "AttentionTarget") -> None:
-        if self.gamma != 1:
-            refuse_untested(self, target, "Set gamma=1 to run without the image-free branch.")
         warn_untested(self, target)
         layer_range(self.layers, LAYERS, target)
 
@@ -103,7 +102,7 @@ class PAI(Method):
         visual = view.visual_keys()
         return view.once(lambda: self.alpha * visual[:, None, None].to(view.dtype), "boost", visual)
 
-    def branch(self, prompt: "Prompt") -> "BranchInputs | None":
+    def branch(self, prompt: "Prompt") -> "BranchInputs | ModelInputs | None":
         return prompt.without_image() if self.gamma != 1 else None
 
     def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:

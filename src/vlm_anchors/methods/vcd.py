@@ -16,6 +16,8 @@ itself had been noised.
 """
 
 import functools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,16 +25,17 @@ import torch
 from torch import Tensor
 
 from ..interventions.method import DEFAULTS, Method, Preset
-from ..interventions.vision_tower import require_tower
 from ..models.families import read_again
-from ..parameters import name_of, parameter
-from .shared import Counted, refuse_untested
+from ..models.vision import is_pixels
+from ..parameters import parameter
+from .shared import Counted, warn_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
     from ..interventions.contrastive import BranchInputs
     from ..interventions.forward_pass import Generation
     from ..interventions.forward_view import ForwardPass
+    from ..interventions.model_branch import ModelInputs
     from ..models.decoder import AttentionTarget
 
 DIFFUSION_STEPS = 1000
@@ -52,7 +55,7 @@ class VCD(Method):
     hooks: ClassVar[frozenset[str]] = frozenset({"logits"})
     target: ClassVar[str] = "decoder"
     families: ClassVar[tuple[str, ...]] = read_again("pixels")
-    elsewhere: ClassVar[str] = "refused"
+    elsewhere: ClassVar[str] = "warns"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("llava-1.5-7b", "pope", "official-code", {"alpha": 1.0, "beta": 0.2, "step": 500}),
         Preset("instructblip-7b", "pope", "official-code", {"alpha": 0.5, "beta": 0.1, "step": 500}),
@@ -77,20 +80,25 @@ class VCD(Method):
         return replace(self, alpha=0.0, beta=0.0)
 
     def check(self, target: "AttentionTarget") -> None:
-        refuse_untested(self, target)
-        if self.alpha:
-            require_tower(target, name_of(self))
+        warn_untested(self, target)
 
     def new_state(self) -> Counted:
         return Counted()
 
-    def branch(self, prompt: "Prompt") -> "BranchInputs | None":
+    def branch(self, prompt: "Prompt") -> "BranchInputs | ModelInputs | None":
         if not self.alpha:
             return None
-        pixels = prompt.pixels()
         vision = getattr(prompt.target.outer[-1].config, "vision_config", None)
-        noise = noised(pixels["pixel_values"], self.step, self.seed, pixels.get("image_grid_thw"), vision)
-        return prompt.with_images(prompt.encode({**pixels, "pixel_values": noise}))
+        return prompt.with_pixels(functools.partial(self._noised, vision))
+
+    def _noised(self, vision: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What the vision tower is given, each picture in it with noise."""
+        grid = next((given[name] for name in ("image_grid_thw", "target_sizes") if given.get(name) is not None), None)
+        pictures = {name: value for name, value in given.items() if is_pixels(name, value)}
+        return {
+            **given,
+            **{name: noised(value, self.step, self.seed, grid, vision) for name, value in pictures.items()},
+        }
 
     def logits(self, view: "ForwardPass", first: Tensor, second: Tensor | None) -> Tensor:
         return view.state.contrast(first, second, self.alpha, self.beta)
@@ -109,28 +117,49 @@ def kept_signal() -> Tensor:
 def noised(pixels: Tensor, step: int, seed: int, grid: Tensor | None = None, vision: Any = None) -> Tensor:
     """Pixels with diffusion noise.
 
-    grid: where the images are flat patches, how many (in time, down, across) each has, and then vision is the config of
-    the tower that reads them. Every image draws from a fresh generator on the host, so its noise depends on neither its
-    place nor the device.
+    grid: where the images are patches, how many (in time, down, across) each has, and then vision is the config of the
+    tower that reads them. Every image draws from a fresh generator on the host, so its noise depends on neither its
+    place nor the device. What a processor filled up (tiles or patches of zeros) stays as it is.
     """
-    if grid is None:
-        drawn = [_drawn(seed, 1, *pixels.shape[1:]) for _ in pixels]
-    else:
-        drawn = [
-            _patches(seed, frames, patches, vision)
-            for frames, patches in zip(grid[:, 0].tolist(), grid.prod(-1).tolist(), strict=True)
-        ]
     signal = float(kept_signal()[step])
-    noise = torch.cat(drawn).to(pixels.device)
-    return (signal**0.5 * pixels.float() + (1 - signal) ** 0.5 * noise).to(pixels.dtype)
+    drawn = _drawn_for(pixels, seed, grid, vision).to(pixels.device)
+    new = signal**0.5 * pixels.float() + (1 - signal) ** 0.5 * drawn
+    return torch.where(_filling(pixels), pixels.float(), new).to(pixels.dtype)
+
+
+def _drawn_for(pixels: Tensor, seed: int, grid: Tensor | None, vision: Any) -> Tensor:
+    counts = [] if grid is None else grid.prod(-1).tolist()
+    if counts and len(pixels) == sum(counts):
+        sizes = zip(grid[:, 0].tolist() if grid.shape[1] == 3 else [1] * len(counts), counts, strict=True)  # type: ignore
+        return torch.cat([_patches(seed, frames, count, pixels, vision) for frames, count in sizes])
+    if counts and len(pixels) == 1 and pixels.dim() == 4:
+        side = pixels.shape[-1] // sum(counts)  # all images side by side, patch after patch
+        return torch.cat([_drawn(seed, *pixels.shape[:-1], count * side) for count in counts], -1)
+    own = pixels.shape[-3:] if pixels.dim() > 3 else pixels.shape[-2:]
+    return _drawn(seed, *own).expand_as(pixels)
+
+
+def _filling(pixels: Tensor) -> Tensor:
+    """Tiles that fill up a batch of several images, patches that fill up a batch of several sizes."""
+    if pixels.dim() > 4:
+        return (pixels == 0).flatten(-3).all(-1)[..., None, None, None]
+    empty: Tensor = (pixels == 0).all(-1, keepdim=True)
+    return empty if pixels.dim() == 3 else torch.zeros_like(empty)
 
 
 def _drawn(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    """Noise of one shape; of shapes that differ in their first size only, one begins with the other."""
+    size = math.prod(shape)
+    whole = torch.randn(-(-size // 16) * 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    return whole[:size].view(shape)
 
 
-def _patches(seed: int, frames: int, patches: int, vision: Any) -> Tensor:
+def _patches(seed: int, frames: int, count: int, pixels: Tensor, vision: Any) -> Tensor:
     """Noise of one image's patches: a row is channel x time x height x width, and a still image is copied over time."""
-    times, size = vision.temporal_patch_size, vision.patch_size**2
-    still = _drawn(seed, patches, vision.in_channels, 1 if frames == 1 else times, size)
+    if pixels.dim() > 2:
+        return _drawn(seed, count, *pixels.shape[1:])
+    times = getattr(vision, "temporal_patch_size", None) or getattr(vision, "patch_temporal", None) or 1
+    channels = getattr(vision, "in_channels", None) or getattr(vision, "num_channels", None) or 3
+    times = times if pixels.shape[1] % (channels * times) == 0 else 1
+    still = _drawn(seed, count, channels, 1 if frames == 1 else times, pixels.shape[1] // (channels * times))
     return still.expand(-1, -1, times, -1).flatten(1)

@@ -4,9 +4,37 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
+_IMAGE_NAMES = ("pixel_values", "pixel_values_images", "image_pixel_values", "image_patches")
+"""What a forward pass may call its images; the first is the rule."""
+
+
+def pixel_values(kwargs: Mapping[str, Any], modality: str = "image") -> Any:
+    """The images (or videos) among keyword arguments, whatever a class calls them; None where there are none."""
+    names = _IMAGE_NAMES if modality == "image" else (PIXELS[modality],)
+    return next((kwargs[name] for name in names if kwargs.get(name) is not None), None)
+
+
+def brings_pixels(kwargs: Mapping[str, Any]) -> bool:
+    """Whether there are images or videos among keyword arguments."""
+    return any(pixel_values(kwargs, modality) is not None for modality in PIXELS)
+
+
+def encoder_arguments(inner: nn.Module, modality: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What `get_image_features` (or `get_video_features`) takes of a call's keyword arguments."""
+    wanted = inspect.signature(getattr(inner, f"get_{modality}_features")).parameters
+    arguments = {name: value for name, value in kwargs.items() if name in wanted and name != "kwargs"}
+    if modality == "image" and not any(name in arguments for name in _IMAGE_NAMES):
+        arguments[next(name for name in _IMAGE_NAMES if name in wanted)] = pixel_values(kwargs)
+    return arguments
+
+
+def is_pixels(name: str, value: Any) -> bool:
+    """Whether an argument of a vision tower is a picture: numbers, and no mask or size that goes with one."""
+    picture = ("pixel" in name or "patches" in name) and "mask" not in name
+    return picture and isinstance(value, Tensor) and value.is_floating_point()
 
 
 def encode_images(inner: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,15 +45,13 @@ def encode_images(inner: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]
     """
     encoded: dict[str, Any] = dict(kwargs.get("mm_encoder_outputs") or {})
     left = dict(kwargs)
-    for modality, pixels in PIXELS.items():
-        if left.get(pixels) is None:
+    for modality in PIXELS:
+        if pixel_values(left, modality) is None:
             continue
         encode = getattr(inner, f"get_{modality}_features")
-        wanted = inspect.signature(encode).parameters
-        arguments = {name: value for name, value in left.items() if name in wanted and name != "kwargs"}
-        encoded[modality] = encode(**arguments, return_dict=True)
+        encoded[modality] = encode(**encoder_arguments(inner, modality, left), return_dict=True)
     if encoded:
         left["mm_encoder_outputs"] = encoded
-        for pixels in PIXELS.values():
-            left.pop(pixels, None)
+        for name in (*_IMAGE_NAMES, PIXELS["video"]):
+            left.pop(name, None)
     return left

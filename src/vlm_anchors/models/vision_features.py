@@ -10,7 +10,18 @@ from torch import Tensor, nn
 
 def flat_features(output: Any) -> Float[Tensor, "rows d"]:
     """All visual tokens of one modality in reading order, whatever they came in: a list of images, or one tensor."""
-    return _flat(output.pooler_output)
+    return _flat(projected(output))
+
+
+def projected(output: Any) -> Any:
+    """A tower's visual tokens as the decoder takes them; a class without a pooler has no other output.
+
+    Granite 4 Vision adds features to several layers and has none for the first: those of the earliest stand for it.
+    """
+    if getattr(output, "pooler_output", None) is not None:
+        return output.pooler_output
+    deeper = getattr(output, "deepstack_features", None)
+    return _features_of(deeper[0]) if deeper else output.last_hidden_state
 
 
 def newlines(inner: nn.Module, features: Float[Tensor, "rows d"]) -> Bool[Tensor, " rows"]:
@@ -42,18 +53,29 @@ def repeated(
     made = {}
     for modality, output in kept(encoded).items():
         chosen, sizes = rows[modality], [count for count in counts[modality] if count]
-        for name in _READ:
-            if output.get(name) is None:
-                continue
-            layers = output[name] if name == "deepstack_features" else [output[name]]
-            new = [_like(layer, _flat(layer)[chosen], sizes) for layer in layers]
-            output[name] = new if name == "deepstack_features" else new[0]
+        deeper = output.get("deepstack_features") is not None
+        read = "pooler_output" if output.get("pooler_output") is not None else "last_hidden_state"
+        if read == "pooler_output" or not deeper:
+            output[read] = _like(output[read], _flat(output[read])[chosen], sizes)
+        if deeper:
+            output["deepstack_features"] = [_deeper(layer, chosen, sizes) for layer in output["deepstack_features"]]
         made[modality] = output
     return made
 
 
-_READ = ("pooler_output", "deepstack_features")
-_KEPT = ("last_hidden_state", *_READ)
+_KEPT = ("last_hidden_state", "pooler_output", "deepstack_features")
+
+
+def _deeper(layer: Any, chosen: Int[Tensor, " n"], sizes: list[int]) -> Any:
+    """Features for one deeper layer; some classes name the layer: (number, features)."""
+    features = _features_of(layer)
+    new = _like(features, _flat(features)[chosen], sizes)
+    return new if features is layer else (layer[0], new)
+
+
+def _features_of(layer: Any) -> Any:
+    named = isinstance(layer, tuple) and len(layer) == 2 and isinstance(layer[0], int)
+    return layer[1] if named else layer
 
 
 def _flat(features: Any) -> Float[Tensor, "rows d"]:

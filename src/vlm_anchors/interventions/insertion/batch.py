@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...errors import AnchorsWarning, BadImage, CannotAct
 from ...models.decoder import AttentionTarget, plain_model
-from ...models.vision import PIXELS, encode_images
+from ...models.vision import PIXELS, brings_pixels, encode_images, encoder_arguments, pixel_values
 from ...models.vision_features import flat_features, kept, newlines, repeated
 from ...models.vlm import model_and_processor
 from ..call_context import CallContext
@@ -234,14 +234,18 @@ def read_prompts(
     target = target or insertion_target(method, vlm)
     tensors = checked(method, dict(inputs), labels, again)
     earlier = insertion_of(tensors.get(ENCODED))
-    has_images = any(tensors.get(pixels) is not None for pixels in PIXELS.values()) or tensors.get(ENCODED)
+    has_images = brings_pixels(tensors) or tensors.get(ENCODED)
     if not has_images or not any((tensors["input_ids"] == one).any() for one in target.visual_ids):
         if not strict:
             return None
         raise BadImage(
             f"{method} needs an image; found none in these inputs. Pass all that the processor returned for one."
         )
-    shown = {name: tensors[name] for name in (*PIXELS.values(), *GRIDS.values()) if tensors.get(name) is not None}
+    inner = target.outer[-1]
+    shown: dict[str, Any] = {}
+    for modality in PIXELS:
+        if pixel_values(tensors, modality) is not None:
+            shown |= encoder_arguments(inner, modality, tensors)
     # Inputs prepared for a model that only answers need no graph of its vision tower; a hook in training does.
     with torch.set_grad_enabled(torch.is_grad_enabled() and (base.training or not strict)):
         tensors = encode_images(target.outer[-1], tensors)

@@ -15,7 +15,7 @@ from torch import nn
 
 from ...errors import AnchorsWarning, CannotAct
 from ...models.decoder import plain_model
-from ...models.vision import PIXELS
+from ...models.vision import brings_pixels
 from ..method import Method, name_of
 from ..token_map import is_one_of
 from .anchored import ENCODED, Insertion, insertion_of
@@ -126,7 +126,7 @@ class InputsHook:
 
 
 def _brings_images(arguments: Mapping[str, Any]) -> bool:
-    return bool(arguments.get(ENCODED)) or any(arguments.get(pixels) is not None for pixels in PIXELS.values())
+    return bool(arguments.get(ENCODED)) or brings_pixels(arguments)
 
 
 def _generating(arguments: Mapping[str, Any]) -> bool:
