@@ -5,6 +5,7 @@ a judge was asked. Scores are made here, every time, from these alone. Rows are 
 benchmark, data file, model, protocol and judge; groups (splits, sub-tasks) get a table each below the whole.
 """
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,30 +65,33 @@ def read_run(path: Path, scored: bool = False) -> Run:
     if not files:
         raise BadData(f"{path} holds no records.jsonl. Answer some questions first: vlm-anchors eval ... --out {path}")
     kept: list[dict[str, Any]] = []
-    known: set[reviews.Key] = set()
+    known: dict[tuple[Any, ...], set[Any]] = {}
     same: dict[Any, Any] = {}
     torn = 0
     for file in files:
         for _, row in iterate_lines(file):
             if row is None:
                 torn += 1
-            elif (key := reviews.key_of(row)) not in known:
-                known.add(key)
-                kept.append(_scored(row, same) if scored else row)
+                continue
+            number, *run = reviews.key_of(row)
+            ids = known.setdefault(tuple(run), set())
+            if number not in ids:
+                one = _scored(row, same) if scored else row
+                ids.add(one["id"])
+                kept.append(one)
     return Run(path, info, reviews.beside(kept, reviews.read(path)), torn)
 
 
 def _scored(row: Mapping[str, Any], same: dict[Any, Any]) -> dict[str, Any]:
-    """A record without `UNSCORED`; texts and truths that were seen before are the same objects again."""
-    kept = {}
-    for name, value in row.items():
-        if name in UNSCORED or (name == "seed" and value is None):
-            continue
-        if isinstance(value, str):
-            value = same.setdefault(value, value)
-        elif name == "truth" and isinstance(value, dict):
-            value = same.setdefault(repr(value), value)
-        kept[name] = value
+    """A record without `UNSCORED`; names, texts and truths that were seen before are the same
+    objects again, which halves the memory."""
+    kept = {
+        sys.intern(name): same.setdefault(value, value) if type(value) is str else value
+        for name, value in row.items()
+        if name not in UNSCORED and not (name == "seed" and value is None)
+    }
+    if isinstance(truth := kept.get("truth"), dict):
+        kept["truth"] = same.setdefault(repr(truth), truth)
     return kept
 
 
