@@ -30,9 +30,9 @@ tokens are sampled). With so many rows, expect one p in twenty below 0.05 by cha
 with the image's prefix shared where a method allows it; what a method costs is under "What a method costs"."""
 SECTIONS = (
     ("Every method at its preset", "scenes_methods", "runs/scenes_all_methods.sh nucleus", BENCHMARKS),
-    ("Plain and CLVA under three decodings", "scenes", "runs/scenes_{pope,chair,mme}.sh", BENCHMARKS),
-    ("CLVA taken apart", "clva_ablations", "runs/clva_ablations.sh", BENCHMARKS),
-    ("CLVA's two parameters", "clva_sweep", "runs/clva_ablations.sh", ("pope", "chair")),
+    ("Plain and CLVA under three decodings", "scenes", "vlm-anchors run runs/scenes_decodings.yaml", BENCHMARKS),
+    ("CLVA taken apart", "clva_ablations", "vlm-anchors run runs/clva_ablations.yaml", BENCHMARKS),
+    ("CLVA's two parameters", "clva_sweep", "vlm-anchors run runs/clva_sweep.yaml", ("pope", "chair")),
 )
 WORDS = {
     "scenes_methods": """\

@@ -24,7 +24,7 @@ LAYERS = [
     ["specs"],
     ["generation"],
     ["evaluation", "analysis", "training", "profiling"],
-    ["integrations", "tuning"],
+    ["integrations", "tuning", "experiments"],
     ["__init__"],
     ["apps.cli", "apps.web", "apps.demo", "apps"],
     ["__main__"],

@@ -231,6 +231,12 @@ def _locate(name: str) -> str:
     return name
 
 
+def require_name(name: str) -> None:
+    """Raise a `UserError` for a name that `load` would refuse before it reads any weights."""
+    if name not in DRAWN_SCENES and not adapter.is_adapter(expand(name)):
+        _locate(name)
+
+
 def _require_model_folder(path: Path) -> None:
     """Refuse a folder that cannot hold a model, before transformers speaks of other things."""
     file = path / "config.json"

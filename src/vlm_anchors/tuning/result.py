@@ -125,7 +125,8 @@ class Tuning:
     def _interval(self, interval: Interval | None, sign: bool = False) -> str:
         if interval is None:
             return ""
-        return f"[{self._number(interval.low, sign)}, {self._number(interval.high, sign)}]"
+        low, high = (self.objective.metric.shown(end) for end in (interval.low, interval.high))
+        return f"[{low:+.1f}, {high:+.1f}]" if sign else f"[{low:.1f}, {high:.1f}]"
 
     def _gain(self, gain: Gain | None) -> str:
         return "" if gain is None else f"{self._number(gain.value, True)} {self._interval(gain.interval, True)}".strip()

@@ -12,6 +12,7 @@ from .catalogues import benchmarks, families, methods
 from .diagnosing import diagnose
 from .drawing import scenes
 from .evaluating import evaluate, lmms_task, report, score, unpack
+from .experiment import run
 from .exporting import export_vllm
 from .judging import judge
 from .looking import look
@@ -70,6 +71,7 @@ HEADINGS: dict[str, dict[str, Any]] = {
     "Measure": {
         "eval": evaluate,
         "judge": judge,
+        "run": run,
         "report": report,
         "bench": bench,
         "score": score,

@@ -1,0 +1,187 @@
+"""What an experiment asks for, RUN by RUN, and what of it is answered already; an estimate of the rest, from what is known.
+
+Nothing is measured here and no model is loaded. Seconds come from answers that are there; without any, there is only a bound on
+the tokens.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.benchmarks.protocols import Protocol
+from ..evaluation.reporting.tables import read_run
+from ..evaluation.runner.bundled import IMAGES, bundled_data
+from ..evaluation.runner.run import plan, shortened
+from ..generation.decodings import Nucleus
+from ..interventions.method import Method
+from ..specs import Decoding, choose, spec_of_all
+from .experiment_file import BenchmarkEntry, Experiment, ModelEntry
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method under one decoding and seed on one benchmark and model.
+
+    Attributes:
+        seed: None where the decoding draws nothing.
+        questions: How many there are.
+        answered: How many of them are in the RUN.
+        passes: How many prompts the method reads a question: two where it has a contrastive branch.
+        seconds: An answer; None where there is nothing to tell from.
+    """
+
+    model: ModelEntry
+    benchmark: BenchmarkEntry
+    method: str
+    decoding: str
+    seed: int | None
+    questions: int
+    answered: int
+    max_new_tokens: int
+    passes: int
+    seconds: float | None = None
+
+    @property
+    def missing(self) -> int:
+        return max(self.questions - self.answered, 0)
+
+    @property
+    def tokens(self) -> int:
+        """No more new tokens than this."""
+        return self.missing * self.max_new_tokens * self.passes
+
+
+def protocol_of(entry: BenchmarkEntry) -> Protocol:
+    """How a benchmark's questions are put."""
+    return shortened(plan(entry.name, [], entry.protocol, None)[1], entry.max_new_tokens)
+
+
+def decodings_of(experiment: Experiment, entry: BenchmarkEntry) -> list[tuple[str | None, int | None]]:
+    """(decoding as asked for, seed) of every pass over a benchmark; seeds multiply sampled decodings alone."""
+    found: list[tuple[str | None, int | None]] = []
+    for decoding in experiment.decodings:
+        sampled = isinstance(_chosen(entry, decoding), Nucleus)
+        found += [(decoding, seed) for seed in (experiment.seeds if sampled else (None,))]
+    return found
+
+
+def _chosen(entry: BenchmarkEntry, decoding: str | None) -> Decoding:
+    return choose("none", decoding, protocol_of(entry).decoding)[1]
+
+
+def key_of(entry: BenchmarkEntry, decoding: str | None, seed: int | None) -> tuple[str, int | None]:
+    """(decoding without its seed, seed) as records have them."""
+    how = _chosen(entry, decoding)
+    if not isinstance(how, Nucleus):
+        return how.spec(), None
+    known = protocol_of(entry).seed
+    drawn = seed if seed is not None else known if known is not None else how.seed
+    return replace(how, seed=Nucleus().seed).spec(), drawn
+
+
+def count_questions(entry: BenchmarkEntry) -> int:
+    """How many questions there are; reads the question files, and no image."""
+    bench, _ = plan(entry.name, [], entry.protocol, None)
+    if entry.data is not None:
+        return len(bench.at(entry.data).questions(entry.data, entry.split)[: entry.limit])
+    with tempfile.TemporaryDirectory() as folder:
+        data, _ = bundled_data(entry.name, Path(folder), entry.scenes or IMAGES, split=entry.split, limit=0)
+        return len(bench.at(data).questions(data, entry.split)[: entry.limit])
+
+
+def cells(experiment: Experiment) -> list[Cell]:
+    """Every cell, in the order in which they are answered.
+
+    Raises:
+        UserError: A question file is wrong, or a RUN is broken.
+    """
+    found = []
+    counts = {entry: count_questions(entry) for entry in experiment.benchmarks}
+    for model in experiment.models:
+        for entry in experiment.benchmarks:
+            known, skipped = _answered(experiment.run_of(model, entry))
+            count = max(counts[entry] - (skipped if experiment.skip_bad else 0), 0)
+            for decoding, seed in decodings_of(experiment, entry):
+                how = key_of(entry, decoding, seed)
+                chosen = (choose(method)[0] for method in experiment.methods_of(entry))
+                for spec, methods in {spec_of_all(each): each for each in chosen}.items():
+                    done = known.get((spec, *how), [])
+                    cell = Cell(
+                        model, entry, spec, *how, count, min(len(done), count),
+                        protocol_of(entry).max_new_tokens, passes_of(methods), _mean(done),
+                    )  # fmt: skip
+                    found.append(cell)
+    return estimated(found)
+
+
+def passes_of(methods: Sequence[Method]) -> int:
+    """Two where a method reads the question a second time."""
+    return 2 if any(type(method).branch is not Method.branch for method in methods) else 1
+
+
+def estimated(found: Sequence[Cell]) -> list[Cell]:
+    """Cells without answers take the seconds of the same model's plain model on the same benchmark, times their passes."""
+    plain = {
+        (one.model.folder, one.benchmark.folder, one.decoding): one.seconds for one in found if one.method == "none"
+    }
+    made = []
+    for one in found:
+        base = plain.get((one.model.folder, one.benchmark.folder, one.decoding))
+        guess = one.seconds if one.seconds is not None or base is None else base * one.passes
+        made.append(replace(one, seconds=guess))
+    return made
+
+
+def _answered(run: Path) -> tuple[Mapping[tuple[Any, ...], list[Any]], int]:
+    """The records of a RUN by (method, decoding, seed), and how many questions it left out for their images."""
+    known: dict[tuple[Any, ...], list[Any]] = {}
+    if not (run / "run.json").exists() or not any(run.glob("records*.jsonl")):
+        return known, 0
+    there = read_run(run)
+    for record in there.records:
+        known.setdefault((record["method"], record["decoding"], record.get("seed")), []).append(record)
+    return known, len(there.info.get("skipped") or ())
+
+
+def _mean(records: Sequence[Mapping[str, Any]]) -> float | None:
+    known = [record["seconds"] for record in records if record.get("seconds") is not None]
+    return sum(known) / len(known) if known else None
+
+
+def listing(found: Sequence[Cell]) -> str:
+    """The cells in lines, and what is known of their cost."""
+    lines = []
+    place = None
+    for one in found:
+        here = (one.model.name, one.benchmark.folder)
+        if here != place:
+            lines.append(f"{one.model.name} · {one.benchmark.name} -> {one.model.folder}/{one.benchmark.folder}")
+            place = here
+        how = one.decoding if one.seed is None else f"{one.decoding}, seed {one.seed}"
+        cost = "" if one.seconds is None or not one.missing else f", about {_time(one.missing * one.seconds)}"
+        lines.append(f"  {one.method} · {how}: {one.questions} questions, {one.answered} answered{cost}")
+    runs = len({(one.model.folder, one.benchmark.folder) for one in found})
+    missing, tokens = sum(one.missing for one in found), sum(one.tokens for one in found)
+    lines.append(f"{len(found)} cells in {runs} RUNs: {missing} answers to make, at most {tokens} new tokens")
+    known = [one for one in found if one.seconds is not None]
+    unknown = sum(one.missing for one in found if one.seconds is None)
+    if known:
+        lines.append(
+            f"estimated {_time(sum(one.missing * one.seconds for one in known if one.seconds is not None))} of one process, from "
+            f"the seconds of the answers that are there; where a method has none, from the plain model's, twice for a method "
+            f"with a contrastive branch"
+        )
+    if unknown:
+        lines.append(
+            f"no estimate in seconds for {unknown} answers: nothing is answered yet to tell from. Tokens count a contrastive "
+            f"branch twice. Answer a few first, with --limit 16, and ask again"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

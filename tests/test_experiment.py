@@ -1,0 +1,174 @@
+"""Experiments in files: what is refused, what they list, and that they resume, shard and end in one report."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vlm_anchors.apps.cli import main
+from vlm_anchors.errors import BadData, BadSetting, UnknownName, UserError
+from vlm_anchors.evaluation.reporting.tables import read_run
+from vlm_anchors.evaluation.runner.bundled import export
+from vlm_anchors.experiments.cells import cells, listing
+from vlm_anchors.experiments.execute import run_experiment
+from vlm_anchors.experiments.experiment_file import read_experiment
+
+RUNS = Path(__file__).parent.parent / "runs"
+BASE = """
+out: {out}
+models: [{model}]
+methods: [none, clva]
+benchmarks:
+  - {{name: pope, protocol: deco, split: adversarial, data: {data}/pope, images: {data}/images, batch_size: 8}}
+"""
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return export(tmp_path_factory.mktemp("scenes"), ["pope"], images=3)
+
+
+@pytest.fixture
+def write(tmp_path, tiny_folder, scenes):
+    def write(more="", base=BASE):
+        file = tmp_path / "experiment.yaml"
+        file.write_text(base.format(out=tmp_path / "out", model=tiny_folder, data=scenes) + more, "utf-8")
+        return file
+
+    return write
+
+
+def test_an_experiment_is_answered_reported_and_not_answered_again(write, tmp_path, capsys):
+    file = write("decodings: [greedy, nucleus]\nseeds: [0, 1]\nreport: {metrics: [accuracy]}\n")
+    assert main(["run", str(file)]) == 0
+    printed = capsys.readouterr()
+    assert "accuracy" in printed.out and "f1" not in printed.out and "(2 seeds)" in printed.out
+    (run,) = tmp_path.glob("out/*/pope-deco-adversarial")
+    records = read_run(run).records
+    assert len(records) == 18 * 2 * 3, "two methods, greedy once and sampled twice"
+    assert {record["seed"] for record in records} == {None, 0, 1}
+    assert "<h1>" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert (tmp_path / "out" / "report.txt").read_text("utf-8") == printed.out
+    before = (run / "records.jsonl").read_bytes()
+    assert main(["run", str(file)]) == 0 and (run / "records.jsonl").read_bytes() == before
+
+
+def test_a_dry_run_lists_everything_and_answers_nothing(write, tmp_path, capsys):
+    file = write("decodings: [greedy, nucleus]\nseeds: [0, 1, 2]\n")
+    assert main(["run", str(file), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("18 questions, 0 answered") == 2 * 4
+    assert "8 cells in 1 RUNs: 144 answers to make, at most 720 new tokens" in text
+    assert "no estimate in seconds for 144 answers: nothing is answered yet" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_estimate_is_from_answers_that_are_there(write):
+    file = write()
+    run_experiment(read_experiment(file, limit=6))
+    vcd = read_experiment(write(base=BASE.replace("[none, clva]", "[none, clva, vcd]")))
+    none, clva, more = cells(vcd)
+    assert (none.answered, none.missing, more.answered) == (6, 12, 0)
+    assert none.seconds > 0 and clva.seconds > 0 and more.passes == 2
+    assert more.seconds == pytest.approx(2 * none.seconds)
+    assert "from the seconds of the answers that are there" in listing(cells(vcd))
+
+
+def test_an_experiment_that_was_stopped_goes_on(write, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def stop(done, of):
+        if done >= 16:
+            raise Stopped
+
+    experiment = read_experiment(write())
+    with pytest.raises(Stopped):
+        run_experiment(experiment, progress=stop)
+    (records,) = tmp_path.glob("out/*/*/records.jsonl")
+    kept = records.read_bytes()
+    assert kept and not (tmp_path / "out" / "report.html").exists()
+    assert run_experiment(experiment) is not None
+    assert records.read_bytes().startswith(kept)
+    keys = [(json.loads(line)["id"], json.loads(line)["method"]) for line in records.read_text("utf-8").splitlines()]
+    assert len(keys) == len(set(keys)) == 36
+
+
+def test_ranks_share_the_answers_and_the_last_one_reports(write, tmp_path, monkeypatch, capsys):
+    file = write()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        assert main(["run", str(file)]) == 0
+        assert (tmp_path / "out" / "report.html").exists() == (rank == 1)
+        assert ("Other processes still answer" in capsys.readouterr().err) == (rank == 0)
+    (run,) = tmp_path.glob("out/*/*")
+    assert len(list(run.glob("records.*.jsonl"))) == 2 and len(read_run(run).records) == 36
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind", "words"),
+    [
+        ("methods:", "method:", UnknownName, "no key 'method' in an experiment. Did you mean 'methods'"),
+        ("clva]", "clav]", UnknownName, "experiment.yaml: No method 'clav'. Did you mean 'clva'"),
+        ("clva]", "clva:alpha=5,beta=0]", BadData, "'beta=0' in methods is a part of a SPEC"),
+        ("clva]", "none]", BadData, "'none' stands twice"),
+        ("clva]", "3]", BadData, r"expected a text in methods\[1\]; found 3"),
+        ("[none, clva]", "[]", BadSetting, "expected methods"),
+        ("protocol: deco", "protokol: deco", UnknownName, "no key 'benchmarks.0..protokol'"),
+        ("protocol: deco", "protocol: dec", UnknownName, "Did you mean 'deco'"),
+        ("name: pope", "name: popes", UnknownName, "Did you mean 'pope'"),
+        ("batch_size: 8", "batch_size: 0", BadData, "whole number of 1 or more"),
+        ("batch_size: 8", "batch_size: 8, scenes: 5", BadSetting, "data and images together"),
+        ("models: [", "models: [scens, ", UnknownName, "Did you mean 'scenes'"),
+        ("models: [", "models: [/nowhere/at/all, ", UserError, "No folder /nowhere"),
+        ("out: ", "seeds: [0, -1]\nout: ", BadData, r"seeds\[1\]"),
+        ("out: ", "seeds: [1, 1]\nout: ", BadData, "each seed once"),
+        ("out: ", "decodings: [beem]\nout: ", UnknownName, "Did you mean 'beam'"),
+        ("out: ", "out: a\nout: ", BadData, "line 3: the key 'out' stands twice"),
+        ("out: ", "report: {{against: vcd}}\nout: ", UnknownName, "report.against is no method"),
+        ("out: ", "report: {{metrics: [acuracy]}}\nout: ", UnknownName, "Did you mean 'accuracy'"),
+        ("out: ", "report: {{agianst: none}}\nout: ", UnknownName, "'report.agianst'"),
+        ("out: ", "skip_bad: 1\nout: ", BadData, "true or false in skip_bad"),
+        ("out: ", "]\nout: ", BadData, "line 2 is not valid YAML"),
+        ("out: ", "nothing: ", UnknownName, "no key 'nothing'"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said(write, before, after, kind, words):
+    assert before in BASE
+    with pytest.raises(kind, match=words):
+        read_experiment(write(base=BASE.replace(before, after, 1)))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "hello"])
+def test_a_file_that_holds_something_else_is_refused(tmp_path, text):
+    (tmp_path / "e.yaml").write_text(text, "utf-8")
+    with pytest.raises(BadData, match="expected keys such as models"):
+        read_experiment(tmp_path / "e.yaml")
+    with pytest.raises(BadData, match="There is no file"):
+        read_experiment(tmp_path / "f.yaml")
+
+
+def test_a_benchmark_without_drawn_scenes_needs_data(tmp_path):
+    (tmp_path / "e.yaml").write_text("out: o\nmodels: [scenes]\nmethods: [none]\nbenchmarks: [amber]\n", "utf-8")
+    with pytest.raises(BadSetting, match=r"amber has no drawn scenes \(those that do: pope, chair, mme\)"):
+        read_experiment(tmp_path / "e.yaml")
+
+
+def test_two_parts_never_write_into_one_run(write):
+    twice = "  - {{name: pope, protocol: deco, split: adversarial, scenes: 4}}\n"
+    with pytest.raises(BadSetting, match="two benchmarks would write into one RUN"):
+        read_experiment(write(base=BASE + twice))
+    assert len(read_experiment(write(base=BASE + twice.replace("4}}", "4, folder: other}}"))).benchmarks) == 2
+
+
+def test_code_of_a_model_is_not_allowed_by_a_file(write):
+    with pytest.raises(UnknownName, match="trust_remote_code"):
+        read_experiment(write(base=BASE.replace("[{model}]", "[{{name: scenes, trust_remote_code: true}}]")))
+
+
+@pytest.mark.parametrize("file", sorted(RUNS.glob("*.yaml")), ids=lambda file: file.name)
+def test_the_experiments_of_this_repository_are_valid(file):
+    experiment = read_experiment(file, limit=2)
+    assert experiment.out == Path("runs/out") / file.stem
+    assert {entry.folder for entry in experiment.benchmarks} <= {"pope", "chair", "mme"}
