@@ -21,7 +21,7 @@ from .experiment_file import BenchmarkEntry, Experiment, ModelEntry
 
 
 @dataclass(frozen=True)
-class Cell:
+class ExperimentCell:
     """One method under one decoding and seed on one benchmark and model.
 
     Attributes:
@@ -91,7 +91,7 @@ def count_questions(entry: BenchmarkEntry) -> int:
         return len(bench.at(data).questions(data, entry.split)[: entry.limit])
 
 
-def cells(experiment: Experiment) -> list[Cell]:
+def cells(experiment: Experiment) -> list[ExperimentCell]:
     """Every cell, in the order in which they are answered.
 
     Raises:
@@ -108,7 +108,7 @@ def cells(experiment: Experiment) -> list[Cell]:
                 chosen = (choose(method)[0] for method in experiment.methods_of(entry))
                 for spec, methods in {spec_of_all(each): each for each in chosen}.items():
                     done = known.get((spec, *how), [])
-                    cell = Cell(
+                    cell = ExperimentCell(
                         model, entry, spec, *how, count, min(len(done), count),
                         protocol_of(entry).max_new_tokens, passes_of(methods), _mean(done),
                     )  # fmt: skip
@@ -121,7 +121,7 @@ def passes_of(methods: Sequence[Method]) -> int:
     return 2 if any(type(method).branch is not Method.branch for method in methods) else 1
 
 
-def estimated(found: Sequence[Cell]) -> list[Cell]:
+def estimated(found: Sequence[ExperimentCell]) -> list[ExperimentCell]:
     """Cells without answers take the seconds of the same model's plain model on the same benchmark, times their passes."""
     plain = {
         (one.model.folder, one.benchmark.folder, one.decoding): one.seconds for one in found if one.method == "none"
@@ -150,7 +150,7 @@ def _mean(records: Sequence[Mapping[str, Any]]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def listing(found: Sequence[Cell]) -> str:
+def listing(found: Sequence[ExperimentCell]) -> str:
     """The cells in lines, and what is known of their cost."""
     lines = []
     place = None
