@@ -3,7 +3,11 @@
 import base64
 import html
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .durable import write_whole
+from .errors import BadSetting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,6 +61,25 @@ def png(picture: "Image.Image | Figure", dpi: int = 110) -> str:
     else:
         picture.savefig(file, format="png", dpi=dpi)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def save_figure(figure: "Figure", path: Path, dpi: int = 150) -> None:
+    """Write a figure whole or not at all.
+
+    Args:
+        figure: What to write.
+        path: The file; its ending says the format, and without one it is PNG.
+        dpi: Pixels an inch.
+
+    Raises:
+        BadSetting: matplotlib writes no such format, or the file cannot be written.
+    """
+    known, ending = figure.canvas.get_supported_filetypes(), path.suffix.lower().lstrip(".") or "png"
+    if ending not in known:
+        raise BadSetting(f"Expected a figure's file to end in one of {', '.join(sorted(known))}; found {path.name!r}.")
+    file = io.BytesIO()
+    figure.savefig(file, format=ending, dpi=dpi)
+    write_whole(path, file.getvalue())
 
 
 def svg(figure: "Figure") -> str:

@@ -9,17 +9,16 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from ..document import save_figure
 from ..errors import AnchorsWarning, BadSetting
 from ..generation.sample_batches import read_sample
 from ..inputs.prompt_builder import prepare
 from ..models.load import as_vlm
 from ..models.vlm import Vlm
 from ..parameters import known_arguments
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GRID = (1.0, 0.5, 0.3, 0.2, 0.16, 0.14, 0.12, 0.10, 0.08)
 """Values of tau whose shares are reported: the paper's sweep and some above."""
@@ -62,7 +61,7 @@ class Calibration:
             "concern": self.concern,
         }  # fmt: skip
 
-    def figure(self, path: "str | Path | None" = None) -> Any:
+    def figure(self, path: str | Path | None = None) -> Any:
         """Distribution of the best cosines and the share of words anchored at each tau; written to `path` if given."""
         try:
             from matplotlib.figure import Figure
@@ -78,7 +77,7 @@ class Calibration:
         counts.axvline(self.tau, color="#c0392b")
         counts.set_title(f"tau = {self.tau:g} anchors {self.share(self.tau):.1%} of the words", loc="left")
         if path is not None:
-            figure.savefig(path, dpi=150)
+            save_figure(figure, Path(path))
         return figure
 
 

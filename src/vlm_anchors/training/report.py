@@ -48,9 +48,10 @@ class Report(TrainerCallback):
         if not state.is_world_process_zero or len(rows) < 2:
             return
         from ..analysis import plots
+        from ..document import save_figure
 
         best = {} if state.best_global_step is None else {self.label: int(state.best_global_step)}
-        plots.losses({self.label: rows}, best).savefig(self.out / "loss.png", dpi=150)
+        save_figure(plots.losses({self.label: rows}, best), self.out / "loss.png")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:

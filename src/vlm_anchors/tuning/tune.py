@@ -1,12 +1,12 @@
 """`tune`: from methods, a model and a benchmark to a setting, its gain on held-out images, and the files that hold both."""
 
-import io
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..document import save_figure
 from ..durable import write_whole
 from ..errors import BadRun, BadSetting
 from ..evaluation.benchmarks.base import Benchmark
@@ -262,6 +262,4 @@ def write_files(folder: Path, found: Tuning, say: Callable[[str], Any]) -> None:
     except BadSetting as error:
         say(f"No figure is drawn. {error}")
         return
-    file = io.BytesIO()
-    drawn.savefig(file, format="png", dpi=130)
-    write_whole(folder / FIGURE, file.getvalue())
+    save_figure(drawn, folder / FIGURE, dpi=130)

@@ -66,8 +66,9 @@ def _progress(total: int) -> Any:
 
 def _draw(seen: Any, out: Path) -> None:
     from ...analysis import measures, plots
+    from ...document import save_figure
 
-    plots.drift_curves(measures.average(seen.drift), seen.middle).savefig(out, dpi=150)
+    save_figure(plots.drift_curves(measures.average(seen.drift), seen.middle), out)
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -77,6 +77,7 @@ def _write(summary: "Study", out: Path, commands: list[str]) -> list[Path]:
 
     from ...analysis.figures import figures_of, tables_of
     from ...analysis.look_page import write_page
+    from ...document import save_figure
     from ...durable import write_whole
     from ...generation.effects_text import in_words
 
@@ -88,7 +89,7 @@ def _write(summary: "Study", out: Path, commands: list[str]) -> list[Path]:
     files = [page]
     for each in drawn:
         files.append(out / f"{each.name}.png")
-        each.figure.savefig(files[-1], dpi=150)
+        save_figure(each.figure, files[-1])
     files.append(out / "tables.json")
     write_whole(files[-1], json.dumps(tables_of(summary), indent=1))
     return files

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ...document import save_figure
+from ...durable import write_whole
 from ...errors import AnchorsWarning, BadSetting, UserError
 from ...models.load import BUNDLED, load_quietly
 from ...scenes import draw
@@ -169,13 +171,13 @@ def _command() -> str:
 def write(cases: list[Case], out: Path, sentences: list[str], commands: list[str], model: str) -> list[Path]:
     """Page, scenes and figures; returns their paths, the page first."""
     page = out / "index.html"
-    page.write_text(write_page(cases, sentences, commands, model), encoding="utf-8")
+    write_whole(page, write_page(cases, sentences, commands, model))
     files = [page]
     for case in cases:
         draw.save(case.scene, out / f"{case.name}.png")
-        figure_of_shares(case).savefig(out / f"{case.name}-attention.png", dpi=150)
+        save_figure(figure_of_shares(case), out / f"{case.name}-attention.png")
         files += [out / f"{case.name}.png", out / f"{case.name}-attention.png"]
-    overview(cases).savefig(out / "overview.png", dpi=130)
+    save_figure(overview(cases), out / "overview.png", dpi=130)
     return [*files, out / "overview.png"]
 
 
