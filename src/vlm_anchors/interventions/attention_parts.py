@@ -3,7 +3,7 @@
 Shapes as in attention_view.py; b samples, h query heads, r text rows, v visual keys, k keys.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,7 +39,7 @@ def parts_of(view: AttentionView, edit: AttentionEdit | None, norms: bool = Fals
     if edit is None or (edit.bias is None and edit.shift is None and edit.key is None):
         return before, None
     if edit.key is not None:
-        scores = replace(view, _key=edit.key, _weights=None).scores()
+        scores = view.scores_of(edit.key)
     if edit.shift is not None:
         scores = scores + edit.shift.float()
     if edit.bias is not None:

@@ -69,7 +69,7 @@ class AttentionView:
     """The forward pass it belongs to."""
     rows: TextRows
     _query: Float[Tensor, "b h q d"]
-    _key: Float[Tensor, "b g k d"]
+    _layer_key: Float[Tensor, "b g k d"] | None
     _row_mask: Float[Tensor, "b 1 r k"] | None
     _columns: tuple[Int[Tensor, "b v"], Bool[Tensor, "b v"]]
     _scale: float
@@ -124,7 +124,17 @@ class AttentionView:
     @property
     def only_visual(self) -> bool:
         """True in a Q-Former all of whose keys are visual: each row's visual mass is 1 then, whatever the head."""
-        return self.latents and self._key.shape[2] == self.visual.index.shape[1]
+        return self.latents and self.key_count == self.visual.index.shape[1]
+
+    @property
+    def _key(self) -> Float[Tensor, "b g k d"]:
+        assert self._layer_key is not None
+        return self._layer_key
+
+    @property
+    def key_count(self) -> int:
+        """How many keys the layer has."""
+        return self._key.shape[2]
 
     def rows_in(self, queries: int) -> int:
         """Text rows of a pass with so many query rows."""
@@ -159,7 +169,7 @@ class AttentionView:
     def visual_keys(self) -> Bool[Tensor, "b k"]:
         """Which of this layer's keys are visual tokens; made once a pass."""
         index, valid = self._columns
-        size = self._key.shape[2]
+        size = self.key_count
 
         def make() -> Tensor:
             inside = torch.zeros(len(index), size, dtype=torch.int8, device=index.device)
@@ -186,14 +196,14 @@ class AttentionView:
         if self.rows.index is not None:
             assert self.rows.source is not None
             query = take_rows(query, self.rows.index.gather(1, self.rows.source[:, None]))
-        scores = self._scores(query.float(), self._key.float())
+        scores = self._own_scores(query.float())
         return (scores if mask is None else scores + mask).softmax(-1)
 
     def last_row_keys(self) -> Bool[Tensor, "b k"]:
         """The keys that the row which chooses the next token may see."""
         mask = self._last_mask()
         if mask is None:
-            return torch.ones(len(self._key), self._key.shape[2], dtype=torch.bool, device=self._key.device)
+            return torch.ones(len(self._query), self.key_count, dtype=torch.bool, device=self._query.device)
         return (mask > torch.finfo(mask.dtype).min / 2)[:, 0, 0]
 
     def _last_mask(self) -> Float[Tensor, "b 1 1 k"] | None:
@@ -205,15 +215,15 @@ class AttentionView:
 
     def plain_scores(self) -> Float[Tensor, "b h r k"]:
         """Scores of the text rows before the softmax, no mask added, in the query's own dtype."""
-        return self._scores(take_rows(self._query, self.rows.index), self._key)
+        return self._own_scores(take_rows(self._query, self.rows.index))
 
     def scores(self) -> Float[Tensor, "b h r k"]:
         """Scores of the text rows before the softmax, masks added, float32."""
-        return self._masked(take_rows(self._query, self.rows.index).float(), self._key.float())
+        return self._masked(self._own_scores(take_rows(self._query, self.rows.index).float()))
 
     def scores_of(self, key: Float[Tensor, "b g k d"]) -> Float[Tensor, "b h r k"]:
         """The same with other keys."""
-        return self._masked(take_rows(self._query, self.rows.index).float(), key.float())
+        return self._masked(self._scores(take_rows(self._query, self.rows.index).float(), key.float()))
 
     def at_visual(self, values: Float[Tensor, "b h r k"]) -> Float[Tensor, "b h r v"]:
         """Columns of the visual keys; 0 where a key is filling."""
@@ -235,9 +245,12 @@ class AttentionView:
         spread = torch.zeros_like(keys).scatter_add_(2, place, visual * valid[:, None, :, None])
         return torch.where(self.visual_keys()[:, None, :, None], spread, keys)
 
-    def _masked(self, query: Float[Tensor, "b h r d"], key: Float[Tensor, "b g k d"]) -> Float[Tensor, "b h r k"]:
-        scores = self._scores(query, key)
+    def _masked(self, scores: Float[Tensor, "b h r k"]) -> Float[Tensor, "b h r k"]:
         return scores if self._row_mask is None else scores + self._row_mask
+
+    def _own_scores(self, query: Float[Tensor, "b h r d"]) -> Float[Tensor, "b h r k"]:
+        """Scores of some rows against the layer's own keys, in the query's dtype."""
+        return self._scores(query, self._key.to(query.dtype))
 
     def _scores(self, query: Float[Tensor, "b h r d"], key: Float[Tensor, "b g k d"]) -> Float[Tensor, "b h r k"]:
         b, h, r, d = query.shape
@@ -246,9 +259,10 @@ class AttentionView:
         scores = torch.baddbmm(
             groups[..., :1], groups, key.flatten(0, 1).transpose(-1, -2), beta=0, alpha=self._scale
         ).view(b, h, r, -1)
-        if self._softcap is not None:
-            scores = self._softcap * (scores / self._softcap).tanh()
-        return scores
+        return self._capped(scores)
+
+    def _capped(self, scores: Float[Tensor, "b h r k"]) -> Float[Tensor, "b h r k"]:
+        return scores if self._softcap is None else self._softcap * (scores / self._softcap).tanh()
 
     def weighted(self, weights: Float[Tensor, "b h r k"]) -> Float[Tensor, "b h r d"]:
         """The layer's values, summed by these weights; float32."""
@@ -272,8 +286,7 @@ class AttentionView:
         """`scores` after an edit of scores or keys; of an edit that replaces the output, those before it."""
         if edit is None:
             return self.scores()
-        query = take_rows(self._query, self.rows.index).float()
-        scores = self.scores() if edit.key is None else self._masked(query, edit.key.float())
+        scores = self.scores() if edit.key is None else self.scores_of(edit.key)
         if edit.shift is not None:
             scores = scores + edit.shift.float()
         if edit.bias is not None:

@@ -1,12 +1,14 @@
 """vLLM's CPU attention backend, with the methods after its kernel.
 
 The kernel runs as it is, for all rows. Then the text rows of the layers that a method watches are shown to it, and
-those of the layers it edits are replaced. Without such rows the output is the kernel's own.
+those of the layers it edits are replaced. Without such rows the output is the kernel's own. A step in which every row
+would be replaced is computed here alone.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from vllm import _custom_ops as ops
@@ -21,10 +23,11 @@ from vllm.v1.attention.backends.cpu_attn import (
 )
 
 from ...errors import CannotAct
-from .edit_rows import edit_rows
+from .cpu_cache import CPUCache, compile_kernels
+from .edit_rows import PagedView, write_rows
 from .model_facts import check_engine
 from .request_table import table_of
-from .row_plan import RowGroup, plan_rows
+from .row_plan import PagedRows, RowGroup, plan_rows
 
 
 @dataclass
@@ -41,6 +44,7 @@ class AnchorMetadataBuilder(CPUAttentionMetadataBuilder):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         check_engine(vllm_config)
         if not self.is_cross_attention and not self.is_encoder_only_attention:
+            compile_kernels()
             require_known_layout(self.isa, self.dtype, self.num_kv_heads, self.block_size, self.head_dim)
 
     def build(
@@ -62,7 +66,9 @@ class AnchorMetadataBuilder(CPUAttentionMetadataBuilder):
 
 
 class AnchorAttentionImpl(CPUAttentionBackendImpl):
-    """The kernel, then the methods."""
+    """The kernel, and the methods."""
+
+    _number: int | None = None
 
     def forward(
         self,
@@ -76,16 +82,25 @@ class AnchorAttentionImpl(CPUAttentionBackendImpl):
         output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
     ) -> Tensor:
-        super().forward(layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale)
+        def kernel() -> Tensor:
+            run = super(AnchorAttentionImpl, self).forward
+            return run(layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale)
+
         if not isinstance(attn_metadata, AnchorMetadata) or self.attn_type != AttentionType.DECODER:
-            return output
-        number = extract_layer_index(layer.layer_name) + 1
-        for group in attn_metadata.groups:
-            if number in group.layers:
-                edit_rows(
-                    group, number, query, output.view(query.shape), CPUCache(kv_cache),
-                    self.scale, self.logits_soft_cap or None,
-                )  # fmt: skip
+            return kernel()
+        if self._number is None:
+            self._number = extract_layer_index(layer.layer_name) + 1
+        groups = [group for group in attn_metadata.groups if self._number in group.layers]
+        # Where every row of the step is a text row, as in most decoding steps, the kernel would work in vain.
+        alone = sum(group.count for group in groups) == attn_metadata.num_actual_tokens
+        if not alone:
+            kernel()
+        rows, cache = output.view(query.shape), CPUCache(kv_cache)
+        for group in groups:
+            view = PagedView(group, self._number, query, cache, self.scale, self.logits_soft_cap or None)
+            edit = group.forward.see(view)
+            if edit is not None or alone:
+                write_rows(view, edit, group, rows)
         return output
 
 
@@ -99,33 +114,6 @@ class AnchorCPUBackend(CPUAttentionBackend):
     @staticmethod
     def get_builder_cls() -> type[CPUAttentionMetadataBuilder]:
         return AnchorMetadataBuilder
-
-
-class CPUCache:
-    """Reads a layer's cache, (blocks, g, s, 2 d): s d numbers of keys, then s d of values.
-
-    The kernel keeps the keys of a block transposed, (d, s), and its values as they are, (s, d).
-    """
-
-    def __init__(self, cache: Tensor):
-        blocks, heads, size, both = cache.shape
-        self.size, self.width = size, both // 2
-        self.halves = cache.view(blocks, heads, 2, size * self.width)
-
-    def keys(self, blocks: Tensor) -> Tensor:
-        b, n = blocks.shape
-        held = self.halves[blocks, :, 0].view(b, n, -1, self.width, self.size)
-        return held.permute(0, 2, 3, 1, 4).reshape(b, held.shape[2], self.width, n * self.size).transpose(-1, -2)
-
-    def values(self, blocks: Tensor) -> Tensor:
-        b, n = blocks.shape
-        held = self.halves[blocks, :, 1].view(b, n, -1, self.size, self.width)
-        return held.transpose(1, 2).reshape(b, held.shape[2], n * self.size, self.width)
-
-    def values_at(self, blocks: Tensor, keys: Tensor) -> Tensor:
-        """Values of some keys, (b, g, a, d), by their positions in the request, (b, a)."""
-        held = self.halves[:, :, 1].unflatten(-1, (self.size, self.width))
-        return held[blocks.gather(1, keys // self.size), :, keys % self.size].transpose(1, 2)
 
 
 def require_known_layout(isa: str, dtype: torch.dtype, heads: int, size: int, width: int) -> None:
@@ -144,10 +132,10 @@ def require_known_layout(isa: str, dtype: torch.dtype, heads: int, size: int, wi
         key, value, key_cache, value_cache, torch.arange(size, 3 * size), isa, k_scale=1.0, v_scale=1.0,
         kv_cache_dtype="auto",
     )  # fmt: skip
-    held, blocks = CPUCache(cache), torch.tensor([[1, 2]])
+    held, paged = CPUCache(cache), PagedRows(torch.tensor([[1, 2]]), np.array([tokens]), size)
     if not (
-        torch.equal(held.keys(blocks)[0], key.transpose(0, 1))
-        and torch.equal(held.values(blocks)[0], -key.transpose(0, 1))
+        torch.equal(held.keys(paged)[0], key.transpose(0, 1))
+        and torch.equal(held.values(paged)[0], -key.transpose(0, 1))
     ):
         raise CannotAct(
             f"vLLM keeps keys in a layout of its own on this processor ({isa}, {str(dtype).removeprefix('torch.')}, blocks of "

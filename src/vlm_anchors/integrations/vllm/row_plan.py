@@ -6,9 +6,10 @@ whole blocks of the cache), n blocks.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -22,7 +23,7 @@ from .prompt_map import PromptMap
 MASKED = torch.finfo(torch.float32).min
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AnchoredRequest:
     """A request with a method and at least one row that it edits."""
 
@@ -32,6 +33,31 @@ class AnchoredRequest:
     depth: int
     prompt: PromptMap
     prompt_tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class PagedRows:
+    """Where the keys of some requests lie in the paged cache."""
+
+    blocks: Int[Tensor, "b n"]
+    """Blocks of each request in order; those after its length are filling."""
+    lengths: "np.ndarray"
+    """Keys of each request, (b,)."""
+    size: int
+    """Keys in one block."""
+
+    @property
+    def keys(self) -> int:
+        return self.blocks.shape[1] * self.size
+
+    @cached_property
+    def table(self) -> "np.ndarray":
+        return self.blocks.numpy()
+
+    @cached_property
+    def listed(self) -> list[list[int]]:
+        """The blocks that hold keys, of each request."""
+        return [row[: -(-int(n) // self.size)] for row, n in zip(self.blocks.tolist(), self.lengths, strict=True)]
 
 
 @dataclass(eq=False)
@@ -46,9 +72,13 @@ class RowGroup:
     valid: Bool[Tensor, "b r"]
     rows: TextRows
     visual: Visual
-    blocks: Int[Tensor, "b n"]
-    """Blocks of the cache that hold each request's keys."""
+    paged: PagedRows
     row_mask: Float[Tensor, "b 1 r k"] | None
+
+    @cached_property
+    def count(self) -> int:
+        """How many text rows there are."""
+        return int(self.valid.sum())
 
     @cached_property
     def forward(self) -> ForwardState:
@@ -65,10 +95,10 @@ class RowGroup:
             self._made = thing, make()
         return self._made[1]
 
-    @property
+    @cached_property
     def everywhere(self) -> bool:
         """Whether no row is padding."""
-        return self.rows.index is None or bool(self.valid.all())
+        return self.count == self.valid.numel()
 
 
 def plan_rows(
@@ -136,9 +166,11 @@ def _group(
         tokens, places, valid, rows = _prompt_rows(requests, batch_rows, starts, lengths)
     later = torch.arange(count * block_size) > places[..., None]
     mask = torch.zeros(later.shape).masked_fill_(later, MASKED)[:, None]
+    paged = PagedRows(
+        block_table[list(batch_rows), :count], np.array([lengths[row] for row in batch_rows], np.int64), block_size
+    )
     return RowGroup(
-        first.method, first.layers, first.depth, tokens, valid, rows, _visual(requests),
-        block_table[list(batch_rows), :count], mask,
+        first.method, first.layers, first.depth, tokens, valid, rows, _visual(tuple(requests)), paged, mask
     )  # fmt: skip
 
 
@@ -165,7 +197,9 @@ def _prompt_rows(
     return tokens, positions, valid, TextRows(index, valid, shared if alone else None, source)
 
 
-def _visual(requests: Sequence[AnchoredRequest]) -> Visual:
+@lru_cache(maxsize=8)
+def _visual(requests: tuple[AnchoredRequest, ...]) -> Visual:
+    """The visual keys of a group; decoding steps ask for the same one again and again."""
     size = max(len(request.prompt.visual) for request in requests)
     index = torch.zeros(len(requests), size, dtype=torch.long)
     valid, image = torch.zeros_like(index, dtype=torch.bool), torch.zeros_like(index)
