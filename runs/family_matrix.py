@@ -33,6 +33,7 @@ from transformers import LogitsProcessor
 
 from vlm_anchors.errors import UserError
 from vlm_anchors.interventions.attachment import attach
+from vlm_anchors.methods import METHODS
 from vlm_anchors.models.decoder import find_target, self_attention
 from vlm_anchors.models.families import UNKNOWN, family_of
 from vlm_anchors.provenance import provenance
@@ -44,11 +45,10 @@ one row too many, is 100 times as much."""
 PATIENCE = 240
 """Seconds for one class."""
 SPECS = {
-    "attanchor": "attanchor:tau=0", "vcd": "vcd", "pai": "pai:alpha=0.5", "clearsight": "clearsight:enhance=2",
+    "attanchor": "attanchor:tau=0,tokens=all", "vcd": "vcd", "pai": "pai:alpha=0.5", "clearsight": "clearsight:enhance=2",
     "deco": "deco", "memvr": "memvr:gamma=0",
 }  # fmt: skip
-OFF = {"vcd": "vcd:alpha=0,beta=0", "deco": "deco:alpha=0", "pai": "pai:alpha=0,gamma=1"}
-METHODS = ("clva", *SPECS)
+COLUMNS = ("clva", *SPECS)
 
 
 class Forced(LogitsProcessor):
@@ -163,29 +163,28 @@ def clear(one, images):
     return None
 
 
-def neutral(one, spec):
+def neutral(one, method):
+    """Whether a method that is off leaves logits and tokens as they are, bit for bit."""
     inputs, _, _ = one.prompt(1)
     with torch.no_grad():
         plain, tokens = answer(one.model, inputs)
-        with attach(one.model, spec):
+        with attach(one.model, method.disabled()):
             off, same = answer(one.model, inputs)
     return bool(torch.equal(plain, off) and torch.equal(tokens, same))
 
 
-def other(one, name, spec):
-    """What a method does: "runs", or why not."""
-    from vlm_anchors.methods.attanchor import AttAnchor
-
+def other(one, name, plain=None):
+    """What a method does: "runs", or why not. plain: the answer without it, and its tokens."""
     inputs, _, _ = one.prompt(1, after=8)
+    method = METHODS.build(SPECS[name])
     with torch.no_grad():
-        plain, tokens = answer(one.model, inputs)
+        before, tokens = answer(one.model, inputs) if plain is None else plain
         if name == "attanchor":
-            prepared = AttAnchor(tau=0.0, tokens="all").prepare(one.model, inputs)
-            changed, _ = answer(one.model, prepared, tokens)
+            changed, _ = answer(one.model, method.prepare(one.model, inputs), tokens)
         else:
-            with attach(one.model, spec):
+            with attach(one.model, method):
                 changed, _ = answer(one.model, inputs, tokens)
-    return "runs" if difference(plain, changed.nan_to_num(neginf=0)) > 1e-6 else "changes nothing"
+    return "runs" if difference(before, changed.nan_to_num(neginf=0)) > 1e-6 else "changes nothing"
 
 
 def tried(call, *arguments):
@@ -217,17 +216,16 @@ def one_class(model_type, methods=True):
     row = {"class": tiny_classes.CLASSES[model_type], "family": "generic rules" if family is UNKNOWN else family.name}
     if family.refused:
         found = tried(refused_class, model_type, family)
-        return row | dict.fromkeys(METHODS, found)
+        return row | dict.fromkeys(COLUMNS, found)
     one = tried(tiny_classes.tiny, model_type)
     if isinstance(one, str):
         return row | {"clva": "not built" + one.removeprefix("crash")}
     row["visual_tokens"] = one.tokens
     row |= clva_row(one)
     if methods:
-        row |= {name: tried(other, one, name, spec) for name, spec in SPECS.items()}
-        row["others_neutral"] = all(
-            tried(neutral, one, spec) is True for name, spec in OFF.items() if row[name] == "runs"
-        )
+        with torch.no_grad():
+            plain = answer(one.model, one.prompt(1, after=8)[0])
+        row |= {name: tried(other, one, name, plain) for name in SPECS}
     return row
 
 
@@ -238,10 +236,13 @@ def clva_row(one):
         return {"clva": bad[0] if bad else "too close to call", "numbers": results}
     off, moved = max(max(found[0], found[3]) for found in results), min(min(found[1], found[4]) for found in results)
     state = "exact" if off < EXACT and moved > 100 * off else "differs" if moved > 100 * EXACT else "changes nothing"
-    return {"clva": state, "off": off, "moved": moved, "numbers": results, "neutral": tried(neutral, one, NEUTRAL)}
-
-
-NEUTRAL = "clva:alpha=0,beta=0"
+    return {
+        "clva": state,
+        "off": off,
+        "moved": moved,
+        "numbers": results,
+        "neutral": tried(neutral, one, METHODS.build("clva")),
+    }
 
 
 def too_long(*_):
@@ -270,7 +271,7 @@ def main():
         start = time.time()
         signal.alarm(PATIENCE)
         try:
-            rows[model_type] = one_class(model_type, not chosen.quick)
+            rows[model_type] = {**one_class(model_type, not chosen.quick), "commit": birth["commit"]}
         except TimeoutError:
             rows[model_type] = {"class": tiny_classes.CLASSES[model_type], "clva": f"not built: more than {PATIENCE} s"}
         signal.alarm(0)

@@ -208,6 +208,8 @@ def build(model_type, seed=0, **overrides):
         for name, weight in model.named_parameters():
             if torch.isnan(weight).any() or (weight.numel() and float(weight.abs().max()) == 0 and "bias" not in name):
                 weight.normal_(std=0.02)
+            elif weight.dim() > 1 and 0 < float(weight.abs().max()) < 1e-8:
+                weight.normal_(std=0.05)  # some towers begin at 1e-10, and make every image the same
             elif name.endswith("latents"):
                 weight.normal_()  # all alike, they would make all visual tokens alike
             if re.search(

@@ -5,10 +5,10 @@
 
 import contextlib
 import importlib
-import types
 from unittest import mock
 
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 IMAGE = 3
 _CLIP = {
@@ -25,7 +25,7 @@ class Tower(torch.nn.Module):
         self.conv = torch.nn.Conv2d(3, 32, 4, 4)
 
     def forward(self, pixel_values, **kwargs):
-        return types.SimpleNamespace(last_hidden_state=self.conv(pixel_values))
+        return BaseModelOutputWithPooling(last_hidden_state=self.conv(pixel_values))
 
 
 @contextlib.contextmanager
@@ -120,6 +120,7 @@ _EMU_CODES = _set(
 )
 _MUSE = _set(out_hidden_size=128, projector_hidden_size=64)
 _TAGS = _set(vision_start_token_id=6, vision_end_token_id=7, audio_start_token_id=8, audio_end_token_id=9)
+_FLAT = _set("vision_config", initializer_range=0.1)
 _QUERIES = _set(num_query_tokens=6)
 _GLM, _HALF_GLM = _glm([2, 3, 3]), _glm([2, 1, 1])
 TIED = {
@@ -163,6 +164,7 @@ TIED = {
                          intermediate_size=128, pixel_shuffle_ratio=0.5)),
     "molmo2": _both(_set("adapter_config", vision_feature_layer=[-1, -2], hidden_size=32, head_dim=16, text_hidden_size=64,
                          num_attention_heads=2, num_key_value_heads=2)),
+    "got_ocr2": _FLAT, "pp_chart2table": _FLAT,
     "qwen2_vl": _both(_GLM, _set("vision_config", embed_dim=32, hidden_size=64)),
     "qwen2_5_vl": _GLM, "paddleocr_vl": _GLM,
     "vipllava": _set(vision_feature_layers=[-1, -2]),

@@ -240,7 +240,7 @@ class Prompt:
             inserted.pixels if inserted else pixels_given_to(encoded.get("image")) if encoded else call_context.pixels
         )
         videos = (encoded.get("video"), call_context.pixel_values_videos, (seen or {}).get("pixel_values_videos"))
-        if any(video is not None for video in videos):
+        if any(video is not None for video in videos) or not hasattr(self.target.outer[0], "get_image_features"):
             self._refuse_videos()
         if seen is None or "pixel_values" not in seen:
             self._refuse_encoded()

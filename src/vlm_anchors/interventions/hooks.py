@@ -59,6 +59,8 @@ class ModelHooks:
             return
         method = parts[0].method
         self.target, self.head = target, find_head(target, method)
+        if (hidden := setup.methods.at("hidden")) is not None and setup.hidden_layers:
+            refuse_streams(target, hidden.method)
         layers, mlp = layers_of(target), setup.methods.at("mlp")
         mlps = {} if mlp is None else {layer: mlp_of(layers[layer - 1], mlp.method) for layer in setup.mlp_layers}
         self._once("enter", 0, lambda: target.stack.register_forward_pre_hook(self._enter, with_kwargs=True))
@@ -161,12 +163,18 @@ class ModelHooks:
         if view is not None and layer in view.generation.setup.hidden_layers:
             view.method.hidden(view, layer, output[0] if isinstance(output, tuple) else output)
 
-    def _mlp(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def _mlp(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         view = self._view("mlp")
         if view is None or layer not in view.generation.setup.mlp_layers:
             return None
-        new = view.method.mlp(view, layer, args[0], output)
-        return None if new is None else view.seeing(new, output)
+        first = (
+            output[0] if isinstance(output, tuple) else output
+        )  # some experts return their router's scores beside it
+        new = view.method.mlp(view, layer, args[0], first)
+        if new is None:
+            return None
+        new = view.seeing(new, first)
+        return (new, *output[1:]) if isinstance(output, tuple) else new
 
     def _to_head(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         view = self._view("logits")
@@ -236,11 +244,15 @@ class ModelHooks:
 
 def find_head(target: AttentionTarget, method: Any) -> Head:
     """The module that returns logits, its output embedding, and the decoder's final norm."""
-    norm = getattr(target.stack, "norm", None) or getattr(target.stack, "final_layer_norm", None)
+    norms = [module for name, module in target.stack.named_children() if "norm" in name.lower()]
+    norm = getattr(target.stack, "norm", None) or (norms[-1] if norms else None)
     for module in reversed(target.outer):
         out = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
-        if out is not None and norm is not None:
-            return Head(module, norm, out)
+        inner: Any = getattr(module, "language_model", None)
+        if out is None and hasattr(module, "generate") and hasattr(inner, "get_output_embeddings"):
+            out = inner.get_output_embeddings()  # Llama 4's is its language model's
+        if out is not None:
+            return Head(module, nn.Identity() if norm is None else norm, out)
     raise CannotAct(
         f"{name_of(method)} works on next-token logits, and this model returns none. Attach it to the model with the "
         "language modelling head (…ForConditionalGeneration)."
@@ -254,6 +266,20 @@ def layers_of(target: AttentionTarget) -> Any:
             f"The layers of {type(target.stack).__name__} cannot be reached one by one. Choose another model."
         )
     return layers
+
+
+STREAMS = ("altup_num_inputs", "hc_mult", "hc_count")
+"""Config attributes that count the streams of hidden states between layers (AltUp, hyper-connections)."""
+
+
+def refuse_streams(target: AttentionTarget, method: Any) -> None:
+    """A layer's output has logits of its own only where layers hand on one hidden state a token."""
+    count = next((one for name in STREAMS if (one := getattr(target.config, name, None) or 0) > 1), 0)
+    if count:
+        raise CannotAct(
+            f"{name_of(method)} reads what single layers would say, but {target.family.title}'s layers hand on {count} "
+            "streams of hidden states, which are joined after the last layer only. Use another method."
+        )
 
 
 WIDENING = ("up_proj", "gate_up_proj", "fc1")

@@ -58,5 +58,7 @@ def features_among(embeds: Tensor, features: Tensor) -> Tensor:
     The language model is given embeddings only, expanded to beams at times. Sixteen numbers of each vector tell it
     from a word embedding; comparing all of them would cost more than the method.
     """
+    if len(embeds) % len(features):  # several frames a sample: a vector is one of all that were projected
+        features = features.flatten(0, 1).expand(len(embeds), -1, -1)
     features = features.repeat_interleave(len(embeds) // len(features), dim=0)[..., :16]
     return (embeds[:, :, None, :16] == features[:, None].to(embeds.dtype)).all(-1).any(-1)

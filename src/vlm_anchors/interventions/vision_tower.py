@@ -17,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import CannotAct
 from ..models.decoder import AttentionTarget
+from ..models.vision_features import projected
 from .call_context import CallContext, current
 
 TOWERS = ("vision_tower", "visual", "vision_model")
@@ -79,7 +80,7 @@ class NotedFeatures:
 
 def note_features(target: AttentionTarget) -> NotedFeatures | None:
     """Note what `get_image_features` is given from now on; None for a class without one."""
-    model = target.outer[-1] if target.outer else None
+    model = getattr(target.outer[-1], "base_model", None) if target.outer else None
     if model is None or not hasattr(type(model), NotedFeatures.NAME):
         return None
     noted = model.__dict__[NotedFeatures.NAME] = NotedFeatures(model)
@@ -89,8 +90,7 @@ def note_features(target: AttentionTarget) -> NotedFeatures | None:
 def _tensors(output: Any) -> list[Tensor]:
     """The tensors that the fields of a tower's output hold, or begin with."""
     found = []
-    for name in ("last_hidden_state", "pooler_output"):
-        value = getattr(output, name, None)
+    for value in (getattr(output, "last_hidden_state", None), None if output is None else projected(output)):
         value = value[0] if isinstance(value, list | tuple) and value else value
         found += [value] if isinstance(value, Tensor) else []
     return found

@@ -88,6 +88,10 @@ def _stack_of(base: nn.Module) -> nn.Module | None:
         if inner is stack:
             break
         stack = inner
+    if isinstance(stack, nn.Module) and not hasattr(
+        stack, "layers"
+    ):  # Llama 4's language model calls itself its decoder
+        return next((child for child in stack.children() if hasattr(child, "layers")), stack)
     return stack
 
 

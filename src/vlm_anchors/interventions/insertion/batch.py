@@ -21,7 +21,7 @@ from ..call_context import CallContext
 from ..token_map import Marks, mark_ids
 from .anchored import ENCODED, Anchored, Encoded, Insertion, insertion_of
 from .checks import checked, insertion_target
-from .mrope import GRIDS, has_mrope, inserted_positions, original_positions
+from .mrope import GRIDS, has_mrope, has_text_row, inserted_positions, original_positions
 from .placements import Places, nothing, report
 from .plan import Copies, Plan, insert, insert_positions, insert_tokens
 from .user_tokens import allowed_words, before_answer, require_words
@@ -179,7 +179,8 @@ class Prompts:
             original = original_positions(self.inner, self.tensors, self._kinds())
             # A patch keeps its place in the image whoever else is there; words close up.
             closed = None if removed is None else removed & ~self.marks.visual
-            return {"position_ids": inserted_positions(self.inner, plan, original, at, real, closed)}
+            text_row = has_text_row(self.model, self.tensors, self._kinds(), len(original))
+            return {"position_ids": inserted_positions(self.inner, plan, original, at, real, closed, text_row)}
         if self.tensors.get("position_ids") is None:
             return {}
         return {"position_ids": insert_positions(plan, self.tensors["position_ids"], plan.host, plan.copy, removed)}

@@ -28,14 +28,15 @@ def original_positions(inner: nn.Module, tensors: Mapping[str, Any], kinds: Int[
     position_ids = tensors.get("position_ids")
     if position_ids is not None and position_ids.dim() == 3:
         return position_ids[-3:]
-    if all(tensors.get(grid) is None for grid in GRIDS.values()):
+    wanted = inspect.signature(inner.get_rope_index).parameters
+    if "image_grid_thw" in wanted and all(tensors.get(grid) is None for grid in GRIDS.values()):
         raise CannotAct(
             "Expected image_grid_thw beside the images, as the processor returns it: without it no patch has a position. "
             "Pass everything the processor returned."
         )
-    wanted = inspect.signature(inner.get_rope_index).parameters
     known = {name: tensors[name] for name in wanted if tensors.get(name) is not None}
-    known.setdefault("mm_token_type_ids", kinds.int())
+    if "mm_token_type_ids" in wanted:
+        known.setdefault("mm_token_type_ids", kinds.int())
     positions, _ = inner.get_rope_index(**known)
     return positions
 
@@ -47,7 +48,8 @@ def inserted_positions(
     at: Int[Tensor, "b s"],
     real: Bool[Tensor, "b s"],
     closed: Bool[Tensor, "b t"] | None = None,
-) -> Int[Tensor, "4 b s"]:
+    text_row: bool = True,
+) -> Int[Tensor, "n b s"]:
     """Positions for `generate` and forward passes: the order of the text, then time, height and width.
 
     The model keeps the distance between a sequence's length and its last position on itself (`rope_deltas`), for the
@@ -56,5 +58,16 @@ def inserted_positions(
     parts = insert_positions(plan, original, at, plan.advances, closed).masked_fill(~real, 0)
     last = parts.amax(0).amax(1)
     inner.rope_deltas = (last + 1 - real.sum(1))[:, None]
+    if not text_row:
+        return parts
     order = (real.long().cumsum(1) - 1).masked_fill(~real, 0)
     return torch.cat([order[None], parts])
+
+
+def has_text_row(model: nn.Module, tensors: Mapping[str, Any], kinds: Int[Tensor, "b t"], parts: int) -> bool:
+    """Whether this model's `generate` puts the order of the text before a position's parts (Qwen's do, Hunyuan's not)."""
+    prepare = getattr(model, "_prepare_position_ids_for_generation", None)
+    if prepare is None:
+        return True
+    known = {"mm_token_type_ids": kinds.int(), **{name: one for name, one in tensors.items() if one is not None}}
+    return len(prepare(tensors["input_ids"], known)) > parts
