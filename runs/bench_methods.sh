@@ -3,7 +3,7 @@
 # AttAnchor makes the prompt longer, which is counted here; runs/attanchor_cost.sh compares it with a prompt as long.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-methods=(clva attanchor attanchor-i2t clearsight deco dola memvr pai:gamma=1 middle-layers only vista pai icd m3id vcd avisc sid imccd)
+methods=(clva attanchor attanchor-i2t clearsight deco dola memvr pai:gamma=1 middle-layers only vista prune:share=0.5 pai icd m3id vcd avisc sid imccd)
 for batch in 1 8; do
   .venv/bin/vlm-anchors bench --shape mid --batch-size "$batch" "${methods[@]/#/--method=}" --rounds "${ROUNDS:-5}" \
     --max-new-tokens "${TOKENS:-16}" --threads 1 --device cpu --out "results/bench_methods_mid_b${batch}_cpu.json"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..evaluation.runner.answer import answer_batch
+from ..generation.decodings import Greedy
 from ..generation.plan import GenerationPlan
 from ..inputs.prompt_builder import Sample
 from ..models.vlm import Vlm
@@ -66,7 +67,7 @@ def measure(
     batch_sizes: Sequence[int] = (6, 12, 24), rounds: int = 5, progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Questions a second one at a time, and for each batch size the ratio to it, with and without a shared prefix."""
-    check([method])
+    check([method], (Greedy,))
     run = GenerationPlan.of(vlm, method, "greedy", new_tokens)
     samples = drawn_samples(images, questions)
     ways: dict[str, tuple[int, bool]] = {"one at a time": (1, False)}

@@ -50,18 +50,18 @@ def bench(
     from ...provenance import provenance
 
     method = options.each_method(method)
-    run.check(method)
+    run.check(method, (run.Greedy,)) if questions else run.check(method)
     if threads:
         torch.set_num_threads(threads)
     if questions:
         summary = _questions(model, shape, method, questions, batch_size, rounds)
         _finish(summary, out, json, _show_questions)
         return
-    network, processor, inputs, tokens, name, published = _subject(model, shape, batch_size)
+    network, processor, inputs, tokens, name, published, asked = _subject(model, shape, batch_size)
     tokens = new_tokens or tokens
     plain = run.padded(network, inputs, _only(method)) if padded else inputs
     rows = run.measure(
-        network, inputs, method, new_tokens=tokens, rounds=rounds, plain=plain, processor=processor,
+        network, inputs, method, new_tokens=tokens, rounds=rounds, plain=plain, processor=processor, asked=asked,
         progress=lambda done: print(f"round {done + 1} of {rounds}", file=sys.stderr) if done >= 0 else None,
     )  # fmt: skip
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
@@ -144,7 +144,8 @@ def _show_questions(summary: dict[str, Any]) -> None:
 
 
 def _subject(model: options.Chosen, shape: str | None, batch: int) -> Any:
-    """(model, processor, inputs, new tokens, name, published ratios) of a shape, or of a model on a drawn scene."""
+    """(model, processor, inputs, new tokens, name, published ratios, (loaded model, questions)) of a shape, or of a model on
+    a drawn scene; a shape has no questions."""
     from ...errors import BadSetting
 
     if bool(model.name) == bool(shape):
@@ -160,7 +161,7 @@ def _subject(model: options.Chosen, shape: str | None, batch: int) -> Any:
         network, built = shapes.build(shape, device, dtype)
         processor = questions.shape_processor(network) if network.config.model_type == "llava" else None
         inputs = shapes.prompt(network, built, batch)
-        return network, processor, inputs, built.new_tokens, f"shape {shape}", built.published
+        return network, processor, inputs, built.new_tokens, f"shape {shape}", built.published, None
     from ...generation.generate import read_sample
     from ...inputs.prompt_builder import prepare
     from ...scenes import render, sample
@@ -168,7 +169,7 @@ def _subject(model: options.Chosen, shape: str | None, batch: int) -> Any:
     vlm = model.load()
     question = "Please describe this image in detail."
     samples = [read_sample(render(scene), question) for scene in sample(batch, seed=0)]
-    return vlm.model, vlm.processor, prepare(vlm, samples).tensors, 32, f"model {model.name}", ""
+    return vlm.model, vlm.processor, prepare(vlm, samples).tensors, 32, f"model {model.name}", "", (vlm, samples)
 
 
 def _dump(summary: dict[str, Any]) -> str:
