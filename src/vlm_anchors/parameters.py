@@ -9,11 +9,12 @@ import functools
 import inspect
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Self, TypeVar
 
-from .errors import BadParameter, UnknownParameter
+from .errors import AnchorsWarning, BadParameter, UnknownParameter
 from .registry import CATALOGUES, did_you_mean, parse_value, require_known
 
 _P, _R = ParamSpec("_P"), TypeVar("_R")
@@ -34,6 +35,8 @@ class Parameter:
         choices: Values allowed, where `kind` is "choice".
         optional: Whether None is allowed as well.
         slider: (lowest, highest, step) worth trying, for the app; None = no slider.
+        senseless: (comparison, bound, what happens) of numbers that are allowed, for experiments, but do not do what the
+            method is meant to do: a warning says what happens. The comparison is "<", ">" or "=".
     """
 
     kind: str = "free"
@@ -42,6 +45,7 @@ class Parameter:
     choices: tuple[Any, ...] = ()
     optional: bool = False
     slider: tuple[float, float, float] | None = None
+    senseless: tuple[tuple[str, float, str], ...] = ()
 
     def check(self, thing: Any, name: str) -> None:
         """Raise `BadParameter` where the value of `thing.name` is not allowed."""
@@ -66,6 +70,7 @@ def parameter(
     layers: bool = False,
     optional: bool = False,
     slider: tuple[float, float, float] | None = None,
+    senseless: tuple[tuple[str, float, str], ...] = (),
 ) -> Any:
     """A field of a method with what it may hold: `alpha: float = parameter(1.0, 0, slider=(0, 3, 0.1))`.
 
@@ -78,6 +83,7 @@ def parameter(
         layers: Whether it is a range of layers, (first, last), counted from 1.
         optional: Whether None is allowed as well.
         slider: (lowest, highest, step) worth trying, for the app.
+        senseless: (comparison, bound, what happens) of numbers that are allowed but warned of: `(("<", 0, "..."),)`.
     """
     kind = "free"
     if layers:
@@ -88,7 +94,7 @@ def parameter(
         kind = "switch"
     elif low is not None:
         kind = "whole" if whole else "number"
-    found = Parameter(kind, -INF if low is None else low, high, choices, optional, slider)
+    found = Parameter(kind, -INF if low is None else low, high, choices, optional, slider, senseless)
     return dataclasses.field(default=default, metadata={_KEY: found})
 
 
@@ -135,6 +141,18 @@ def validate(thing: Any) -> None:
     """Raise `BadParameter` for the first field whose value is not allowed."""
     for name, declared in parameters_of(thing).items():
         declared.check(thing, name)
+        if declared.senseless:
+            _warn_of_senseless(thing, name, declared.senseless)
+
+
+def _warn_of_senseless(thing: Any, name: str, senseless: tuple[tuple[str, float, str], ...]) -> None:
+    """Says what a number does that the method is not meant to do. Python shows a sentence once for each place it comes from."""
+    value = getattr(thing, name)
+    for comparison, bound, what in senseless:
+        if {"<": value < bound, ">": value > bound, "=": value == bound}[comparison]:
+            warnings.warn(
+                f"{type(thing).__name__}.{name} = {value:g} is allowed, but {what}.", AnchorsWarning, stacklevel=1
+            )
 
 
 def number(thing: Any, name: str, low: float, high: float = INF, *, whole: bool = False) -> None:

@@ -30,7 +30,7 @@ from ..interventions.attention_view import AttentionEdit, AttentionView
 from ..interventions.method import DEFAULTS, Method, Preset
 from ..models.families import read_again
 from ..parameters import INF, parameter
-from .shared import Counted, refuse_untested
+from .shared import ONLY_ONE_LEFT, Counted, refuse_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
@@ -81,9 +81,11 @@ class AvisC(Method):
     )
 
     alpha: float = parameter(1.0, 0, slider=(0, 3, 0.1))
-    beta: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05))
+    beta: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05), senseless=ONLY_ONE_LEFT)
     gamma: float = parameter(0.5, 0, 1)
-    lam: float = parameter(1.0, -INF, slider=(0, 3, 0.1))
+    lam: float = parameter(
+        1.0, -INF, slider=(0, 3, 0.1), senseless=(("<", 0, "takes tokens of less than mean attention for outliers"),)
+    )
     fill: str = parameter("zeros", choices=tuple(FILL))
 
     @property

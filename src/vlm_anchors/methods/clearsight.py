@@ -71,8 +71,12 @@ class ClearSight(Method):
         DEFAULTS,
     )
 
-    enhance: float = parameter(1.15, 0, slider=(1, 2, 0.05))
-    suppress: float = parameter(0.95, 0, slider=(0, 1, 0.05))
+    enhance: float = parameter(
+        1.15, 0, slider=(1, 2, 0.05), senseless=(("<", 1, "lowers the attention to the image it should raise"),)
+    )
+    suppress: float = parameter(
+        0.95, 0, slider=(0, 1, 0.05), senseless=((">", 1, "raises the attention to the system prompt it should lower"),)
+    )
     layers: tuple[int, int] | None = parameter(None, layers=True, optional=True)
     heads: str = parameter("all", choices=("all", "selected"))
     spare: float = parameter(0.25, 0, 0.49)

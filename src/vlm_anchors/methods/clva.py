@@ -84,8 +84,18 @@ class CLVA(Method):
     hooks: ClassVar[frozenset[str]] = frozenset({"attention"})
     presets: ClassVar[tuple[Preset, ...]] = (Preset("any", "any", "paper", {"alpha": 14.0, "beta": 0.9}),)
 
-    alpha: float = parameter(14.0, -INF, slider=(0, 50, 0.5))
-    beta: float = parameter(0.9, -INF, slider=(0, 1, 0.05))
+    alpha: float = parameter(
+        14.0, -INF, slider=(0, 50, 0.5), senseless=(("<", 0, "takes attention from the anchors it should strengthen"),)
+    )
+    beta: float = parameter(
+        0.9,
+        -INF,
+        slider=(0, 1, 0.05),
+        senseless=(
+            ("<", 0, "strengthens the negative anchors it should weaken"),
+            (">", 1, "takes more from negative anchors than they have, so their weight is negative"),
+        ),
+    )
     lam: float = parameter(1.0, 0, slider=(0, 3, 0.1))
     tau: float = parameter(2.0, 0, slider=(0, 4, 0.1))
     positive_layer: int | None = parameter(None, 1, whole=True, optional=True)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..interventions.method import DEFAULTS, Method, Preset
 from ..parameters import parameter
-from .shared import TESTED, implausible, warn_untested
+from .shared import ONLY_ONE_LEFT, TESTED, implausible, warn_untested
 
 if TYPE_CHECKING:
     from ..interventions.forward_pass import Generation
@@ -73,7 +73,7 @@ class DoLa(Method):
 
     alpha: float = parameter(1.0, 0, slider=(0, 2, 0.05))
     bucket: str = parameter("low", choices=("low", "high"))
-    cut: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05))
+    cut: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05), senseless=ONLY_ONE_LEFT)
     norm: bool = parameter(False)
 
     @property

@@ -31,7 +31,7 @@ from ..interventions.method import DEFAULTS, Method, Preset
 from ..interventions.vision_tower import require_tower
 from ..models.families import read_again
 from ..parameters import name_of, parameter
-from .shared import Counted, refuse_untested
+from .shared import ONLY_ONE_LEFT, Counted, refuse_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
@@ -87,7 +87,7 @@ class ICD(Method):
     """Which of its five roles was used is not marked."""
 
     alpha: float = parameter(1.0, 0, slider=(0, 3, 0.1))
-    beta: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05))
+    beta: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05), senseless=ONLY_ONE_LEFT)
     role: str = ROLE
     where: str = parameter("role", choices=("role", "question"))
     system: str = ""

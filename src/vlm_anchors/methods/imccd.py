@@ -43,7 +43,7 @@ from ..interventions.attention_view import AttentionEdit, AttentionView
 from ..interventions.forward_pass import PER_SAMPLE
 from ..interventions.method import DEFAULTS, Method, Preset
 from ..parameters import parameter
-from .shared import TESTED, Counted, contrast, refuse_untested
+from .shared import ONLY_ONE_LEFT, TESTED, Counted, contrast, refuse_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
@@ -131,7 +131,7 @@ class IMCCD(Method):
     )
 
     alpha: float = parameter(1.0, 0, slider=(0, 3, 0.1))
-    beta: float = parameter(0.2, 0, 1, slider=(0, 1, 0.05))
+    beta: float = parameter(0.2, 0, 1, slider=(0, 1, 0.05), senseless=ONLY_ONE_LEFT)
     rate: float | None = parameter(None, 0, 1, optional=True)
     gate: str = parameter("off", choices=("off", "scores", "weights"))
     window: str = parameter("first", choices=("first", "last"))

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..interventions.method import DEFAULTS, Method, Preset
 from ..models.families import read_again
 from ..parameters import parameter
-from .shared import Counted, implausible, warn_untested
+from .shared import ONLY_ONE_LEFT, Counted, implausible, warn_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
@@ -69,7 +69,7 @@ class M3ID(Method):
     rate: float = parameter(0.02, 0, 1, slider=(0, 0.5, 0.01))
     cut: float = parameter(0.3, 0, 1, slider=(0, 1, 0.05))
     offset: int = parameter(0, 0, 10_000, whole=True)
-    beta: float = parameter(0.0, 0, 1)
+    beta: float = parameter(0.0, 0, 1, senseless=ONLY_ONE_LEFT)
 
     @property
     def leaves_prefix_alone(self) -> bool:

@@ -91,7 +91,12 @@ class MemVR(Method):
     """Qwen2.5-VL's are those of the code for Qwen-VL-Chat, where nothing is ever injected, without its layers."""
 
     alpha: float = parameter(0.12, 0, 1, slider=(0, 1, 0.01))
-    gamma: float = parameter(0.75, 0, slider=(0, 1, 0.05))
+    gamma: float = parameter(
+        0.75,
+        0,
+        slider=(0, 1, 0.05),
+        senseless=((">", 1, "is never reached: uncertainty is 1 at most, so nothing is done"),),
+    )
     layers: tuple[int, int] | None = parameter(None, layers=True, optional=True)
     activation: str = parameter("none", choices=("none", "silu"))
     norm: bool = parameter(True)

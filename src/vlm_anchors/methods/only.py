@@ -33,7 +33,7 @@ from ..interventions.attention_view import AttentionEdit, AttentionView
 from ..interventions.hooks import layers_of
 from ..interventions.method import DEFAULTS, Method, Preset
 from ..parameters import name_of, parameter
-from .shared import implausible
+from .shared import ONLY_ONE_LEFT, implausible
 
 if TYPE_CHECKING:
     from ..interventions.forward_pass import Generation
@@ -97,7 +97,7 @@ class ONLY(Method):
     add: float = parameter(3.0, 0, slider=(0, 5, 0.1))
     subtract: float = parameter(1.0, 0, slider=(0, 3, 0.1))
     gamma: float = parameter(0.2, 0, slider=(0, 2, 0.05))
-    beta: float = parameter(0.1, 0, 1)
+    beta: float = parameter(0.1, 0, 1, senseless=ONLY_ONE_LEFT)
     layer: int = parameter(1, 1, whole=True)
     residual: float = parameter(0.2, 0)
     final: float = parameter(0.5, 0)

@@ -24,7 +24,7 @@ from ..interventions.attention_view import AttentionEdit, AttentionView
 from ..interventions.method import DEFAULTS, Method, Preset
 from ..models.families import read_again
 from ..parameters import parameter
-from .shared import Counted, layer_range, warn_untested
+from .shared import ONLY_ONE_LEFT, Counted, layer_range, warn_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
@@ -62,8 +62,13 @@ class PAI(Method):
     """The paper's as a user quotes it in the official repository."""
 
     alpha: float = parameter(0.2, 0, slider=(0, 1, 0.05))
-    gamma: float = parameter(1.1, 0, slider=(1, 3, 0.1))
-    cut: float = parameter(0.1, 0, 1)
+    gamma: float = parameter(
+        1.1,
+        0,
+        slider=(1, 3, 0.1),
+        senseless=(("<", 1, "adds what the model says without the image, which it should take off"),),
+    )
+    cut: float = parameter(0.1, 0, 1, senseless=ONLY_ONE_LEFT)
     layers: tuple[int, int] | None = parameter(None, layers=True, optional=True)
     boost_prompt: bool = parameter(True)
 

@@ -20,6 +20,8 @@ PUBLISHED_DEPTH = 32
 """The papers' layer numbers are those of LLaVA-1.5-7B's decoder."""
 TESTED = ("llava", "qwen2.5-vl", "instructblip")
 """Families on which every baseline is held against its equations."""
+ONLY_ONE_LEFT = (("=", 1, "keeps the likeliest token alone, so the contrast changes no answer"),)
+"""Of a plausibility cut: tokens below this share of the likeliest one's probability are left out."""
 
 
 def scaled(layer: int, depth: int) -> int:

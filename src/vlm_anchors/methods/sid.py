@@ -31,7 +31,7 @@ from ..interventions.attention_view import AttentionEdit, AttentionView
 from ..interventions.method import DEFAULTS, Method, Preset
 from ..models.families import read_again
 from ..parameters import parameter
-from .shared import Counted, hiding, refuse_untested, scaled
+from .shared import ONLY_ONE_LEFT, Counted, hiding, refuse_untested, scaled
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
@@ -90,7 +90,7 @@ class SID(Method):
     )
 
     alpha: float = parameter(1.0, 0, slider=(0, 3, 0.1))
-    beta: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05))
+    beta: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05), senseless=ONLY_ONE_LEFT)
     layer: int | None = parameter(None, 1, whole=True, optional=True)
     keep: int | None = parameter(None, 1, whole=True, optional=True)
 

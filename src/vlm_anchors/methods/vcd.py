@@ -28,7 +28,7 @@ from ..interventions.method import DEFAULTS, Method, Preset
 from ..models.families import read_again
 from ..models.vision import is_pixels
 from ..parameters import parameter
-from .shared import Counted, warn_untested
+from .shared import ONLY_ONE_LEFT, Counted, warn_untested
 
 if TYPE_CHECKING:
     from ..interventions.branch_prompt import Prompt
@@ -65,7 +65,7 @@ class VCD(Method):
     )
 
     alpha: float = parameter(1.0, 0, slider=(0, 3, 0.1))
-    beta: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05))
+    beta: float = parameter(0.1, 0, 1, slider=(0, 1, 0.05), senseless=ONLY_ONE_LEFT)
     step: int = parameter(500, 0, DIFFUSION_STEPS - 1, whole=True, slider=(0, 999, 1))
     seed: int = parameter(0, 0, 2**63 - 1, whole=True)
 

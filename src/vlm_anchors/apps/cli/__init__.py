@@ -72,11 +72,13 @@ def _of_a_file(error: OSError) -> str:
 
 
 def _show_our_warnings_as_sentences() -> None:
-    ordinary = warnings.showwarning
+    ordinary, shown = warnings.showwarning, set[str]()
 
     def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
         if issubclass(category, AnchorsWarning):
-            print(visible(f"Warning: {message}"), file=sys.stderr)
+            if str(message) not in shown:  # Python forgets what it showed whenever a library changes its filters
+                shown.add(str(message))
+                print(visible(f"Warning: {message}"), file=sys.stderr)
         else:
             ordinary(message, category, filename, lineno, file, line)
 

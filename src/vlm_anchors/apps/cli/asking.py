@@ -1,6 +1,7 @@
 """`vlm-anchors ask` and `vlm-anchors compare`."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,9 @@ from ...generation.effects_text import in_words
 from . import options
 from .printing import console as new_console
 from .printing import say, visible
+
+SHORT = 2.0
+"""Seconds of a pass up to which `compare` warms up each method."""
 
 if TYPE_CHECKING:
     from ...models.vlm import Vlm
@@ -85,8 +89,7 @@ def compare(
     vlm = model.load()
     from ...generation.generate import ask as ask_model
 
-    # The first pass through a model pays for much that later ones do not; no row of the table should carry it.
-    ask_model(vlm, pictures, question, max_new_tokens=1)
+    _warm_up(vlm, pictures, question, runs)
     answers = [
         ask_model(vlm, pictures, question, method=chosen, decoding=tokens, max_new_tokens=max_new_tokens)
         for chosen, tokens in runs
@@ -95,6 +98,27 @@ def compare(
         options.print_json({**_asked(vlm, images, question), "answers": [as_dict(answer) for answer in answers]})
     else:
         _print_table(answers)
+
+
+def _warm_up(vlm: "Vlm", pictures: list[Any], question: str, runs: Sequence[tuple[Any, Any]]) -> None:
+    """A first pass pays for much that later ones do not: the model's own, and each method's. No row should carry it.
+
+    Where a pass takes seconds this matters little, and would take as long as the answers.
+    """
+    if ask_briefly(vlm, pictures, question, "none", None) < SHORT:
+        for chosen, tokens in runs:
+            ask_briefly(vlm, pictures, question, chosen, tokens)
+
+
+def ask_briefly(vlm: "Vlm", pictures: list[Any], question: str, method: Any, decoding: Any) -> float:
+    """Seconds of an answer of two tokens, the second a decoding step; its warnings come with the answer that is shown."""
+    import warnings
+
+    from ...generation.generate import ask as ask_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ask_model(vlm, pictures, question, method=method, decoding=decoding, max_new_tokens=2).seconds
 
 
 def as_dict(answer: "Answer") -> dict[str, Any]:

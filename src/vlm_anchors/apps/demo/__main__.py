@@ -17,7 +17,7 @@ from ...errors import AnchorsWarning, BadSetting, UserError
 from ...models.load import BUNDLED, load_quietly
 from ...scenes import draw
 from ...scenes.questions import article
-from .cases import METHODS, Case, DemoQuestion, ask_all, ratio
+from .cases import METHODS, REPEATS, Case, DemoQuestion, ask_all, ratio
 from .demo_page import write_page
 from .figures import NAMES, figure_of_shares, overview
 
@@ -122,8 +122,8 @@ def verdict(cases: list[Case]) -> list[str]:
     return [
         f"Right answers: plain {right['none']} of {len(asked)}, CLVA {right['clva']} of {len(asked)}. {change}",
         f"In the layers that CLVA edits, the attention on the image went from {before:.0f} % to {after:.0f} %. "
-        f"It took {ratio(cases):.2f} times the plain model's time; on a model this small that is mostly Python, and "
-        "shrinks as models grow.",
+        f"Answering took {ratio(cases):.2f} times the plain model's time (median of {REPEATS} answers to each question, after a "
+        "first one that does not count); vlm-anchors bench measures it with an interval.",
         f"{drift(asked)} Six questions prove nothing: this shows what a method does; whether it helps has to be "
         "measured, on a real model.",
     ]

@@ -21,7 +21,8 @@ table { width: 100%%; max-width: 44rem; margin: 0 0 1rem; }
 .bar { display: inline-block; width: 7rem; height: .7rem; position: relative; margin-right: .5rem;
   background: linear-gradient(to right, transparent 49.5%%, var(--soft) 49.5%% 50.5%%, transparent 50.5%%); }
 .bar i { position: absolute; top: 0; height: 100%%; background: currentColor; opacity: .75; }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem; overflow-x: auto; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem; white-space: pre-wrap;
+  overflow-wrap: anywhere; padding-left: 2.2rem; text-indent: -1.2rem; }
 @media (max-width: 44rem) { .card { grid-template-columns: 1fr; } .card img { max-width: 16rem; } .bar { display: none; } }
 """
 
