@@ -17,10 +17,10 @@ from pathlib import Path
 
 from PIL import Image
 
-for name in ("layers-none", "shares", "drift", "before-after-clva", "signposts-attanchor-tau=0.3"):
+for name in ("layers-none", "shares", "drift", "before-after-clva", "anchors-attanchor-tau=0.3"):
     path = Path(sys.argv[1], name + ".png")
     if path.exists():  # without a signpost there is nothing to draw
         image = Image.open(path).convert("RGB")
-        image.thumbnail((1100, 900))
-        image.quantize(96).save(Path("docs/figures", name.split("-attanchor")[0] + ".png"), optimize=True)
+        image.thumbnail((1100, 900))  # true colours: a palette would break the order of a colour bar
+        image.save(Path("docs/figures", name.replace("anchors-attanchor-tau=0.3", "signposts") + ".png"), optimize=True)
 PYTHON

@@ -42,6 +42,7 @@ FIGURES = {
     "long names": lambda: plots.before_after(IMAGE, MAP, MAP, LONG, "decoder layer 3"),
     "crowded parameter": lambda: plots.sweep(CROWDED, "tau", ["F1"]),
     "sweep": lambda: plots.sweep(SWEEP, "alpha", ["F1"], baseline={"F1": 79.5}),
+    "sweep of two kinds": lambda: plots.sweep(SWEEP, "alpha", {"F1 (%)": ["F1"], "again (%)": ["F1"]}),
     "selection": lambda: plots.selection({1.0: CHOSEN, 0.5: CHOSEN}, {1.0: 0.5, 0.5: 0.5}),
     "pulls": lambda: plots.pulls(PULLED),
     "losses": lambda: plots.losses({"tau = 1": LOSS, "tau = 0.12": LOSS}, {"tau = 1": 3}),
@@ -105,3 +106,15 @@ def test_every_line_of_many_looks_its_own_way():
         plots._line(axes, number, [1, 2], [1, 2], str(number))
     image_mass = {(line.get_color(), line.get_marker()) for line in axes.get_lines()}
     assert len(image_mass) == 24
+
+
+def test_training_steps_are_whole_numbers():
+    figure = FIGURES["losses"]()
+    figure.draw_without_rendering()
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
+
+
+def test_kinds_of_scores_have_axes_of_their_own():
+    figure = FIGURES["sweep of two kinds"]()
+    assert [axes.get_ylabel() for axes in figure.axes] == ["F1 (%)", "again (%)"]
+    assert [len(axes.get_lines()) for axes in figure.axes] == [1, 1]

@@ -203,6 +203,35 @@ def test_ask_and_look(active_hooks, served, tiny):
     assert page.locator("#posts tr").count() > 1
 
 
+def test_what_is_where(active_hooks):
+    """Methods are chosen above the fold, four answers stand in one row, and nothing sticks out of a phone."""
+    page = active_hooks
+    box = page.locator("#methods-chosen").bounding_box()
+    assert box["y"] + box["height"] < 500
+    assert page.evaluate("getComputedStyle(document.querySelector('#question textarea')).fontFamily").startswith(
+        "system-ui"
+    )
+    for name in ("attanchor", "pai"):
+        page.get_by_label(name, exact=True).click()
+    number(page, "attanchor-tau", 0)
+    ask(page)
+    for part in ("answers", "maps"):
+        places = [one.bounding_box() for one in page.locator(f"#{part} .look").all()]
+        assert len(places) == 4 and len({round(one["y"]) for one in places}) == 1, part
+    before = page.locator("#maps").inner_html()
+    page.locator("#own-scale input").check()
+    page.get_by_text("this map’s own scale").nth(3).wait_for()
+    assert page.locator("#maps").inner_html() != before and page.get_by_text("one scale for all, its").count() == 0
+    page.get_by_role("tab", name="Signposts").click()
+    page.locator("#posts table").wait_for()
+    assert page.evaluate("getComputedStyle(document.querySelector('#posts table')).borderTopWidth") == "0px"
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    box = page.locator("#methods-chosen").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+
+
 def test_examples_and_suggestions(active_hooks, served):
     page, example = active_hooks, served[0].examples[2]
     page.locator("#examples button").nth(2).click()

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import re
 import struct
 import threading
 import zlib
@@ -242,6 +243,19 @@ def test_maps_are_the_traces(tiny, scene):
     assert f"layer 2, head 3: {float(head.sum()):.1%} of its attention on the image" in cards.maps(visit)
     visit.word = (0, 40)
     assert cards.maps(visit).count("has no word 41") == 2
+
+
+def test_maps_share_a_scale_or_have_their_own(tiny, scene):
+    visit = asked(tiny, scene, ["none", "clva:tau=1,alpha=50"])
+    visit.layer = 4
+    together = cards.maps(visit)
+    assert together.count("one scale for all") == 1 and "own scale" not in together
+    visit.own_scale = True
+    alone = cards.maps(visit)
+    assert alone.count("this map’s own scale") == 2 and "one scale for all" not in alone
+    pictures = [re.findall(r'src="(data:[^"]+)"', shown) for shown in (together, alone)]
+    changed = [one != other for one, other in zip(*pictures, strict=True)]
+    assert sorted(changed) == [False, True], "the map with the highest value keeps its colours, the faint one gets more"
 
 
 def test_heat_is_brightest_where_attention_is(red):

@@ -257,22 +257,31 @@ def radar(scores: Mapping[str, Mapping[str, float]], baseline: str = "none") -> 
 
 
 def sweep(
-    table: "Table", parameter: str, metrics: Sequence[str], unit: str = "%", baseline: Mapping[str, float] | None = None
-) -> "Figure":
-    """One parameter moved (Fig. 5): metrics against its values; `METRIC_low` and `METRIC_high` in a row give its interval."""
-    figure = _figure(5.2, 3.2)
-    axes = figure.subplots()
+    table: "Table", parameter: str, metrics: "Sequence[str] | Mapping[str, Sequence[str]]",
+    baseline: Mapping[str, float] | None = None,
+) -> "Figure":  # fmt: skip
+    """One parameter moved (Fig. 5): metrics against its values; `METRIC_low` and `METRIC_high` in a row give its interval.
+
+    metrics: Those of one pair of axes, or the label of each axis with its metrics: scores far apart hide each other's changes.
+    """
+    panels = metrics if isinstance(metrics, Mapping) else {"score (%)": metrics}
+    figure = _figure(5.2 * len(panels), 3.2)
     rows = sorted(table, key=lambda row: row[parameter])
     x = [row[parameter] for row in rows]
-    for number, metric in enumerate(metrics):
-        _line(axes, number, x, [row[metric] for row in rows], metric)
-        if f"{metric}_low" in rows[0]:
-            _band(axes, number, rows, parameter, metric)
-        if baseline and metric in baseline:
-            axes.axhline(baseline[metric], color=COLOURS[number], linewidth=1, linestyle=":", label=f"{metric}, plain")
-    _dress(axes, parameter, f"score ({unit})")
-    axes.set_xticks(_apart(x))
-    axes.set_xticks(x, minor=True)
+    number = 0
+    for axes, (label, own) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for metric in own:
+            _line(axes, number, x, [row[metric] for row in rows], metric)
+            if f"{metric}_low" in rows[0]:
+                _band(axes, number, rows, parameter, metric)
+            if baseline and metric in baseline:
+                axes.axhline(
+                    baseline[metric], color=COLOURS[number], linewidth=1, linestyle=":", label=f"{metric}, plain"
+                )
+            number += 1
+        _dress(axes, parameter, label)
+        axes.set_xticks(_apart(x))
+        axes.set_xticks(x, minor=True)
     figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     return figure
 
@@ -308,6 +317,7 @@ def losses(tables: "Mapping[str, Table]", best: Mapping[str, int] | None = None)
         if best and name in best:
             axes.axvline(best[name], color=COLOURS[number], linewidth=1, linestyle=":", label=f"{name}, best")
     _dress(axes, "step", "loss (nats a token)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     return figure
 

@@ -73,12 +73,17 @@ class Case:
 
 def ask_all(vlm: "Vlm", n: int = 3) -> list[Case]:
     """The demo's measurements."""
-    cases = []
-    for number, (scene, there, absent) in enumerate(chosen_scenes(n), 1):
-        image = render(scene)
-        asked = tuple(_ask(vlm, image, thing, present) for thing, present in ((there, True), (absent, False)))
-        cases.append(Case(f"scene-{number}", scene, image, asked))
-    return cases
+    return [
+        ask_about(vlm, f"scene-{number}", scene, there, absent)
+        for number, (scene, there, absent) in enumerate(chosen_scenes(n), 1)
+    ]
+
+
+def ask_about(vlm: "Vlm", name: str, scene: Scene, there: str, absent: str) -> Case:
+    """One scene, asked for an object that is there and for one that is not."""
+    image = render(scene)
+    asked = tuple(_ask(vlm, image, thing, present) for thing, present in ((there, True), (absent, False)))
+    return Case(name, scene, image, asked)
 
 
 def _ask(vlm: "Vlm", image: "Image.Image", thing: str, present: bool) -> DemoQuestion:

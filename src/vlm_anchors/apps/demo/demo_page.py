@@ -22,7 +22,8 @@ table { width: 100%%; max-width: 44rem; margin: 0 0 1rem; }
   background: linear-gradient(to right, transparent 49.5%%, var(--soft) 49.5%% 50.5%%, transparent 50.5%%); }
 .bar i { position: absolute; top: 0; height: 100%%; background: currentColor; opacity: .75; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem; white-space: pre-wrap;
-  overflow-wrap: anywhere; padding-left: 2.2rem; text-indent: -1.2rem; }
+  overflow-wrap: anywhere; }
+pre code { display: block; padding-left: 1.2rem; text-indent: -1.2rem; }
 @media (max-width: 44rem) { .card { grid-template-columns: 1fr; } .card img { max-width: 16rem; } .bar { display: none; } }
 """
 
@@ -38,7 +39,7 @@ def write_page(cases: list[Case], verdict: list[str], commands: list[str], model
     widest = max((abs(r.margin) for c in cases for a in c.asked for r in a.replies.values() if r.margin), default=1.0)
     cards = "\n".join(_card(case, widest) for case in cases)
     sentences = "\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in verdict)
-    typed = html.escape("\n".join(commands))
+    typed = "".join(f"<code>{html.escape(command)}</code>" for command in commands)
     body = f"""<h1>Does the model look, or does it guess?</h1>
 <p class="lead">A vision-language model answers questions about an image. Sometimes it answers from habit instead: where
 there is a fork there is usually a table, so it says that it sees one.</p>

@@ -77,7 +77,7 @@ def _did(answer: "Answer") -> str:
 
 
 def maps(visit: Visit) -> str:
-    """The chosen word's heat map for each method, on one scale."""
+    """The chosen word's heat map for each method, on one scale or each on its own."""
     if visit.study is None:
         return NO_MAPS
     grid, at, layer, head = visit.study.grid, visit.word[1], visit.layer, visit.head
@@ -97,13 +97,15 @@ def maps(visit: Visit) -> str:
             f"“{word}”, layer {layer}, {which}: {float(weights.sum()):.1%} of its attention on the image, "
             f"at most {float(weights.max()):.1%} on one patch."
         )
-        picture = png(heat(grid.image, grid.grid(weights), top))
+        own = float(weights.max())
+        picture = png(heat(grid.image, grid.grid(weights), own if visit.own_scale else top))
         drawn.append(
             f'<section class="look"><h3>{html.escape(seen.name)}</h3><img alt="{text}" src="{picture}">'
-            f'<p class="caption">{text}</p></section>'
+            f'{_scale(own, "this map’s own scale") if visit.own_scale else ""}<p class="caption">{text}</p></section>'
         )
     part = "" if grid.whole else '<p class="soft">Of an image cut into tiles the tile that shows it whole is drawn.</p>'
-    return f'<div class="cards">{"".join(drawn)}</div>{_scale(top)}{part}'
+    shared = "" if visit.own_scale else _scale(top, "one scale for all")
+    return f'<div class="cards">{"".join(drawn)}</div>{shared}{part}'
 
 
 def _map_of(seen: "Seen", at: int, layer: int, head: int) -> "Float[Tensor, ' v'] | None":
@@ -116,10 +118,10 @@ def _map_of(seen: "Seen", at: int, layer: int, head: int) -> "Float[Tensor, ' v'
     return weights[head - 1] if head else weights.mean(0)
 
 
-def _scale(top: float) -> str:
+def _scale(top: float, whose: str) -> str:
     return (
         f'<p class="scale"><span>0</span><i></i><span>{top:.1%}</span> of the word’s attention on one patch; '
-        "one scale for all, its colours by the square root</p>"
+        f"{whose}, its colours by the square root</p>"
     )
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ...models.vlm import Vlm
 
+TICKED = ["none", "clva"]
 AT_ONCE = 2
 """Visitors who are answered at the same time; others wait in Gradio's queue."""
 BODY = MAX_BYTES * 4 // 3 + (1 << 20)
@@ -44,6 +45,8 @@ element.addEventListener('change', event => { send(event.target.files[0]); event
 element.addEventListener('dragover', event => event.preventDefault());
 element.addEventListener('drop', event => { event.preventDefault(); send(event.dataTransfer.files[0]); });
 """.replace("LIMIT", str(MAX_BYTES))
+FONTS = ["system-ui", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
+"""Of the reader's own machine: a theme's web fonts come in two weights, and others look bold."""
 STYLES = [Path(__file__).parents[2] / "analysis" / "look_page.css", Path(__file__).parent / "page.css"]
 
 
@@ -73,7 +76,7 @@ def start(vlm: "Vlm", host: str, port: int) -> "Page":
         server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, prevent_thread_lock=True,
         ssr_mode=False, mcp_server=False, pwa=False, enable_monitoring=False, run_history=False, footer_links=[],
         allowed_paths=[], app_kwargs={"middleware": guarded(host, BODY)}, css_paths=STYLES,
-        theme=gr.themes.Default(primary_hue="blue"),
+        theme=gr.themes.Default(primary_hue="blue", font=FONTS, font_mono=["ui-monospace", "Consolas", "monospace"]),
     )  # fmt: skip
     return page
 
@@ -93,6 +96,10 @@ class Page:
         self.groups: dict[str, gr.Group] = {}
         with gr.Blocks(title="vlm-anchors", analytics_enabled=False) as self.blocks:
             gr.HTML(_heading(vlm))
+            self.ticks = gr.CheckboxGroup(
+                [entry.name for entry in METHODS], value=TICKED, label="Methods, side by side",
+                info="up to four; none is the model as it is", elem_id="methods-chosen",
+            )  # fmt: skip
             with gr.Row(elem_id="parts"):
                 with gr.Column(elem_id="ask-about"):
                     self._question()
@@ -114,16 +121,11 @@ class Page:
         self.trouble = gr.HTML("", elem_id="trouble")
 
     def _methods(self) -> None:
-        ticked = ["none", "clva"]
-        self.ticks = gr.CheckboxGroup(
-            [entry.name for entry in METHODS], value=ticked, label="Methods, side by side",
-            info="none is the model as it is", elem_id="methods-chosen",
-        )  # fmt: skip
         for entry in METHODS:
             method, parameters = entry.name, sliders(entry.name)
             if not parameters:
                 continue
-            with gr.Group(visible=method in ticked, elem_id=f"parameters-{method}") as self.groups[method]:
+            with gr.Group(visible=method in TICKED, elem_id=f"parameters-{method}") as self.groups[method]:
                 gr.HTML(cards.method(method, entry.summary, entry.source), padding=True)
                 defaults = METHODS.parameters(method)
                 for parameter, (low, high, step) in parameters.items():
@@ -149,6 +151,10 @@ class Page:
                         1, self.depth, self.depth // 2 + 1, step=1, label="Decoder layer", elem_id="layer"
                     )
                     self.head = gr.Slider(0, self.heads, 0, step=1, label="Head (0: mean of all)", elem_id="head")
+                self.own_scale = gr.Checkbox(
+                    False, label="Each map with colours of its own", elem_id="own-scale",
+                    info="off: one scale for all, so that maps can be compared; on: faint maps show their shape",
+                )  # fmt: skip
                 self.maps = gr.HTML(cards.NO_MAPS, elem_id="maps")
             with gr.Tab("Layer by layer"):
                 self.curves = gr.HTML(cards.NO_CURVES, elem_id="curves")
@@ -171,8 +177,9 @@ class Page:
         )  # fmt: skip
         self.stop.click(self.halt, None, None, **quick)
         self.answers.select(self.click, None, [self.answers, self.maps], **quick)
-        for slider in (self.layer, self.head):
-            slider.change(self.move, [self.layer, self.head], self.maps, trigger_mode="always_last", **quick)
+        how = [self.layer, self.head, self.own_scale]
+        for control in how:
+            control.change(self.move, how, self.maps, trigger_mode="always_last", **quick)
         self.blocks.unload(self.leave)
 
     def pick(self, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
@@ -241,10 +248,10 @@ class Page:
         visit.word = int(event._data["card"]), int(event._data["at"])
         return cards.answers(visit), cards.maps(visit)
 
-    def move(self, layer: int, head: int, request: gr.Request) -> str:
-        """A slider of the maps was moved."""
+    def move(self, layer: int, head: int, own_scale: bool, request: gr.Request) -> str:
+        """A slider or switch of the maps was moved."""
         visit = self._visit(request)
-        visit.layer, visit.head = layer, head
+        visit.layer, visit.head, visit.own_scale = layer, head, own_scale
         return cards.maps(visit)
 
     def leave(self, request: gr.Request) -> None:

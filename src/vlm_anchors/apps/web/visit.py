@@ -67,6 +67,8 @@ class Visit:
     layer: int = 1
     head: int = 0
     """From 1; 0 is the mean over heads."""
+    own_scale: bool = False
+    """Whether each map's colours end at its own highest value, not at that of all."""
     stop: threading.Event = field(default_factory=threading.Event)
 
     def shows(self, image: "Image.Image | None") -> None:
