@@ -122,8 +122,24 @@ def takes_model(command: Callable[..., None], name: str | None = "scenes") -> Ca
 
 
 def each_method(methods: list[str] | None) -> list[str]:
-    """One SPEC an item: `a,b` names two methods, while `clva:alpha=5,beta=0` is one with two parameters."""
-    return [spec for item in methods or [] for spec in re.split(r",(?=[a-z][a-z0-9-]*(?:[:+,]|$))", item)]
+    """One SPEC an item: `a,b` names two methods, while `clva:alpha=5,beta=0` is one with two parameters.
+
+    A name that ends with .json is a settings file, as `va.save` and `tune` write it.
+    """
+    items = [_of_file(Path(item)) if item.endswith(".json") else item for item in methods or []]
+    return [spec for item in items for spec in re.split(r",(?=[a-z][a-z0-9-]*(?:[:+,]|$))", item)]
+
+
+def _of_file(file: Path) -> str:
+    """The SPEC in a settings file."""
+    from ...errors import BadSetting
+    from ...text_files import read_object
+
+    advice = "Expected a settings file such as the anchors.json that tune writes, or a SPEC such as clva:alpha=5."
+    method = read_object(file, BadSetting, advice).get("method")
+    if not isinstance(method, str):
+        raise BadSetting(f"{file} names no method. {advice}")
+    return method
 
 
 def split_words(words: list[str]) -> tuple[list[str], str]:
