@@ -1,7 +1,8 @@
 """What a method costs inside vLLM on a CPU, and beside transformers: results/vllm_cpu.json, "cost".
 
 .venv-vllm/bin/python runs/vllm_cost.py [mid|scenes ...]     one thread; the seconds are the process's own, not the clock's,
-                                                            so that a busy machine disturbs them less
+                                                            so that a busy machine disturbs them less. KINDS=plugin:
+                                                            the first of the three processes only
 
 Captions: 16 images, 64 new tokens each. Questions: the same images, 1 new token each. Rounds alternate plain and method
 in one engine; plain vLLM without the plug-in has a process of its own.
@@ -20,6 +21,8 @@ ROOT = Path(__file__).parent.parent
 FILE = ROOT / "results" / "vllm_cpu.json"
 REQUESTS, TOKENS, ROUNDS = 16, 64, int(os.environ.get("ROUNDS", "5"))
 METHODS = ("none", "clva")
+NAMES = {"plugin": "vllm with the plug-in", "plain": "vllm without it", "transformers": "transformers"}
+KINDS = os.environ.get("KINDS", "plugin,plain,transformers").split(",")
 QUIET = {
     "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
@@ -139,9 +142,7 @@ def main(subjects: list[str]) -> None:
             source = "scenes" if subject == "scenes" else str(mid_folder(Path(place) / "hf"))
             folder = str(export_vllm(source, Path(place) / "vllm"))
             cost[subject] = {
-                "vllm with the plug-in": child("plugin", folder),
-                "vllm without it": child("plain", folder),
-                "transformers": child("transformers", source),
+                **{NAMES[kind]: child(kind, source if kind == "transformers" else folder) for kind in KINDS},
                 "requests": REQUESTS, "new_tokens": TOKENS, "rounds": ROUNDS, "seconds": "of the process", **provenance("cpu"),
             }  # fmt: skip
         FILE.write_text(json.dumps({**before(), "cost": cost}, indent=1) + "\n")

@@ -23,7 +23,7 @@ from ..models.vision import brings_pixels, encode_images
 from ..models.vlm import model_and_processor
 from ..parameters import known_arguments, name_of
 from . import prompt_pass as decoder_pass
-from .attention import PREFIX, edited_name
+from .attention import PAGED, PREFIX, edited_name
 from .call_context import NO_METHOD, CallContext, active, current
 from .contrastive import KEYWORD
 from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState, Lifetime, Recorder, Setup
@@ -257,6 +257,9 @@ class Attachment:
     def _inject_state(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
         if kwargs is None or self._copied or kwargs.get(KEYWORD) is not None:
             return self._warn_of_copy(module)
+        if "read_index" in kwargs and any(one.acts and one.setup.lifetime.on for one in self.handles):
+            # Continuous batching, whose thread has no context of its own: it would pass a method by.
+            raise CannotAct(PAGED)
         compiling = torch.compiler.is_compiling()
         cache: Any = kwargs.get("past_key_values")
         generation: GenerationState | None = getattr(cache, STATE_ATTRIBUTE, None)

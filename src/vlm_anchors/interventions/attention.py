@@ -30,6 +30,11 @@ PREFIX = "vlm_anchors_"
 _BASES = ("sdpa", "eager")
 _COMPARISON = re.compile(r"_attn_implementation\b\s*(?:==|!=|in\b|not in\b)")
 
+PAGED = (
+    "generate_batch (continuous batching) runs attention over pages that requests share, which no method can edit. "
+    "Use generate, or take the method off first."
+)
+
 
 class EditedName(str):
     """A name under which ours is registered, and which is equal to its base's wherever a model asks for its kernel.
@@ -68,10 +73,7 @@ def edited_name(base: str, stack: nn.Module) -> str:
     if base.startswith(PREFIX):
         return base
     if base.startswith("paged"):
-        raise CannotAct(
-            "generate_batch (continuous batching) runs attention over pages that requests share, which no method can edit. "
-            "Use generate, or take the method off first."
-        )
+        raise CannotAct(PAGED)
     if base not in _BASES:
         raise CannotAct(
             f"This model runs attention by {base!r}, which cannot take an additive bias per key. "
