@@ -155,6 +155,18 @@ def test_a_benchmark_without_drawn_scenes_needs_data(tmp_path):
         read_experiment(tmp_path / "e.yaml")
 
 
+def test_drawn_questions_lie_in_no_run(tmp_path, tiny_folder, monkeypatch):
+    """A model called `scenes` and a RUN called `pope` are what the repository's own files have."""
+    (tmp_path / "scenes").symlink_to(tiny_folder)
+    monkeypatch.chdir(tmp_path)
+    text = "out: out\nmodels: [{name: scenes/}]\nmethods: [none]\nbenchmarks:\n"
+    (tmp_path / "e.yaml").write_text(text + "  - {name: pope, protocol: deco, scenes: 2, folder: pope}\n", "utf-8")
+    experiment = read_experiment(tmp_path / "e.yaml")
+    assert experiment.run_of(experiment.models[0], experiment.benchmarks[0]) == Path("out/scenes/pope")
+    assert run_experiment(experiment) is not None
+    assert run_experiment(experiment) is not None, "and once more, beside the RUN"
+
+
 def test_two_parts_never_write_into_one_run(write):
     twice = "  - {{name: pope, protocol: deco, split: adversarial, scenes: 4}}\n"
     with pytest.raises(BadSetting, match="two benchmarks would write into one RUN"):

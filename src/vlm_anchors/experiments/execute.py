@@ -63,9 +63,7 @@ def _questions(experiment: Experiment, entry: BenchmarkEntry) -> tuple[Path, Pat
     """Where question files and images are; drawn scenes lie beside the RUNs, once for all models."""
     if entry.data is not None and entry.images is not None:
         return entry.data, entry.images
-    return bundled_data(
-        entry.name, experiment.out, entry.scenes or IMAGES, split=entry.split, limit=entry.limit
-    )  # fmt: skip
+    return bundled_data(entry.name, experiment.drawn, entry.scenes or IMAGES, split=entry.split, limit=entry.limit)
 
 
 def report(experiment: Experiment) -> str | None:

@@ -91,6 +91,11 @@ class Experiment:
     def methods_of(self, entry: BenchmarkEntry) -> tuple[str, ...]:
         return entry.methods or self.methods
 
+    @property
+    def drawn(self) -> Path:
+        """Where drawn scenes and the questions about them lie, once for all models; no model's folder."""
+        return self.out / ".drawn"
+
     def run_of(self, model: ModelEntry, entry: BenchmarkEntry) -> Path:
         """The RUN folder of a model's answers to a benchmark, all methods, decodings and seeds together."""
         return self.out / model.folder / entry.folder

@@ -63,7 +63,10 @@ def _panel(axes: Any, tuning: Tuning, one: TunedMethod, place: Place) -> None:
     measured = [each for each in one.searched.measured if each.score is not None]
     values = [_value(each.setting, place) for each in measured]
     numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    names = sorted({_name(value) for value in values}) if not numeric else []
+    ranked = sorted(
+        values, key=lambda value: (isinstance(value, tuple), value if isinstance(value, tuple) else str(value))
+    )
+    names = [] if numeric else list(dict.fromkeys(map(_name, ranked)))
     for each, value in zip(measured, values, strict=True):
         x = value if numeric else names.index(_name(value))
         _point(axes, metric.shown, each, x, each is best)
