@@ -159,7 +159,7 @@ def test_what_is_no_model_is_named(tiny, red):
         ({"messages": []}, BadQuestion, "Expected messages, a list of one or more turns"),
         ({"messages": "Is there a dog?"}, BadQuestion, "Expected messages, a list"),
         ({"messages": [{"role": "human", "content": "a?"}]}, BadQuestion, r"messages\[0\] has the role 'human'; .* user"),
-        ({"messages": [{"role": "user"}]}, BadQuestion, r"messages\[0\].content is empty"),
+        ({"messages": [{"role": "user"}]}, BadQuestion, r"messages\[0\].content is (empty|of type)"),
         ({"messages": [turn("user", "a?"), turn("assistant", "b")]}, BadQuestion, "The last message must be the user's"),
         ({"messages": [turn("user", {"type": "image"}, "a?")]}, BadQuestion, "holds nothing. Expected it in the part itself"),
         ({"messages": [turn("user", {"type": "audio", "audio": "a.wav"}, "a?")]}, BadQuestion, "'audio'; expected one of text"),
@@ -185,7 +185,7 @@ def test_samples_that_cannot_be_asked_are_numbered(tiny, red):
         ({"quesion": "a?"}, "Sample 2: a sample has no field 'quesion'. Did you mean 'question'"),
         ({"image": red}, "Sample 2: There is no question"),
         ({"messages": talk(red), "question": "a?"}, "Sample 2: Expected messages alone"),
-        ({"messages": [{"role": "user", "content": 3}]}, r"Sample 2: messages\[0\].content is empty"),
+        ({"messages": [{"role": "user", "content": 3}]}, r"Sample 2: messages\[0\].content is of type int"),
     ):
         answers = va.ask_many(tiny, [good, bad, good], max_new_tokens=1)
         assert next(answers).tokens
@@ -284,3 +284,31 @@ def test_settings_of_a_pair_are_refused(tiny):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert va.load((tiny.model, tiny.processor)).model is tiny.model
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "sentence"),
+    [
+        (lambda vlm, red: next(va.ask_many(vlm, None)), BadSetting, "Expected a list of .* found NoneType"),
+        (lambda vlm, red: next(va.ask_many(vlm, {"image": red})), BadSetting, "found dict. Put it into a list"),
+        (lambda vlm, red: va.calibrate(vlm, (red, QUESTION)), BadSetting, r"Sample 1: expected \(image, question\)"),
+        (lambda vlm, red: va.calibrate(vlm, None), BadSetting, "found NoneType. Put it into a list"),
+        (lambda vlm, red: va.calibrate(vlm, [(red, QUESTION), (None, "a?")]), BadSetting, "Sample 2 has no image"),
+        (lambda vlm, red: va.calibrate(vlm, [(red, QUESTION)], tokens="bad"), BadSetting, "must be 'user' or 'all'"),
+        (lambda vlm, red: va.calibrate(vlm, [(red, QUESTION)], batch_size=0), BadSetting, "batch_size must be a whole"),
+        (lambda vlm, red: va.report([]), BadSetting, "Expected one or more RUN folders"),
+        (lambda vlm, red: va.load(vlm.model), BadModel, "found a LlavaForConditionalGeneration.$"),
+        (lambda vlm, red: va.evaluate("scenes", "pope", "o", data="d", images="i"), BadSetting, "found str. va.load"),
+        (lambda vlm, red: va.ask(vlm, messages={"role": "user"}), BadQuestion, "one or more turns; found dict"),
+        (lambda vlm, red: va.ask(vlm, messages=[{"role": "user", "content": {"a": 1}}]), BadQuestion, "is of type dict"),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_kind(tiny, red, call, error, sentence):
+    with pytest.raises(error, match=sentence):
+        call(tiny, red)
+
+
+def test_what_was_loaded_can_be_loaded_again(tiny):
+    assert va.load(tiny) is tiny
+    with pytest.raises(BadSetting, match="so dtype has no effect"):
+        va.load(tiny, dtype="float16")

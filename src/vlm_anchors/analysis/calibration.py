@@ -14,7 +14,8 @@ from typing import Any
 
 from ..document import save_figure
 from ..errors import AnchorsWarning, BadSetting
-from ..generation.sample_batches import read_sample
+from ..generation.plan import check_batch_size
+from ..generation.sample_batches import checked_samples, checked_window, read_sample
 from ..inputs.prompt_builder import prepare
 from ..models.load import as_vlm
 from ..models.vlm import Vlm
@@ -103,10 +104,19 @@ def calibrate(
     if not number or not 0 < fraction <= 1:
         raise BadSetting(f"fraction is a share of the words, above 0 and at most 1; found {fraction!r}.")
     vlm = as_vlm(vlm)
+    if tokens not in ("user", "all"):
+        raise BadSetting(f"tokens must be 'user' or 'all'; found {tokens!r}.")
+    check_batch_size(batch_size)
     cosines: list[float] = []
-    remaining = iter(samples)
-    while batch := list(itertools.islice(remaining, batch_size)):
-        cosines += _best_cosines(vlm, batch, tokens)
+    numbered = enumerate(checked_samples(samples), 1)
+    while batch := list(itertools.islice(numbered, batch_size)):
+        items, failures = checked_window(batch)
+        bare = [batch[i][0] for i, item in items.items() if item.get("image") is None and "messages" not in item]
+        if bare:
+            raise BadSetting(f"Sample {bare[0]} has no image, so no word of it can resemble a patch. Leave it out.")
+        for problem in failures.values():
+            raise problem
+        cosines += _best_cosines(vlm, list(items.values()), tokens)
     if not cosines:
         raise BadSetting("Expected (image, question) pairs to calibrate on; found none.")
     found = _calibration(sorted(cosines, reverse=True), fraction)
@@ -121,7 +131,7 @@ def _best_cosines(vlm: Vlm, batch: Sequence[Any], tokens: str) -> list[float]:
 
     from ..interventions.insertion.batch import read_prompts
 
-    inputs = prepare(vlm, [read_sample(*sample) for sample in batch]).tensors
+    inputs = prepare(vlm, [read_sample(**sample) for sample in batch]).tensors
     with torch.no_grad():
         prompts = read_prompts("calibrate", vlm, inputs, tokens)
         assert prompts is not None

@@ -17,7 +17,7 @@ from ..types import Answer
 from .decodings import Nucleus
 from .opera import Opera
 from .plan import MAX_NEW_TOKENS, GenerationPlan, check_batch_size, without_insertion
-from .sample_batches import batches_of, checked_window, read_batch, read_sample
+from .sample_batches import batches_of, checked_samples, checked_window, read_batch, read_sample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,7 +107,7 @@ def ask_many(
         shares: Also record visual shares.
     """
     run = GenerationPlan.of(vlm, method, decoding, max_new_tokens, shares)
-    return _answers(run, enumerate(samples, 1), check_batch_size(batch_size))
+    return _answers(run, enumerate(checked_samples(samples), 1), check_batch_size(batch_size))
 
 
 def _answers(run: GenerationPlan, numbered: Iterator[tuple[int, Any]], batch_size: int) -> Iterator[Answer]:

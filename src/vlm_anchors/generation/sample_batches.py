@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadImage, BadQuestion, BadSetting, UserError
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 FIELDS = ("image", "question", "messages", "video", "sample_id")
 """What a sample may hold: the arguments of `ask` that say what is asked."""
+
+
+def checked_samples(samples: Any) -> Iterable[Any]:
+    """The samples, if they can be counted through one by one. Raises `BadSetting`."""
+    if isinstance(samples, (str, bytes, Mapping)) or not isinstance(samples, Iterable):
+        raise BadSetting(
+            f"Expected a list of (image, question) pairs or of dictionaries; found {type(samples).__name__}. Put it into a list."
+        )
+    return samples
 
 
 def fields_of(item: Any) -> dict[str, Any]:

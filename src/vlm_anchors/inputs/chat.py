@@ -62,7 +62,8 @@ def read_chat(messages: Any, readers: Readers | None = None, most_images: int | 
         BadImage: An image or a video cannot be read.
     """
     if not isinstance(messages, (list, tuple)) or not messages:
-        raise BadMessages("Expected messages, a list of one or more turns.")
+        found = type(messages).__name__ if messages or messages is None else "nothing in it"
+        raise BadMessages(f"Expected messages, a list of one or more turns; found {found}.")
     if len(messages) > MAX_MESSAGES:
         raise BadMessages(f"Expected at most {MAX_MESSAGES} messages; found {len(messages)}.")
     readers = _OF_THIS_MACHINE if readers is None else readers
@@ -90,7 +91,8 @@ def _parts(content: Any, where: str) -> list[Any]:
         return [{"type": "text", "text": content}]
     if isinstance(content, (list, tuple)) and content:
         return list(content)
-    raise BadMessages(f"{where} is empty. Expected text, or a list of parts.", where=where)
+    found = f"is of type {type(content).__name__}" if content else "is empty"
+    raise BadMessages(f"{where} {found}. Expected text, or a list of parts.", where=where)
 
 
 def _part(

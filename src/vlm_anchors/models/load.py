@@ -65,11 +65,11 @@ def load(
         "device_map": device_map, "min_pixels": min_pixels, "max_pixels": max_pixels,
         "trust_remote_code": trust_remote_code,
     }  # fmt: skip
-    if isinstance(source, (tuple, list)) or is_pipeline(source):
+    if isinstance(source, (tuple, list, Vlm)) or is_pipeline(source):
         _refuse_settings({**settings, "revision": revision})
-        return _from_pair(source)
+        return as_vlm(source)
     if not isinstance(source, (str, os.PathLike)) or not str(source).strip():
-        raise BadModel(f"Expected a model's name, folder, or (model, processor) pair; found {source!r}.")
+        raise BadModel(f"Expected a model's name, folder, or (model, processor) pair; found {_shown(source)}.")
     name, where = str(source), _locate(str(source))
     is_local = Path(where).is_dir()
     if is_local and revision is not None:
@@ -124,6 +124,11 @@ def _adapted(name: str, folder: Path, **settings: Any) -> Vlm:
         processor = _processor(name, str(folder), {"local_files_only": True, "trust_remote_code": trusted})
         set_pixels(processor, name, settings["min_pixels"], settings["max_pixels"])
     return Vlm(model, processor, vlm.family, name, vlm.revision, adapter.trained_method(folder))
+
+
+def _shown(source: Any) -> str:
+    """What was given, or its type where it would fill a page."""
+    return repr(source) if source is None or isinstance(source, (str, int, float)) else f"a {type(source).__name__}"
 
 
 def _refuse_settings(settings: dict[str, Any]) -> None:

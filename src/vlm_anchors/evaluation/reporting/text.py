@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...errors import BadSetting
 from .columns import caption, columns
 from .table import Table
 from .tables import tables
@@ -99,4 +100,6 @@ def _drawn(column: Sequence[str]) -> int:
 def report(runs: str | Path | Sequence[str | Path]) -> str:
     """The tables of one or several RUN folders, for a terminal: what `vlm-anchors report` prints."""
     folders = [runs] if isinstance(runs, (str, Path)) else runs
+    if not folders:
+        raise BadSetting("Expected one or more RUN folders; found an empty list.")
     return terminal(tables(Path(each) for each in folders))

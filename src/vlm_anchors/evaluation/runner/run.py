@@ -7,6 +7,7 @@ from typing import Any
 
 from ...errors import BadSetting
 from ...generation.plan import check_batch_size, check_new_tokens
+from ...models.load import as_vlm
 from ...models.vlm import Vlm
 from ...parameters import known_arguments
 from ...provenance import provenance
@@ -78,6 +79,7 @@ def evaluate(
     Raises:
         UserError: Before anything is answered: missing images, a RUN of another model, unknown names.
     """
+    vlm = as_vlm(vlm)
     asked_for = each_of(vlm.method if methods is None else methods)
     bench, official = plan(benchmark, asked_for, protocol_name, decoding)
     bench, chosen = bench.at(Path(data)), shortened(official, max_new_tokens)
