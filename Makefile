@@ -61,6 +61,7 @@ docs: $(VENV)/dev.ok
 	$(RUN) runs/results_page.py
 	$(RUN) runs/smollm2_page.py
 	$(RUN) runs/training_tables.py
+	$(RUN) runs/open_questions/page.py
 
 serve-demo: $(VENV)/serve.ok
 	$(RUN) examples/serve.py

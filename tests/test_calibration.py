@@ -51,6 +51,17 @@ def test_a_cosine_that_separates_nothing_is_told(cosines, sentence):
     assert sentence in _calibration(sorted(cosines, reverse=True), 0.1).concern
 
 
+def test_words_that_do_not_stand_out_are_told():
+    """A crowd with no other kind of word in it, as on images too dark to recognise; and one with a tenth far above."""
+    noise = sorted((0.05 * torch.randn(2000, generator=torch.Generator().manual_seed(0))).tolist(), reverse=True)
+    dark = _calibration(noise, 0.1)
+    assert 1.2 < dark.stand_out < 1.6 and "hardly separate words: the highest tenth lies 1.4 times" in dark.concern
+    clear = _calibration(sorted([0.5] * 200 + noise, reverse=True), 0.1)
+    assert clear.stand_out > 5 and clear.concern == ""
+    assert _calibration([0.3, 0.2, 0.1], 0.4).concern == "", "three words tell nothing"
+    assert _calibration([0.2] * 3, 0.4).stand_out is None
+
+
 def test_the_warning_reaches_the_user(tiny, samples):
     table = tiny.model.get_input_embeddings().weight
     kept = table.detach().clone()

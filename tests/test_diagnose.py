@@ -169,6 +169,15 @@ def test_words_that_do_not_find_their_patches():
     assert not holds(seen)["words resemble their patches"]
 
 
+def test_separation_and_entropy_of_cosines_by_hand():
+    seen = observed()
+    assert verdicts.cosines(seen) is None
+    seen.cosines, seen.word_entropy = [(0.6, 0.1), (0.2, 0.3)], [0.4, 0.8]
+    told = verdicts.cosines(seen)
+    assert told["separation"] == 0.75 and abs(told["entropy"] - 0.6) < 1e-9 and abs(told["spread"] - 0.2) < 1e-9
+    assert "separation 0.75, entropy over patches 0.60" in verdicts._words(seen, 0.2, "").number
+
+
 def test_without_drift_it_says_so_and_beta_is_left_out():
     seen = observed(negative=0.9)
     summary = verdicts.as_dict(seen, None, "")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .measures import Table
 
 BATCH = 8
+HEAT = 0.1
 ENOUGH = 16
 """Questions about objects with known boxes from which a positive layer is chosen; with fewer the paper's rule stands."""
 
@@ -59,6 +60,8 @@ class Observed:
     """Whether the asked word's best patch lies on its object, and the chance of that."""
     cosines: list[tuple[float, float]] = field(default_factory=list)
     """Best cosine of the asked word, and the median of the other words'."""
+    word_entropy: list[float] = field(default_factory=list)
+    """Entropy of the asked word's cosines over the patches, as a softmax at temperature `HEAT`, from 0 (one patch) to 1."""
 
     def __post_init__(self):
         self.positive_layer = self.positive_layer or self.middle
@@ -172,6 +175,9 @@ def _note_words(seen: Observed, vlm: "Vlm", grid: ImageGrid, probe: Probe) -> No
     at = named[-1]
     asked = cells_on(probe.boxes(), sample.images[0].size, grid.rows, grid.columns)
     seen.word_on_asked.append((float(asked[int(cosine[at].argmax())]), float(asked.float().mean())))
+    share = (cosine[at] / HEAT).softmax(0)
+    entropy = -(share * share.clamp(min=1e-12).log()).sum() / math.log(max(len(share), 2))
+    seen.word_entropy.append(float(entropy))
     others = torch.cat([cosine[:at], cosine[at + 1 :]]).amax(-1)
     if len(others):
         seen.cosines.append((float(cosine[at].max()), float(others.median())))

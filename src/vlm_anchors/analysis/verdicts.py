@@ -206,8 +206,30 @@ def _words(seen: Observed, tau: float | None, concern: str) -> Verdict:
     if seen.cosines:
         word, others = (sum(each) / len(each) for each in zip(*seen.cosines, strict=True))
         number += f"; cosine {word:.2f}, other words {others:.2f}"
+    told = cosines(seen)
+    if told is not None:
+        number += f"; separation {told['separation']:.2f}, entropy over patches {told['entropy']:.2f}"
     meaning = "words resemble their patches" if holds else concern or "words do not find their patches"
     return Verdict("words resemble their patches", "AttAnchor", holds, number, meaning)
+
+
+def cosines(seen: Observed) -> dict[str, float] | None:
+    """What tells whether anchors can be chosen, where boxes are known (docs/open-questions.md).
+
+    separation: how often an asked object's word has a higher best cosine than a question's other words (0.5 is chance).
+    spread: the middle four fifths of all these cosines. entropy: of the word's cosines over patches, 1 = all alike.
+    """
+    if not seen.cosines or not seen.word_entropy:
+        return None
+    word, others = (list(each) for each in zip(*seen.cosines, strict=True))
+    higher = sum((one > other) + 0.5 * (one == other) for one in word for other in others)
+    every = sorted([*word, *others])
+    low, high = every[int(0.1 * (len(every) - 1))], every[int(0.9 * (len(every) - 1))]
+    return {
+        "separation": higher / (len(word) * len(others)),
+        "spread": high - low,
+        "entropy": sum(seen.word_entropy) / len(seen.word_entropy),
+    }
 
 
 def suggestion(seen: Observed, tau: float | None) -> dict[str, Any]:
@@ -248,6 +270,7 @@ def as_dict(seen: Observed, tau: float | None, concern: str) -> dict[str, Any]:
         "positive_layer": {"layer": seen.positive_layer, "paper": seen.middle, "chosen_on": seen.chosen_on},
         "verdicts": [asdict(one) for one in verdicts(seen, tau, concern)],
         "suggestion": suggestion(seen, tau),
+        "cosines": cosines(seen),
         "layers": layer_table(seen),
         "questions": len(seen.shares),
     }

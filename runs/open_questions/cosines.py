@@ -1,0 +1,55 @@
+"""Which statistics of the cosines tell whether anchors can be chosen: of one set of questions, by scenes."""
+
+import numpy as np
+import torch
+from asking import fresh
+
+from vlm_anchors.analysis.anchor_distances import prompts_of
+
+HEAT = 0.1
+"""Of the softmax over patches whose entropy is taken."""
+
+
+@torch.no_grad()
+def rows_about(vlm, tensors, questions):
+    """One row a question: (there, best cosine of the object's words, how far above the mean patch in sigmas, entropy, others).
+
+    others: best cosines of the question's other words.
+    """
+    prompts = prompts_of(vlm, fresh(tensors))
+    cosine, words = prompts.cosine(), prompts.ids.gather(1, prompts.words.place)
+    found = []
+    for row, one in enumerate(questions):
+        own = torch.tensor(vlm.processor.tokenizer(one.name, add_special_tokens=False)["input_ids"])
+        valid = prompts.words.valid[row]
+        named = torch.isin(words[row], own) & valid
+        of = cosine[row][named]
+        of = of[of.amax(1).argmax()]
+        share = (of / HEAT).softmax(0)
+        entropy = float(-(share * share.clamp(min=1e-12).log()).sum() / np.log(len(of)))
+        others = cosine[row][valid & ~named].amax(1).tolist()
+        found.append((one.there, float(of.max()), float((of.max() - of.mean()) / of.std()), entropy, others))
+    return found
+
+
+def separation(rows):
+    """How often an object that is there has a higher best cosine than one that is not (0.5 is chance)."""
+    there, absent = ([best for present, best, *_ in rows if present == wanted] for wanted in (True, False))
+    pairs = np.array(there)[:, None] - np.array(absent)[None]
+    return float((pairs > 0).mean() + 0.5 * (pairs == 0).mean())
+
+
+def statistics(rows):
+    """Spread, separation, peak and entropy of a set of questions' cosines."""
+    every = [best for _, best, *_ in rows] + [one for *_, others in rows for one in others]
+    low, high = np.percentile(every, [10, 90])
+    there = [row for row in rows if row[0]]
+    told = {
+        "spread": high - low,
+        "separation": separation(rows),
+        "there": np.mean([best for _, best, *_ in there]),
+        "absent": np.mean([best for present, best, *_ in rows if not present]),
+        "peak": np.mean([peak for _, _, peak, *_ in rows]),
+        "entropy": np.mean([entropy for _, _, _, entropy, _ in rows]),
+    }
+    return {name: round(float(value), 4) for name, value in told.items()}

@@ -1,0 +1,79 @@
+"""c: where do degraded images turn anchors from help to harm, and do the cosines tell?
+
+    python runs/open_questions/degraded.py [--scenes 8]      -> results/open_degraded.json, five minutes on one core
+
+Four kinds of degradation at five strengths, on the bundled model as it is. Each condition has the plain model's accuracy, what
+anchors change at two tau, and statistics of the cosines.
+"""
+
+import argparse
+import io
+import warnings
+
+import numpy as np
+import torch
+from asking import CALIBRATED, Tally, answers, asked_about, inputs_about, write
+from cosines import rows_about, statistics
+from PIL import Image, ImageFilter
+
+import vlm_anchors as va
+from vlm_anchors.errors import AnchorsWarning
+from vlm_anchors.scenes import render
+
+TAUS = (0.3, CALIBRATED)
+STRENGTHS = {
+    "blur": (0.5, 1, 2, 3, 5),  # sigma in pixels of 128
+    "noise": (8, 16, 32, 64, 96),  # sigma in steps of 256
+    "jpeg": (60, 30, 15, 8, 3),  # quality
+    "low light": (0.6, 0.4, 0.25, 0.15, 0.08),  # what is left of the light, with noise of sigma 4
+}
+
+
+def degraded(image, kind, strength, seed):
+    """The image at one strength of one kind."""
+    if kind == "blur":
+        return image.filter(ImageFilter.GaussianBlur(strength))
+    if kind == "jpeg":
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=strength)
+        return Image.open(file).convert("RGB")
+    pixels, draw = np.asarray(image, dtype=np.float32), np.random.default_rng(seed)
+    light, sigma = (1, strength) if kind == "noise" else (strength, 4)
+    return Image.fromarray(np.clip(pixels * light + draw.normal(0, sigma, pixels.shape), 0, 255).astype(np.uint8))
+
+
+def condition(vlm, about, kind, strength):
+    """Tallies and cosines of every scene at one strength."""
+    tallies, rows = {name: Tally() for name in ("plain", *TAUS)}, []
+    for scene, questions in about:
+        image = render(scene)
+        if kind is not None:
+            image = degraded(image, kind, strength, scene.seed)
+        tensors, known = inputs_about(vlm, image, questions), {}
+        rows += rows_about(vlm, tensors, questions)
+        for name, tally in tallies.items():
+            yes, words, _ = answers(vlm, tensors, [va.AttAnchor(tau=1.0 if name == "plain" else name)], known)
+            tally.add(questions, yes, words)
+    plain = tallies.pop("plain")
+    anchored = {f"{tau:g}": tally.report(plain) for tau, tally in tallies.items()}
+    level = {"kind": kind or "none", "strength": strength, "cosines": statistics(rows)}
+    return level | {"plain": plain.report(), "anchors": anchored}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", AnchorsWarning)
+    vlm, about = va.load("scenes"), asked_about(given.scenes, given.seed)
+    conditions = [(None, 0), *((kind, one) for kind, strengths in STRENGTHS.items() for one in strengths)]
+    rows = []
+    for kind, strength in conditions:
+        rows.append(condition(vlm, about, kind, strength))
+        print(kind, strength, rows[-1]["plain"]["accuracy"], rows[-1]["cosines"], flush=True)
+        write("degraded", seed=given.seed, scenes=given.scenes, calibrated_tau=CALIBRATED, rows=rows)
+
+
+main()
