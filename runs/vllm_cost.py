@@ -19,7 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "results" / "vllm_cpu.json"
-REQUESTS, TOKENS, ROUNDS = 16, 64, int(os.environ.get("ROUNDS", "5"))
+REQUESTS, TOKENS = int(os.environ.get("REQUESTS", "16")), 64
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
 METHODS = ("none", "clva")
 NAMES = {"plugin": "vllm with the plug-in", "plain": "vllm without it", "transformers": "transformers"}
 KINDS = os.environ.get("KINDS", "plugin,plain,transformers").split(",")
