@@ -15,7 +15,8 @@ from vlm_anchors.errors import BadSetting
 from vlm_anchors.models import load as loading
 
 QUESTION = "Is there a dog in the image?"
-WITHOUT = {"export-vllm": "copies a folder and loads nothing", "lmms-task": "writes a file"}
+WITHOUT = {"export-vllm", "lmms-task", "score"}
+"""Commands whose --model is copied, written down or named, and never loaded."""
 
 
 def commands():
