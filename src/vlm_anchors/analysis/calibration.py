@@ -26,7 +26,7 @@ GRID = (1.0, 0.5, 0.3, 0.2, 0.16, 0.14, 0.12, 0.10, 0.08)
 NARROW = 0.02
 """If the middle four fifths of the best cosines lie this close together, no tau separates them."""
 STAND_OUT, WORDS = 3.0, 50
-"""Below this `Calibration.stand_out`, told from so many words or more, the words that anchor are the end of one crowd. In
+"""Below this `Calibration.stand_out`, seen in this many words or more, the words that anchor are the end of one crowd. In
 normal noise it is 1.4, for the bundled model on clear scenes 5.8, on scenes too dark to recognise 1.7."""
 
 
