@@ -208,7 +208,7 @@ def _words(seen: Observed, tau: float | None, concern: str) -> Verdict:
         number += f"; cosine {word:.2f}, other words {others:.2f}"
     separated = cosines(seen)
     if separated is not None:
-        number += f"; separation {separated['separation']:.2f}, entropy over patches {told['entropy']:.2f}"
+        number += f"; separation {separated['separation']:.2f}, entropy over patches {separated['entropy']:.2f}"
     meaning = "words resemble their patches" if holds else concern or "words do not find their patches"
     return Verdict("words resemble their patches", "AttAnchor", holds, number, meaning)
 
