@@ -50,7 +50,7 @@ def test_the_page_has_five_commands():
     ("images", "rows", "less"),
     [
         (4, 24, {"--limit 40": "--limit 2", "--start diagnose --budget 6": "--budget 1"}),
-        pytest.param(34, 200, {}, marks=pytest.mark.slow),
+        pytest.param(14, 80, {"--limit 40": "--limit 8", "--budget 6": "--budget 2"}, marks=pytest.mark.slow),
     ],
 )
 def test_five_commands_lead_to_a_tuned_method_a_table_and_a_settings_file(
@@ -70,7 +70,7 @@ def test_five_commands_lead_to_a_tuned_method_a_table_and_a_settings_file(
     assert choose(tuned)[0][0].spec() == tuned
     settings = json.loads((tmp_path / "tuned" / "anchors.json").read_text("utf-8"))
     assert choose(settings["method"])[0] == choose(summary["winner"])[0]
-    assert "No setting is better than plain" in printed.out or less == {}
+    assert "No setting is better than plain" in printed.out or rows > 24
     table = (tmp_path / "table.tex").read_text("utf-8")
     assert r"\begin{tabular}" in table and "Holm" in table and "accuracy" in table
     assert "<table>" in (tmp_path / "report.html").read_text("utf-8")
