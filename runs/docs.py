@@ -7,6 +7,7 @@ python runs/docs.py --check    fails if one is stale (the tests do this)
 
 import dataclasses
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -187,9 +188,68 @@ def families() -> str:
             cells = [f"`{row.name}`", row.title, "Q-Former" if row.target == "qformer" else "decoder", _told_apart(row)]
             cells += ["yes" if answer else "no" for answer in (row.tags_in_tokenizer, row.mrope, row.causal_prefix)]
             parts.append(f"| {' | '.join([*cells, row.note])} |")
-    parts += ["", FAMILIES_AFTER, "## Refused\n"]
+    parts += ["", FAMILIES_AFTER, *matrix(), "## Refused\n"]
     parts += [f"- `{row.name}` ({row.title}): {row.refused}" for row in FAMILIES if row.refused]
     return "\n".join(parts) + "\n"
+
+
+MATRIX = """\
+## Every class, tried
+
+`make family-matrix` builds a tiny random model of each image-text class of the installed transformers and compares CLVA with a
+literal double-precision reference of its equations: a prompt and decoding steps, one image and two, in `generate` and in a
+forward pass. *Exact*: at most 1e-4 off, and the method moves the logits by more than a hundred times that. *Off is plain*: at
+alpha = beta = 0, logits and tokens are those of the plain model, bit for bit. The other methods: *runs* means that the answer
+changes. *Refused*: the class or the method says so when it is attached; the reasons stand below.
+"""
+COLUMNS = {
+    "attanchor": "AttAnchor",
+    "vcd": "VCD",
+    "pai": "PAI",
+    "clearsight": "ClearSight",
+    "deco": "DeCo",
+    "memvr": "MemVR",
+}
+
+
+def matrix() -> list[str]:
+    """The matrix of the latest `make family-matrix`, and why what is refused there is."""
+    found = json.loads((DOCS.parent / "results" / "families.json").read_text())
+    rows, reasons = found["classes"].values(), {}
+    parts = [
+        MATRIX,
+        _counts(list(rows)),
+        f"transformers {found['versions']['transformers']}, torch {found['versions']['torch']}.\n",
+    ]
+    parts += [f"| class | family | CLVA | off by | off is plain | {' | '.join(COLUMNS.values())} |"]
+    parts += [f"|---|---|---|--:|---|{'---|' * len(COLUMNS)}"]
+    for row in rows:
+        off = f"{row['off']:.0e}" if "off" in row else ""
+        cells = [f"`{row['class']}`", row["family"], _state(row, "clva", reasons), off]
+        cells += [{True: "yes", False: "no"}.get(row.get("neutral"), "")]
+        parts.append(f"| {' | '.join([*cells, *(_state(row, name, reasons) for name in COLUMNS)])} |")
+    notes = [f"{number}. {reason}" for reason, number in reasons.items()]
+    return [*parts, "", "Refused for a reason of the method's own:\n", *notes, ""]
+
+
+def _state(row: dict[str, Any], name: str, reasons: dict[str, int]) -> str:
+    """One cell: what a method does on a class; a reason that is not the family's own gets a number."""
+    state, _, reason = row[name].partition(": ")
+    if state != "refused" or row["clva"].startswith("refused"):
+        return state
+    general = reason.replace(row["class"], "the class")
+    return f"refused ({reasons.setdefault(general, len(reasons) + 1)})"
+
+
+def _counts(rows: list[dict[str, Any]]) -> str:
+    """How many classes each column runs on."""
+    steered = [row for row in rows if not row["clva"].startswith("refused")]
+    counts = [f"{title} {sum(row.get(name) == 'runs' for row in steered)}" for name, title in COLUMNS.items()]
+    exact = sum(row["clva"] == "exact" for row in steered)
+    return (
+        f"{len(rows)} classes: CLVA exact on {exact}, refused on {len(rows) - len(steered)}; of the {len(steered)} others: "
+        f"{', '.join(counts)}.\n"
+    )
 
 
 def _told_apart(row) -> str:

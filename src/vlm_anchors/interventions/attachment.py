@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AnchorsWarning, CannotAct
-from ..models.decoder import AttentionTarget, find_target, plain_model
+from ..models.decoder import AttentionTarget, find_target, plain_model, refuse_split_heads
 from ..models.vision import brings_pixels, encode_images
 from ..models.vlm import model_and_processor
 from ..parameters import known_arguments, name_of
 from . import prompt_pass as decoder_pass
 from .attention import PAGED, PREFIX, edited_name
 from .call_context import NO_METHOD, CallContext, active, current
-from .composition import Composition
 from .contrastive import KEYWORD
 from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState, Lifetime, Recorder, Setup
 from .handle import ENABLED, DeferredInterrupt, Handle
@@ -123,7 +122,8 @@ def _handle_of(model: Any, method: Any, recorder: Recorder | None, literal: bool
     if methods.parts or recorder is not None:
         target = find_target(network, tokenizer, getattr(recorder, "target", methods.target))
         methods.check(target)
-        _refuse_split_heads(base, methods)
+        if methods.parts:
+            refuse_split_heads(base, name_of(methods))
         attention, hidden, mlp = (methods.layers(hook, target) for hook in ("attention", "hidden", "mlp"))
         setup = Setup(methods, target.depth, attention, hidden, mlp, recorder, literal, model_and_processor(model)[1])
         attachment = Attachment.on(target, setup)
@@ -137,16 +137,6 @@ def _handle_of(model: Any, method: Any, recorder: Recorder | None, literal: bool
             handle.detach()
             raise
     return handle
-
-
-def _refuse_split_heads(base: nn.Module, methods: Composition) -> None:
-    """Under tensor parallelism each process has some heads of every layer, and would choose among its own."""
-    ranks = getattr(base, "tp_size", None) or 1
-    if ranks > 1 and methods.parts:
-        raise CannotAct(
-            f"{name_of(methods)} works on all heads of a layer, but this model's heads are split over {ranks} processes "
-            "(tensor parallelism). Load the model without tp_plan; a device_map spreads whole layers instead."
-        )
 
 
 def _parts(model: Any) -> tuple[nn.Module, Any]:

@@ -99,6 +99,16 @@ def _names() -> str:
     return ", ".join(family.name for family in FAMILIES if not family.refused)
 
 
+def refuse_split_heads(base: nn.Module, method: str) -> None:
+    """Under tensor parallelism each process has some heads of every layer, and would choose among its own."""
+    ranks = getattr(base, "tp_size", None) or 1
+    if ranks > 1:
+        raise CannotAct(
+            f"{method} works on all heads of a layer, but this model's heads are split over {ranks} processes "
+            "(tensor parallelism). Load the model without tp_plan; a device_map spreads whole layers instead."
+        )
+
+
 HIDDEN_TERMS = {"s_aux": "attention sinks", "position_bias": "a learned position bias"}
 """Keywords by which a kernel is given terms of the softmax that a method cannot see."""
 
