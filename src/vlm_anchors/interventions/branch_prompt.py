@@ -23,7 +23,7 @@ from .forward_pass import ForwardState, Setup
 from .forward_view import ForwardPass
 from .insertion.anchored import ENCODED, insertion_of
 from .insertion.mrope import has_mrope
-from .model_branch import ModelInputs, kept_ids, shared, text_positions
+from .model_branch import ModelInputs, kept_tokens, shared, text_positions
 from .pass_marks import pass_marks
 from .text_rows import TextRows, prompt_rows
 from .token_map import Marks, is_one_of
@@ -122,8 +122,8 @@ class Prompt:
         keep = prompt_inputs.real & ~marks.visual & ~marks.delimiters
         if self.target.family.again or self.target.visual_features is not None:
             return left_padded(prompt_inputs, keep, self.target.family.mrope)
-        ids, real = kept_ids(self._whole_call()["input_ids"], keep, self.target.known_ids)
-        return ModelInputs({"input_ids": ids}, real, text_positions(real, has_mrope(self.target.outer[-1])))
+        tokens, real = kept_tokens(self._whole_call(), keep, self.target.known_ids)
+        return ModelInputs(tokens, real, text_positions(real, has_mrope(self.target.outer[-1])))
 
     def with_pixels(self, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> BranchInputs | ModelInputs:
         """The same prompt with other images. change: new arguments of `get_image_features`, of those that it was given."""

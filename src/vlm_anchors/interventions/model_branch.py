@@ -70,12 +70,17 @@ def text_positions(real: Bool[Tensor, "b q"], mrope: bool) -> Int[Tensor, "*n q"
     return positions.expand(3, -1, -1) if mrope else positions
 
 
-def kept_ids(
-    ids: Int[Tensor, "b q"], keep: Bool[Tensor, "b q"], known: tuple[int, ...]
-) -> tuple[Int[Tensor, "b k"], Bool[Tensor, "b k"]]:
-    """The kept tokens, padded on the left with an id that is none of the known ones, and which of them are real."""
+KINDS = ("token_type_ids", "mm_token_type_ids")
+"""Arguments that say of each token what it is, and so where a prefix without causal order ends."""
+
+
+def kept_tokens(
+    call: Mapping[str, Any], keep: Bool[Tensor, "b q"], known: tuple[int, ...]
+) -> tuple[dict[str, Tensor], Bool[Tensor, "b k"]]:
+    """A call's kept tokens, padded on the left with an id that is none of the known ones, and which of them are real."""
     filler = next(one for one in range(len(known) + 1) if one not in known)
     count = max(int(keep.sum(1).max()), 1)
     order = keep.to(torch.int8).argsort(dim=1, stable=True)[:, -count:]
     real = keep.gather(1, order)
-    return ids.gather(1, order).masked_fill(~real, filler), real
+    tokens = {"input_ids": call["input_ids"].gather(1, order).masked_fill(~real, filler)}
+    return tokens | {name: call[name].gather(1, order) for name in KINDS if call.get(name) is not None}, real
