@@ -30,6 +30,8 @@ def box():
         (f"{len(families)} families", f"{shown}, and {len(families) - len(WELL_KNOWN)} more", "docs/families.md"),
         (f"{len(benchmarks)} benchmarks", ", ".join(f"`{entry.name}`" for entry in benchmarks), "docs/benchmarks.md"),
         ("analysis", "attention maps, drift, anchors, the papers' theorems; `look`, `diagnose`, `calibrate`", "docs/looking.md"),
+        ("tuning", "parameters searched on some images, judged on others; `tune`, `run`", "docs/from-model-to-table.md"),
+        ("serving", "OpenAI-compatible server, a method per request; vLLM plug-in; `serve`, `export-vllm`", "docs/serving.md"),
         ("training", "LoRA on anchored sequences, resumable, with the paper's settings", "docs/training.md"),
     ]  # fmt: skip
     return "\n".join(["| | | page |", "|---|---|---|", *(f"| **{a}** | {b} | [{c[5:-3]}]({c}) |" for a, b, c in rows)])
