@@ -173,6 +173,19 @@ def test_no_processor(folder):
         va.load(folder)
 
 
+def test_a_processor_whose_package_is_missing(folder, monkeypatch):
+    """transformers names the class and the library; another file beside the weights would not help."""
+
+    def without(*args, **kwargs):
+        raise ImportError(
+            "\nQwen2VLVideoProcessor requires the Torchvision library but it was not found in your environment. Check\n"
+        )
+
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", without)
+    with pytest.raises(BadModel, match="needs torchvision, which is not installed here: pip install torchvision"):
+        va.load(folder)
+
+
 def test_a_language_model(tmp_path):
     sizes = dict(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     AutoModelForCausalLM.from_config(LlamaConfig(**sizes)).save_pretrained(tmp_path)

@@ -1,6 +1,7 @@
 """`load`: a name, a folder or a pair becomes a `Vlm`, or a sentence that says what is wrong with it."""
 
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -307,6 +308,10 @@ def _processor(name: str, where: str, settings_for_all: dict[str, Any]) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(where, **settings_for_all)
     except Exception as error:
+        if needed := _missing_package(error):
+            raise BadModel(
+                f"The processor of {name} needs {needed}, which is not installed here: pip install {needed}."
+            ) from error
         raise BadModel(
             f"{name} has no processor that can be loaded ({_first_line(error)}). Expected the processor and tokenizer "
             "files beside the weights."
@@ -370,6 +375,12 @@ def _why_not(name: str, error: BaseException) -> str:
     if isinstance(error, ImportError):
         return f"{name} cannot be loaded as asked: {_first_line(error)}."
     return f"{name} cannot be loaded: {_first_line(error)}."
+
+
+def _missing_package(error: BaseException) -> str | None:
+    """The library that transformers says a class requires; None where the fault is another one."""
+    found = re.search(r"requires the (\w+) library", str(error))
+    return found.group(1).lower() if found and isinstance(error, ImportError) else None
 
 
 def _first_line(error: BaseException) -> str:
