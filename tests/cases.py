@@ -155,13 +155,18 @@ def in_double(inputs):
     return {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
 
 
-def covering(names, offset=0):
-    """(name, case) pairs: each name on one case and each case in turn; the others are slow. Offsets change which is which."""
-    cases = list(CASES)
+def covering(names, offset=0, every=1):
+    """(name, case) pairs: each name on one case and each case in turn; the others are slow. Offsets change which is which.
+
+    every: of the names, every so many alone; the first and the last are always among them.
+    """
+    cases, rows = list(CASES), {*range(0, len(names), every), len(names) - 1}
     return pytest.mark.parametrize(
         ("name", "case"),
         [
-            pytest.param(name, case, marks=() if (row + offset) % len(cases) == column else pytest.mark.slow)
+            pytest.param(
+                name, case, marks=() if (row + offset) % len(cases) == column and row in rows else pytest.mark.slow
+            )
             for row, name in enumerate(names)
             for column, case in enumerate(cases)
         ],

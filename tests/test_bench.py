@@ -115,6 +115,7 @@ def test_a_model_is_timed_on_a_drawn_scene(bench, tmp_path):
     assert all(row["total"]["ratio"] > 0 for row in summary["rows"])
 
 
+@pytest.mark.slow
 def test_questions_share_their_images_prefix(bench):
     code, out, _ = bench("--model", "MODEL", "--method", "clva:tau=1", "--rounds", 3, "--questions", 2, "--json")
     assert code == 0

@@ -346,11 +346,11 @@ def test_a_word_that_was_cut_has_no_logit_in_json():
 def test_a_word_that_was_cut_has_no_margin_in_the_table(run, image, monkeypatch, cut):
     from vlm_anchors.types import Answer
 
-    summary = iter([(0.0, 0.0), (1.5, 1.0), cut])  # the first pass warms the model
-    monkeypatch.setattr(
-        "vlm_anchors.generation.generate.ask", lambda *args, **arguments: Answer("No", (1,), 0.1, yes_no=next(summary))
-    )
-    code, out, _ = run("compare", image, "cup?", "--model", "MODEL")
+    def answer(*args, method, **arguments):
+        return Answer("No", (1,), 0.1, yes_no=cut if "clva" in repr(method).lower() else (1.5, 1.0))
+
+    monkeypatch.setattr("vlm_anchors.generation.generate.ask", answer)
+    code, out, _ = run("compare", image, "cup?", "--model", "MODEL", "--method", "none", "--method", "clva")
     assert code == 0 and "+0.50" in out
     assert "nan" not in out and "inf" not in out
     assert '-: the method cut "yes", "no" or both from the first token, and what is cut has no logit.' in out

@@ -31,6 +31,7 @@ def test_compiled_step_equals_uncompiled(backend):
     assert summary["graphs"] <= 2, "one graph with the method, one without"
 
 
+@pytest.mark.slow
 def test_hooks_beyond_attention_compile_in_pieces_and_refuse_one_graph():
     summary = check("aot_eager", "hooks")
     assert summary["found"] == summary["wanted"] and summary["effects"]

@@ -115,7 +115,7 @@ def test_beams_equal_one_by_one(name, case):
             assert torch.equal(alone[0], together[sample])
 
 
-@covering([*IN_MODEL, "imccd, gated"], 7)
+@covering([*IN_MODEL, "imccd, gated"], 7, every=3)
 def test_a_beam_is_steered_by_its_own_past(name, case, monkeypatch):
     """A beam that changed places at every step has the logits of a run that was made to say its tokens."""
     monkeypatch.setattr(imccd, "WINDOW", 2)

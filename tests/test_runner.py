@@ -156,6 +156,7 @@ def test_killed_at_any_moment_the_records_are_the_same(folder, scenes, whole, tm
     assert comparable(out) == whole
 
 
+@pytest.mark.slow
 def test_two_ranks_one_of_them_killed(folder, scenes, whole, tmp_path):
     out = tmp_path / "run"
     ranks = [start(folder, scenes, out, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
@@ -170,6 +171,7 @@ def test_two_ranks_one_of_them_killed(folder, scenes, whole, tmp_path):
     assert len(list(out.glob("records.*.jsonl"))) == 2
 
 
+@pytest.mark.slow
 def test_ray_workers_give_the_same_records_and_the_same_sentences(tiny, scenes, whole, tmp_path):
     ray = pytest.importorskip("ray")
     try:
@@ -498,6 +500,7 @@ def test_no_methods_at_all_are_refused(tiny, scenes, tmp_path):
         run(tiny, scenes, tmp_path / "run", methods=[], limit=1)
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tiny, scenes, tmp_path):
     """Nothing is kept from one batch to the next."""
     import gc

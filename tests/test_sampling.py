@@ -58,7 +58,10 @@ def test_top_k_agrees_with_transformers():
         theirs = TopPLogitsWarper(0.9)(None, TopKLogitsWarper(top_k)(None, logits / 1.3))
         assert torch.equal(torch.isfinite(theirs), torch.isfinite(nucleus(logits, 0.9, 1.3, top_k)))
     assert Nucleus(top_k=7).spec() == "nucleus:top_k=7"
-    drawn = {int(KeyedNoise(Nucleus(top_k=2), [str(n)] * 5)(logits, logits)[0].argmax()) for n in range(60)}
+    drawn = {
+        int(KeyedNoise(Nucleus(top_k=2), [str(n)] * 5)(torch.zeros(5, 1, dtype=torch.long), logits)[0].argmax())
+        for n in range(60)
+    }
     assert drawn == set(logits[0].topk(2).indices.tolist())
 
 

@@ -287,6 +287,7 @@ def test_what_cannot_be_asked_is_told_beside_the_button(active_hooks):
     assert page.locator("#answers h3").inner_text() == "clva:alpha=5+attanchor:tau=0"
 
 
+@pytest.mark.slow
 def test_two_users_at_once(browser, served, tiny):
     """Each with parameters and a question of their own: both get what they would get alone."""
     image = served[0].examples[0].image
@@ -334,8 +335,8 @@ def test_on_a_phone(browser, served, scheme):
     enter(page, served[1])
     ask(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing scrolls sideways"
-    tops = [page.locator(name).bounding_box()["y"] for name in ("#ask", "#answers", "#methods-chosen")]
-    assert tops == sorted(tops), "answers come right behind the button that asks for them"
+    tops = [page.locator(name).bounding_box()["y"] for name in ("#methods-chosen", "#ask", "#answers")]
+    assert tops == sorted(tops), "methods, then the button, and answers right behind it"
     page.context.close()
 
 

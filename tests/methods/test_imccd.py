@@ -90,7 +90,7 @@ def reference(case, method, rate, window=30):
 
 
 @pytest.mark.parametrize(("name", "rate"), [("llava", 1 / 3), ("instructblip", 2 / 3), ("qwen2.5-vl", 1.0)])
-@pytest.mark.parametrize("alpha", [1.0, 0.0])
+@pytest.mark.parametrize("alpha", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_equals_the_literal_reference(name, rate, alpha):
     method = IMCCD(alpha=alpha, beta=0.5, rate=1.0 if name == "qwen2.5-vl" else None)
     effects = compare(CASES[name], method, reference(CASES[name], method, rate), moved=0)
@@ -98,7 +98,7 @@ def test_equals_the_literal_reference(name, rate, alpha):
         assert summary["imccd"]["branch_passes"] == (STEPS + 1 if alpha else 0)
 
 
-@pytest.mark.parametrize(("name", "rate"), [("llava", 1 / 3), ("qwen2.5-vl", 1.0)])
+@pytest.mark.parametrize(("name", "rate"), [("llava", 1 / 3), pytest.param("qwen2.5-vl", 1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("gate", "window"), [("scores", "first"), ("weights", "last")])
 def test_the_caption_gate(name, rate, gate, window, monkeypatch):
     monkeypatch.setattr(sys.modules[IMCCD.__module__], "WINDOW", 2)

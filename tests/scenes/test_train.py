@@ -122,6 +122,7 @@ train.work(json.loads(sys.argv[1]), 0)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_where_an_unkilled_one_does(tmp_path, one_thread):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):

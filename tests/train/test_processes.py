@@ -49,6 +49,7 @@ def weights(out):
     return safetensors.torch.load_file(out / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_folder, data, tmp_path):
     """SIGKILL between checkpoints; the second run ends with the very same curve and weights as one left alone."""
     killed, alone = tmp_path / "killed", tmp_path / "alone"
@@ -74,6 +75,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_folder, data, tmp_path)
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_a_batch_of_twice_the_size(tiny_folder, data, tmp_path):
     two, one = tmp_path / "two", tmp_path / "one"
     same = dict(max_steps=3, eval_steps=3, dropout=0.0, learning_rate=1e-2)

@@ -24,7 +24,7 @@ from vlm_anchors.training.merge import merge
 from vlm_anchors.training.presets import PRESETS, settings
 from vlm_anchors.training.run import train
 
-METHOD = "attanchor:tau=0.02,order=prompt,tokens=user,images=best,mrope=patch"
+METHOD = "attanchor:tau=0.02,order=prompt,tokens=user,images=best,each=word,place=patch,keep=all,mrope=patch"
 QUICK = dict(precision="fp32", batch_size=2, accumulation=1, max_steps=4, eval_steps=2, rank=4, learning_rate=1e-2)
 
 

@@ -209,8 +209,8 @@ def _locate(name: str) -> str:
     if name == BUNDLED:
         if not (BUNDLED_FOLDER / "config.json").exists():
             raise BadModel(
-                "The bundled model is missing from this installation. Reinstall vlm-anchors, or remake the model with "
-                "`vlm-anchors scenes train --out DIR` and load DIR."
+                "The bundled model is missing from this installation. Reinstall vlm-anchors, or train it again in a clone: "
+                "python -m tools.scenes_model.train --help."
             )
         return str(BUNDLED_FOLDER)
     if name == smollm2.NAME:

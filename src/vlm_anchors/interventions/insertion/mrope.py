@@ -66,6 +66,9 @@ def inserted_positions(
 
 def has_text_row(model: nn.Module, tensors: Mapping[str, Any], kinds: Int[Tensor, "b t"], parts: int) -> bool:
     """Whether this model's `generate` puts the order of the text before a position's parts (Qwen's do, Hunyuan's not)."""
+    earlier = tensors.get("position_ids")
+    if earlier is not None and earlier.dim() == 3:  # of another method's insertion, whose images the model cannot read
+        return len(earlier) > parts
     prepare = getattr(model, "_prepare_position_ids_for_generation", None)
     if prepare is None:
         return True
