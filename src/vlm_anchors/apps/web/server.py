@@ -177,7 +177,7 @@ class Page:
         )  # fmt: skip
         self.stop.click(self.halt, None, None, **quick)
         self.answers.select(self.click, None, [self.answers, self.maps], **quick)
-        how = [self.layer, self.head, self.own_scale]
+        how: list[Any] = [self.layer, self.head, self.own_scale]
         for control in how:
             control.change(self.move, how, self.maps, trigger_mode="always_last", **quick)
         self.blocks.unload(self.leave)
