@@ -55,7 +55,7 @@ def test_paired_differences_are_of_the_same_draws():
 
 
 def test_rank_correlation_by_hand():
-    from page import spearman
+    from page_trained import spearman
 
     assert spearman([1, 2, 3], [10, 20, 40]) == 1 and spearman([1, 2, 3], [3, 2, 1]) == -1
     assert abs(spearman([1, 1, 2, 3], [1, 2, 3, 4]) - 0.9486832980505138) < 1e-12

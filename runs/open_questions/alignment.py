@@ -6,12 +6,10 @@ A loss like SEA's on the projector alone: each patch on an object has a cosine w
 be the highest (cross-entropy at temperature 0.07); patches shall stay what they were for the decoder, which is not trained.
 """
 
-import argparse
 import itertools
-import warnings
 
 import torch
-from asking import Tally, answers, asked_about, inputs_about, write
+from asking import Tally, answers, asked_about, begun, inputs_about, write
 from cosines import rows_about, statistics
 from torch.nn.functional import cross_entropy, normalize
 from training import encoded, training_scenes
@@ -19,7 +17,6 @@ from training import encoded, training_scenes
 import vlm_anchors as va
 from vlm_anchors.analysis import theory
 from vlm_anchors.analysis.samples import Probe
-from vlm_anchors.errors import AnchorsWarning
 from vlm_anchors.scenes import coco, pope, render, sample
 from vlm_anchors.scenes.draw import drawn
 from vlm_anchors.scenes.questions import POPE, article
@@ -93,14 +90,8 @@ def asked(vlm, about):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=8)
-    parser.add_argument("--selection", type=int, default=8, help="scenes of Theorem 4")
-    parser.add_argument("--train", type=int, default=64)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = begun(__doc__, scenes=8, selection=8, train=64)
     torch.manual_seed(0)
-    warnings.simplefilter("ignore", AnchorsWarning)
     scenes, about, rows = training_scenes(given.train), asked_about(given.scenes), []
     for steps in STEPS:
         vlm = va.load("scenes")

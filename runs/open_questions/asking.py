@@ -3,8 +3,10 @@
 A scene is read once for all its questions and methods. An answer is yes if the first token's logit of yes is above that of no.
 """
 
+import argparse
 import json
 import time
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 
 import vlm_anchors as va
+from vlm_anchors.errors import AnchorsWarning
 from vlm_anchors.generation.generate import read_sample
 from vlm_anchors.inputs.prompt_builder import prepare
 from vlm_anchors.models.vision import encode_images
@@ -25,6 +28,21 @@ ROOT = Path(__file__).parent.parent.parent
 OUT = ROOT / "runs" / "out" / "open_questions"
 DRAWS = 2000
 CALIBRATED = json.loads((ROOT / "results" / "scenes_tau.json").read_text("utf-8"))["tau"]
+
+
+def begun(page, more=(), **numbers):
+    """The command line's numbers, `--NAME` with a default each; from here on one thread, and no warnings of ours.
+
+    more: (name, what `add_argument` takes) of options that are no numbers.
+    """
+    parser = argparse.ArgumentParser(description=page, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    for name, how in more:
+        parser.add_argument(name, **how)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", AnchorsWarning)
+    return parser.parse_args()
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,15 @@ bytes, interleaved with the plain model on the same prompt. How many words ancho
 the tau that anchors as many as at 576. Quality: the bundled model with 1, 4 and 9 scenes in one prompt (64, 256, 576 tokens).
 """
 
-import argparse
 import random
 import statistics
-import warnings
 
 import numpy as np
 import torch
 import transformers as hf
-from asking import CALIBRATED, span, write, yes_ids
+from asking import CALIBRATED, begun, span, write, yes_ids
 
 import vlm_anchors as va
-from vlm_anchors.errors import AnchorsWarning
 from vlm_anchors.generation.generate import read_sample
 from vlm_anchors.inputs.prompt_builder import prepare
 from vlm_anchors.interventions.insertion.batch import read_prompts
@@ -142,12 +139,7 @@ def quality(groups, taus, seed=0):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--groups", type=int, default=8)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", AnchorsWarning)
+    given = begun(__doc__, rounds=3, groups=8)
     model, inputs = built(24)
     cosines = best_cosines(model, inputs)
     tau = cosines[round(SHARE * len(cosines)) - 1]

@@ -6,18 +6,14 @@ Four kinds of degradation at five strengths, on the bundled model as it is. Each
 anchors change at two tau, and statistics of the cosines.
 """
 
-import argparse
 import io
-import warnings
 
 import numpy as np
-import torch
-from asking import CALIBRATED, Tally, answers, asked_about, inputs_about, write
+from asking import CALIBRATED, Tally, answers, asked_about, begun, inputs_about, write
 from cosines import rows_about, statistics
 from PIL import Image, ImageFilter
 
 import vlm_anchors as va
-from vlm_anchors.errors import AnchorsWarning
 from vlm_anchors.scenes import render
 
 TAUS = (0.3, CALIBRATED)
@@ -61,12 +57,7 @@ def condition(vlm, about, kind, strength):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", AnchorsWarning)
+    given = begun(__doc__, scenes=8, seed=0)
     vlm, about = va.load("scenes"), asked_about(given.scenes, given.seed)
     conditions = [(None, 0), *((kind, one) for kind, strengths in STRENGTHS.items() for one in strengths)]
     rows = []

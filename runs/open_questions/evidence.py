@@ -7,19 +7,16 @@ the test split with anchors, without, and with the asked word's anchor forced in
 moves is what the model reads into it. Run again after a kill, it goes on.
 """
 
-import argparse
 import dataclasses
 import json
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from asking import CALIBRATED, METRICS, OUT, Tally, answers, asked_about, inputs_about, span, write
+from asking import CALIBRATED, METRICS, OUT, Tally, answers, asked_about, begun, inputs_about, span, write
 from training import encoded, existence, finetuned, named, training_scenes
 
 import vlm_anchors as va
-from vlm_anchors.errors import AnchorsWarning
 from vlm_anchors.interventions.insertion.batch import _pads_left
 from vlm_anchors.interventions.insertion.plan import PAUSE, Copies, insert
 from vlm_anchors.parameters import parameter
@@ -195,15 +192,8 @@ def run(arm, given, scenes, about, base):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--scenes", type=int, default=14, help="that are asked about")
-    parser.add_argument("--train", type=int, default=64, help="scenes to train on, four questions each")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), help="in this order, plain first")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", AnchorsWarning)
+    arms = {"nargs": "+", "choices": list(ARMS), "help": "in this order, plain first"}
+    given = begun(__doc__, [("--arms", arms)], steps=16, scenes=14, train=64, seed=0)
     about, scenes, base = asked_about(given.scenes), training_scenes(given.train), va.load("scenes")
     rows, plain = [], None
     for arm in ("untrained", *(given.arms or ARMS)):

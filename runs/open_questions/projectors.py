@@ -5,16 +5,11 @@
 The bundled MLP; the same with its patches pooled 2 x 2 (as in Qwen's merger) and 4 x 4. Nothing is trained.
 """
 
-import argparse
-import warnings
-
-import torch
 from alignment import TAU, asked
-from asking import asked_about, write
+from asking import asked_about, begun, write
 from torch import nn
 
 import vlm_anchors as va
-from vlm_anchors.errors import AnchorsWarning
 
 
 class Pooled(nn.Module):
@@ -42,11 +37,7 @@ def pooled(side):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=8)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", AnchorsWarning)
+    given = begun(__doc__, scenes=8)
     about, rows = asked_about(given.scenes), []
     for name, side in (("MLP", 1), ("MLP, pooled 2 x 2", 2), ("MLP, pooled 4 x 4", 4)):
         rows.append({"projector": name, "tokens": 64 // side**2, **asked(pooled(side), about)})

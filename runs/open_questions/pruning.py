@@ -5,27 +5,18 @@
 Seconds are a thread's own for one prompt, vision tower left out. By attention nothing is removed (the header of `prune`).
 """
 
-import argparse
 import statistics
-import warnings
 
-import torch
-from asking import ask, asked_about, write
+from asking import ask, asked_about, begun, write
 
 import vlm_anchors as va
-from vlm_anchors.errors import AnchorsWarning
 
 SHARES = (0.5, 0.25, 0.125)
 ANCHORS = "attanchor:tau=0.3"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", AnchorsWarning)
+    given = begun(__doc__, scenes=8, seed=0)
     specs = {("all", 1.0, False): "none", ("all", 1.0, True): ANCHORS}
     for by in ("cosine", "attention", "random"):
         for share in SHARES:

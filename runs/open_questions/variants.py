@@ -5,14 +5,9 @@
 The bundled model, which was not trained with anchors: what is measured is what a variant does to a model as it is.
 """
 
-import argparse
-import warnings
-
-import torch
-from asking import CALIBRATED, ask, asked_about, write
+from asking import CALIBRATED, ask, asked_about, begun, write
 
 import vlm_anchors as va
-from vlm_anchors.errors import AnchorsWarning
 
 VARIANTS = {
     "as published": "",
@@ -30,12 +25,7 @@ TAUS = (0.3, CALIBRATED)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=150)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", AnchorsWarning)
+    given = begun(__doc__, scenes=150, seed=0)
     specs = {
         (tau, name): f"attanchor:tau={tau}" + (f",{parameters}" if parameters else "")
         for tau in TAUS
