@@ -9,7 +9,7 @@ from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import BadData, BadSetting
 from vlm_anchors.evaluation.benchmarks import BENCHMARKS
 from vlm_anchors.evaluation.benchmarks.base import Benchmark
-from vlm_anchors.evaluation.benchmarks.official import in_file_order, safe_name
+from vlm_anchors.evaluation.reading.official import in_file_order, safe_name
 from vlm_anchors.evaluation.reporting.answer_files import answer_files, folder_name, write_answer_files
 from vlm_anchors.registry import Entry
 

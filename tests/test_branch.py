@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from vlm_anchors.errors import AnchorsWarning, CannotAct
 from vlm_anchors.interventions.attachment import attach
-from vlm_anchors.interventions.contrastive import FollowedCache
+from vlm_anchors.interventions.branch.contrastive import FollowedCache
 from vlm_anchors.methods.deco import DeCo
 from vlm_anchors.methods.imccd import IMCCD
 from vlm_anchors.methods.memvr import MemVR

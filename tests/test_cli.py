@@ -127,7 +127,7 @@ def test_scenes_render(run, tmp_path):
 def test_scenes_export_is_read_back_by_the_official_readers(run, tmp_path):
     """Every label is true of what the image's own file says is in it."""
     from vlm_anchors.evaluation.benchmarks import BENCHMARKS
-    from vlm_anchors.evaluation.benchmarks.files import missing_images
+    from vlm_anchors.evaluation.reading.files import missing_images
     from vlm_anchors.scenes.draw import objects_in
 
     out = tmp_path / "out"

@@ -15,8 +15,8 @@ from transformers import DynamicCache, StaticCache
 
 from vlm_anchors.errors import AnchorsWarning, CannotAct
 from vlm_anchors.interventions.attachment import attach
-from vlm_anchors.interventions.image_cache import images_once
-from vlm_anchors.interventions.prefix_cache import continued, prefill_prefix
+from vlm_anchors.interventions.branch.image_cache import images_once
+from vlm_anchors.interventions.branch.prefix_cache import continued, prefill_prefix
 from vlm_anchors.methods.imccd import IMCCD
 from vlm_anchors.methods.memvr import MemVR
 from vlm_anchors.methods.vcd import VCD

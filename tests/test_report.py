@@ -11,7 +11,7 @@ from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import UnknownName
 from vlm_anchors.evaluation import published, statistics
 from vlm_anchors.evaluation.benchmarks.base import BadData
-from vlm_anchors.evaluation.benchmarks.files import official_files
+from vlm_anchors.evaluation.reading.files import official_files
 from vlm_anchors.evaluation.reporting import html as report_page
 from vlm_anchors.evaluation.reporting import sheets
 from vlm_anchors.evaluation.reporting import tables as report

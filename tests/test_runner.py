@@ -29,7 +29,7 @@ from vlm_anchors.evaluation.runner.bundled import bundled_data, export
 from vlm_anchors.evaluation.runner.folder import RunFolder, shard
 from vlm_anchors.generation.plan import GenerationPlan
 from vlm_anchors.inputs.prompt_builder import Sample
-from vlm_anchors.interventions.image_cache import images_once
+from vlm_anchors.interventions.branch.image_cache import images_once
 from vlm_anchors.scenes import from_objects, render
 
 HERE = Path(__file__).parent

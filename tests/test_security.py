@@ -16,7 +16,7 @@ import vlm_anchors as va
 from vlm_anchors.apps.cli import main
 from vlm_anchors.apps.cli.printing import visible
 from vlm_anchors.errors import BadData, BadImage, BadModel, UserError
-from vlm_anchors.evaluation.benchmarks.files import check_inside, find_image
+from vlm_anchors.evaluation.reading.files import check_inside, find_image
 from vlm_anchors.inputs.images import read_image
 
 SOURCES = sorted((Path(va.__file__).parent).rglob("*.py"))

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from .generation.method_file import save
     from .interventions.attachment import attach, disable, enable
     from .interventions.attention_view import AttentionEdit, AttentionView
-    from .interventions.branch_prompt import Prompt
-    from .interventions.contrastive import BranchInputs
+    from .interventions.branch.branch_prompt import Prompt
+    from .interventions.branch.contrastive import BranchInputs
     from .interventions.forward_pass import PER_SAMPLE, Generation
     from .interventions.forward_view import ForwardPass
     from .interventions.handle import Handle
@@ -59,8 +59,8 @@ _LAZY = {
     "generation.method_file": ("save",),
     "interventions.attachment": ("attach", "disable", "enable"),
     "interventions.attention_view": ("AttentionEdit", "AttentionView"),
-    "interventions.branch_prompt": ("Prompt",),
-    "interventions.contrastive": ("BranchInputs",),
+    "interventions.branch.branch_prompt": ("Prompt",),
+    "interventions.branch.contrastive": ("BranchInputs",),
     "interventions.forward_pass": ("PER_SAMPLE", "Generation"),
     "interventions.handle": ("Handle",),
     "interventions.hooks": ("ForwardPass",),

@@ -6,8 +6,9 @@ import pytest
 from benchmarks.made import record
 
 from vlm_anchors.errors import BadData, MissingPackage, UnknownName
-from vlm_anchors.evaluation.benchmarks import amber, language
+from vlm_anchors.evaluation.benchmarks import amber
 from vlm_anchors.evaluation.benchmarks.amber import Amber, generative_counts
+from vlm_anchors.evaluation.reading import language
 
 ASSOCIATION = {"sky": [], "person": ["man", "woman"], "dog": ["puppy"], "cat": ["kitten"], "cloud": []}
 

@@ -8,12 +8,12 @@ from benchmarks.made import record
 
 from vlm_anchors.evaluation.benchmarks import hallusion
 from vlm_anchors.evaluation.benchmarks.amber import Amber
-from vlm_anchors.evaluation.benchmarks.answers import answered, mme_answers
 from vlm_anchors.evaluation.benchmarks.base import BadData, Question
 from vlm_anchors.evaluation.benchmarks.chair import Chair
 from vlm_anchors.evaluation.benchmarks.hallusion import Hallusion
 from vlm_anchors.evaluation.benchmarks.mme import Mme
 from vlm_anchors.evaluation.benchmarks.pope import Pope
+from vlm_anchors.evaluation.reading.answers import answered, mme_answers
 
 QUESTIONS = [Question(f"coco/random/{i}", "1.jpg", "?", "coco/random", {"label": "yes"}) for i in (1, 2, 3)]
 

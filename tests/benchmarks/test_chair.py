@@ -9,7 +9,7 @@ from benchmarks.made import record
 from vlm_anchors.errors import BadData, MissingPackage, UnknownName
 from vlm_anchors.evaluation.benchmarks import chair
 from vlm_anchors.evaluation.benchmarks.chair import Chair, read_synonyms
-from vlm_anchors.evaluation.benchmarks.nouns import COCO, double_words, fixed, pattern, tokens
+from vlm_anchors.evaluation.reading.nouns import COCO, double_words, fixed, pattern, tokens
 
 
 def scored(caption, *objects, **parameters):

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from vlm_anchors.evaluation.benchmarks import files
 from vlm_anchors.evaluation.benchmarks.base import BadData
 from vlm_anchors.evaluation.benchmarks.pope import Pope
+from vlm_anchors.evaluation.reading import files
 
 GOOD = [
     {"question_id": i, "image": f"{i // 6}.jpg", "text": "Is there a dog in the image?", "label": "yes"}

@@ -8,7 +8,7 @@ from benchmarks.made import record
 from vlm_anchors.errors import UnknownName
 from vlm_anchors.evaluation.benchmarks.base import BadData
 from vlm_anchors.evaluation.benchmarks.mme import COGNITION, PERCEPTION, Mme
-from vlm_anchors.evaluation.benchmarks.parsing import parse_yes_no
+from vlm_anchors.evaluation.reading.parsing import parse_yes_no
 
 
 def pair(image, yes, no, task="count"):

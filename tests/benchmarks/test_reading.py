@@ -3,7 +3,7 @@
 import pytest
 
 from vlm_anchors.errors import UnknownName
-from vlm_anchors.evaluation.benchmarks.parsing import YES_NO_DIALECTS, parse_letter, parse_yes_no
+from vlm_anchors.evaluation.reading.parsing import YES_NO_DIALECTS, parse_letter, parse_yes_no
 
 # answer | POPE = LLaVA | OPERA | VCD (label yes / label no: is it right?) | lmms-eval pope | MME | lmms-eval mme | VLMEvalKit
 # Measured by running the seven public scripts on these strings. "-" is unread.

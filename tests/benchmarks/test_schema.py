@@ -10,10 +10,10 @@ from benchmarks.made import record
 
 from vlm_anchors.errors import UserError
 from vlm_anchors.evaluation.benchmarks import BENCHMARKS
-from vlm_anchors.evaluation.benchmarks.answers import answered
 from vlm_anchors.evaluation.benchmarks.base import BadData, Question
 from vlm_anchors.evaluation.benchmarks.hallusion import FIELDS
-from vlm_anchors.evaluation.benchmarks.schema import (
+from vlm_anchors.evaluation.reading.answers import answered
+from vlm_anchors.evaluation.reading.schema import (
     KEY,
     TEXT,
     WORDS,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadData, BadSetting, UnknownName, UserError
-from ..evaluation.benchmarks.official import safe_name
+from ..evaluation.reading.official import safe_name
 from ..evaluation.runner.bundled import BUNDLED
 from ..evaluation.runner.run import plan, shortened
 from ..models.load import require_name

@@ -24,8 +24,8 @@ from ..models.vlm import model_and_processor
 from ..parameters import known_arguments, name_of
 from . import prompt_pass as decoder_pass
 from .attention import PAGED, PREFIX, edited_name
+from .branch.contrastive import KEYWORD
 from .call_context import NO_METHOD, CallContext, active, current
-from .contrastive import KEYWORD
 from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState, Lifetime, Recorder, Setup
 from .handle import ENABLED, DeferredInterrupt, Handle
 from .hooks import ModelHooks

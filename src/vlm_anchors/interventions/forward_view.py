@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..models.decoder import AttentionTarget
+from .branch.contrastive import BranchInputs
+from .branch.model_branch import ModelInputs
+from .branch.vision_tower import NotedFeatures
 from .composition import Part
-from .contrastive import BranchInputs
 from .forward_pass import ForwardState, GenerationState
-from .model_branch import ModelInputs
 from .text_rows import Visual
-from .vision_tower import NotedFeatures
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from ..parameters import name_of
+from .branch.contrastive import stop_following
 from .call_context import NO_METHOD, active, current
-from .contrastive import stop_following
 from .forward_pass import STATE_ATTRIBUTE, Generation, GenerationState, Lifetime, Setup
 from .insertion.inputs_hook import InputsHook
 from .method import Method

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from ..errors import CannotAct
 from ..models.decoder import AttentionTarget
 from ..parameters import name_of
+from .branch.contrastive import KEYWORD, BranchInputs, follow_cache
+from .branch.model_branch import ModelInputs
+from .branch.prefix_cache import note_prefix, whole_prompt
+from .branch.vision_tower import NotedFeatures, note_features, tower_hooks
 from .call_context import current, methods_off
 from .composition import Part
-from .contrastive import KEYWORD, BranchInputs, follow_cache
 from .forward_pass import ForwardState, Setup
 from .forward_view import ForwardPass, Head
-from .model_branch import ModelInputs
 from .pass_marks import real_rows
-from .prefix_cache import note_prefix, whole_prompt
-from .vision_tower import NotedFeatures, note_features, tower_hooks
 
 BEYOND = frozenset({"mlp", "hidden", "logits"})
 ONE_GRAPH = "A method with hooks beyond attention is no part of a compiled graph. Compile with fullgraph=False."

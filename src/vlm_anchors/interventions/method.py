@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from ..models.decoder import AttentionTarget
     from ..models.vlm import Vlm
     from .attention_view import AttentionEdit, AttentionView
-    from .branch_prompt import Prompt
-    from .contrastive import BranchInputs
+    from .branch.branch_prompt import Prompt
+    from .branch.contrastive import BranchInputs
+    from .branch.model_branch import ModelInputs
     from .forward_pass import Generation
     from .forward_view import ForwardPass
-    from .model_branch import ModelInputs
     from .text_rows import Visual
 
 

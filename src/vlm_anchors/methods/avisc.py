@@ -33,8 +33,8 @@ from ..parameters import INF, parameter
 from .shared import ONLY_ONE_LEFT, Counted, refuse_untested
 
 if TYPE_CHECKING:
-    from ..interventions.branch_prompt import Prompt
-    from ..interventions.contrastive import BranchInputs
+    from ..interventions.branch.branch_prompt import Prompt
+    from ..interventions.branch.contrastive import BranchInputs
     from ..interventions.forward_pass import Generation
     from ..interventions.forward_view import ForwardPass
     from ..models.decoder import AttentionTarget

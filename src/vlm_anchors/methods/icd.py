@@ -27,15 +27,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from ..errors import BadParameter, CannotAct
+from ..interventions.branch.vision_tower import require_tower
 from ..interventions.method import DEFAULTS, Method, Preset
-from ..interventions.vision_tower import require_tower
 from ..models.families import read_again
 from ..parameters import name_of, parameter
 from .shared import ONLY_ONE_LEFT, Counted, refuse_untested
 
 if TYPE_CHECKING:
-    from ..interventions.branch_prompt import Prompt
-    from ..interventions.contrastive import BranchInputs
+    from ..interventions.branch.branch_prompt import Prompt
+    from ..interventions.branch.contrastive import BranchInputs
     from ..interventions.forward_pass import Generation
     from ..interventions.forward_view import ForwardPass
     from ..models.decoder import AttentionTarget

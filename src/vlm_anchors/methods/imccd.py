@@ -46,8 +46,8 @@ from ..parameters import parameter
 from .shared import ONLY_ONE_LEFT, TESTED, Counted, contrast, refuse_untested
 
 if TYPE_CHECKING:
-    from ..interventions.branch_prompt import Prompt
-    from ..interventions.contrastive import BranchInputs
+    from ..interventions.branch.branch_prompt import Prompt
+    from ..interventions.branch.contrastive import BranchInputs
     from ..interventions.forward_pass import Generation
     from ..interventions.forward_view import ForwardPass
     from ..interventions.text_rows import Visual

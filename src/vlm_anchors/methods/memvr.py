@@ -35,7 +35,7 @@ from ..parameters import parameter
 from .shared import TESTED, layer_range, warn_untested
 
 if TYPE_CHECKING:
-    from ..interventions.branch_prompt import Prompt
+    from ..interventions.branch.branch_prompt import Prompt
     from ..interventions.forward_pass import Generation
     from ..interventions.forward_view import ForwardPass
     from ..models.decoder import AttentionTarget

@@ -27,11 +27,11 @@ from ..parameters import parameter
 from .shared import ONLY_ONE_LEFT, Counted, layer_range, warn_untested
 
 if TYPE_CHECKING:
-    from ..interventions.branch_prompt import Prompt
-    from ..interventions.contrastive import BranchInputs
+    from ..interventions.branch.branch_prompt import Prompt
+    from ..interventions.branch.contrastive import BranchInputs
+    from ..interventions.branch.model_branch import ModelInputs
     from ..interventions.forward_pass import Generation
     from ..interventions.forward_view import ForwardPass
-    from ..interventions.model_branch import ModelInputs
     from ..models.decoder import AttentionTarget
 
 LAYERS = (3, 32)

@@ -34,8 +34,8 @@ from ..parameters import parameter
 from .shared import ONLY_ONE_LEFT, Counted, hiding, refuse_untested, scaled
 
 if TYPE_CHECKING:
-    from ..interventions.branch_prompt import Prompt
-    from ..interventions.contrastive import BranchInputs
+    from ..interventions.branch.branch_prompt import Prompt
+    from ..interventions.branch.contrastive import BranchInputs
     from ..interventions.forward_pass import Generation
     from ..interventions.forward_view import ForwardPass
     from ..models.decoder import AttentionTarget

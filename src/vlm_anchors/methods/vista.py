@@ -27,7 +27,7 @@ from ..parameters import parameter
 from .shared import layer_range, refuse_untested, warn_untested
 
 if TYPE_CHECKING:
-    from ..interventions.branch_prompt import Prompt
+    from ..interventions.branch.branch_prompt import Prompt
     from ..interventions.forward_pass import Generation
     from ..interventions.forward_view import ForwardPass
     from ..models.decoder import AttentionTarget

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import AnchorsWarning, BadData
-from ..evaluation.benchmarks.files import find_image
+from ..evaluation.reading.files import find_image
 from ..inputs.images import FORMATS
 from ..text_files import parse_json, read_text, require_regular
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import BadSetting
 from ..evaluation.benchmarks.base import Benchmark, Question
-from ..evaluation.benchmarks.files import find_image
+from ..evaluation.reading.files import find_image
 from ..evaluation.statistics import FEW
 
 FEWEST = 2

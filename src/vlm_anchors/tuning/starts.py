@@ -7,7 +7,7 @@ from typing import Any
 from ..analysis import premises, samples, verdicts
 from ..errors import BadSetting
 from ..evaluation.benchmarks.base import Question
-from ..evaluation.benchmarks.files import find_image
+from ..evaluation.reading.files import find_image
 from ..models.vlm import Vlm
 from .space import Tunable
 

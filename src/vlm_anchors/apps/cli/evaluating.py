@@ -168,7 +168,7 @@ def report(
     """
     from ...durable import write_whole
     from ...errors import UnknownName
-    from ...evaluation.benchmarks.official import ScoredElsewhere
+    from ...evaluation.reading.official import ScoredElsewhere
     from ...evaluation.reporting import html as report_page
     from ...evaluation.reporting import sheets, tables
     from ...evaluation.reporting import text as report_text

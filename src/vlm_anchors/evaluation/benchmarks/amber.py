@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..reading.files import of_split, read_list, read_object, read_text, rows, unique
+from ..reading.language import nltk_nouns, nltk_version, spacy_similar
+from ..reading.official import in_file_order, json_array
+from ..reading.parsing import WITHOUT_LABEL, parse_yes_no, wordless
+from ..reading.schema import LABEL, LABELLED, NUMBER, WORDS, Schema, list_of, short, words_of
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled
-from .files import of_split, read_list, read_object, read_text, rows, unique
-from .language import nltk_nouns, nltk_version, spacy_similar
-from .official import in_file_order, json_array
-from .parsing import WITHOUT_LABEL, parse_yes_no, wordless
-from .schema import LABEL, LABELLED, NUMBER, WORDS, Schema, list_of, short, words_of
 
 GROUPS = {
     "generative": "generative",
@@ -284,6 +284,6 @@ def generative_metrics(counts: Mapping[str, float]) -> Metrics:
 
 def plain_nouns(text: str) -> list[str]:
     """Every word in singular, without a tagger: offline, and said so in the remark."""
-    from .nouns import fixed, tokens
+    from ..reading.nouns import fixed, tokens
 
     return [fixed(token) for token in tokens(text.lower())]

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from ...errors import BadData, BadParameter, UnknownName
 from ...registry import did_you_mean
-from .schema import KEY, NO_FIELDS, OBJECT, TEXT, WORDS, Schema, nullable
+from ..reading.schema import KEY, NO_FIELDS, OBJECT, TEXT, WORDS, Schema, nullable
 
 Record: TypeAlias = Mapping[str, Any]
 Counts: TypeAlias = dict[str, float]

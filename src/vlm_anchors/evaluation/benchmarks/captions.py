@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import MissingPackage, UnknownName
+from ..reading.files import of_split, question_files, read_object, read_text, rows, unique
+from ..reading.language import install
+from ..reading.official import json_array, number_or_text
+from ..reading.schema import KEY, NUMBER, OBJECT, TEXT, WORDS, Schema, either, list_of, optional
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled
-from .files import of_split, question_files, read_object, read_text, rows, unique
-from .language import install
-from .official import json_array, number_or_text
 from .protocols import DESCRIBE
-from .schema import KEY, NUMBER, OBJECT, TEXT, WORDS, Schema, either, list_of, optional
 
 KNOWN = ("bleu", "rouge_l", "cider", "meteor", "bertscore")
 REFERENCE_KEYS = ("references", "captions", "caption", "answers", "answer", "response", "text")

@@ -16,13 +16,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..reading.files import of_split, read_json, read_object, read_text, rows, unique
+from ..reading.language import nltk_tokens, nltk_version, wordnet_lemmas
+from ..reading.nouns import COCO, double_words, fixed, pattern, tokens
+from ..reading.official import json_lines, number_or_text
+from ..reading.schema import KEY, NUMBER, OBJECT, TEXT, WORDS, Schema, list_of, optional, short
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio
-from .files import of_split, read_json, read_object, read_text, rows, unique
-from .language import nltk_tokens, nltk_version, wordnet_lemmas
-from .nouns import COCO, double_words, fixed, pattern, tokens
-from .official import json_lines, number_or_text
 from .protocols import DESCRIBE
-from .schema import KEY, NUMBER, OBJECT, TEXT, WORDS, Schema, list_of, optional, short
 
 OBJECTS = list_of(WORDS)
 CATEGORY = Schema(id=NUMBER, name=WORDS)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..reading.files import of_split, question_files, read_object, read_text, unique
+from ..reading.official import json_lines, scored_elsewhere
+from ..reading.parsing import LETTER_DIALECTS, parse_letter
+from ..reading.schema import KEY, NUMBER, TEXT, WORDS, Kind, Schema, list_of, nullable, optional, short, words_of
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio, switch
-from .files import of_split, question_files, read_object, read_text, unique
-from .official import json_lines, scored_elsewhere
-from .parsing import LETTER_DIALECTS, parse_letter
-from .schema import KEY, NUMBER, TEXT, WORDS, Kind, Schema, list_of, nullable, optional, short, words_of
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ROTATION = 1_000_000  # MMBench numbers the rotations of question 7 as 1000007, 2000007, ...

@@ -4,10 +4,10 @@ import dataclasses
 import inspect
 from collections.abc import Sequence
 
+from ..reading.files import official_files
+from ..reading.parsing import LETTER_DIALECTS, YES_NO_DIALECTS, parse_yes_no
 from . import BENCHMARKS
 from .base import Benchmark, Metric
-from .files import official_files
-from .parsing import LETTER_DIALECTS, YES_NO_DIALECTS, parse_yes_no
 from .protocols import Protocol, protocols
 
 NOTE = "<!-- Written by `make docs`; edit the code, not this page. -->\n"

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..reading.files import of_split, question_files, rows, unique
+from ..reading.official import json_array
+from ..reading.parsing import WITHOUT_LABEL, parse_yes_no, wordless
+from ..reading.schema import KEY, LABELLED, TEXT, WORDS, Schema, nullable, optional, words_of
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, switch
-from .files import of_split, question_files, rows, unique
-from .official import json_array
-from .parsing import WITHOUT_LABEL, parse_yes_no, wordless
-from .schema import KEY, LABELLED, TEXT, WORDS, Schema, nullable, optional, words_of
 
 FIELDS = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
 ROW = Schema(

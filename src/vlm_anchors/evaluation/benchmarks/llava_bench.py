@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..reading.files import of_split, question_files, read_object, rows, unique
+from ..reading.official import in_file_order, json_lines
+from ..reading.schema import KEY, WORDS, Kind, Schema, either, list_of
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled
-from .files import of_split, question_files, read_object, rows, unique
-from .official import in_file_order, json_lines
-from .schema import KEY, WORDS, Kind, Schema, either, list_of
 
 ROW = Schema(question_id=KEY, image=WORDS, text=WORDS, category=WORDS)
 

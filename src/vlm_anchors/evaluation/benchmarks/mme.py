@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..reading.files import of_split, question_files, read_text, unique
+from ..reading.official import by_group
+from ..reading.parsing import WITHOUT_LABEL, parse_yes_no, wordless
+from ..reading.schema import LABELLED, short
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, ratio
-from .files import of_split, question_files, read_text, unique
-from .official import by_group
-from .parsing import WITHOUT_LABEL, parse_yes_no, wordless
-from .schema import LABELLED, short
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from ..reading.files import of_split, question_files, read_text, rows, unique
+from ..reading.official import in_file_order, json_array
+from ..reading.schema import KEY, TEXT, WORDS, Schema, list_of, optional
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, pooled, ratio
-from .files import of_split, question_files, read_text, rows, unique
-from .official import in_file_order, json_array
-from .schema import KEY, TEXT, WORDS, Schema, list_of, optional
 
 ROW = Schema(
     question_type=WORDS,

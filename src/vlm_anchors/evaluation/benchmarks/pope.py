@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..reading.files import question_files, rows, unique
+from ..reading.official import by_group, json_lines, safe_name
+from ..reading.parsing import YES_NO_DIALECTS, parse_yes_no, wordless
+from ..reading.schema import KEY, LABEL, LABELLED, WORDS, Schema
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled, ratio
-from .files import question_files, rows, unique
-from .official import by_group, json_lines, safe_name
-from .parsing import YES_NO_DIALECTS, parse_yes_no, wordless
-from .schema import KEY, LABEL, LABELLED, WORDS, Schema
 
 KINDS = ("random", "popular", "adversarial")
 SOURCES = ("coco", "aokvqa", "gqa", "scenes")

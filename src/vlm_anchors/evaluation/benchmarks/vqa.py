@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..reading.files import of_split, question_files, read_object, rows, unique
+from ..reading.official import json_array, scored_elsewhere
+from ..reading.parsing import strip_punctuation
+from ..reading.schema import FLAG, KEY, NUMBER, OBJECT, TEXT, WORDS, Schema, either, list_of, optional
 from .base import BadData, Benchmark, Counts, Metric, Metrics, Question, Record, one_of, pooled
-from .files import of_split, question_files, read_object, rows, unique
-from .official import json_array, scored_elsewhere
-from .parsing import strip_punctuation
-from .schema import FLAG, KEY, NUMBER, OBJECT, TEXT, WORDS, Schema, either, list_of, optional
 
 NUMBERS = {"none": "0"} | {
     w: str(i) for i, w in enumerate("zero one two three four five six seven eight nine ten".split())

@@ -6,7 +6,7 @@ from pathlib import Path
 from ...durable import write_whole
 from ...errors import BadSetting
 from ..benchmarks.base import NEEDED, check_records
-from ..benchmarks.official import safe_name
+from ..reading.official import safe_name
 from .tables import benchmark_of, by_key, named_once, read_run
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from .. import statistics
 from ..benchmarks.base import Benchmark, Metric
-from ..benchmarks.files import identify, official_files
 from ..benchmarks.protocols import protocol, protocols
+from ..reading.files import identify, official_files
 from .table import Row
 
 WORDLESS = 0.05

@@ -11,8 +11,8 @@ from ...generation.generate import answer_prepared
 from ...generation.plan import GenerationPlan, without_insertion
 from ...inputs.prompt_builder import Inputs, Sample, prepare, prompt_of
 from ...interventions.attachment import attach
-from ...interventions.image_cache import images_once
-from ...interventions.prefix_cache import continued, prefill_prefix, reusable
+from ...interventions.branch.image_cache import images_once
+from ...interventions.branch.prefix_cache import continued, prefill_prefix, reusable
 from ...types import Answer
 
 

@@ -14,8 +14,8 @@ from ...inputs.prompt_builder import Sample, check_question
 from ...models.vlm import Vlm
 from ...specs import DecodingLike, MethodLike, choose, spec_of_all
 from ...types import Answer
-from ..benchmarks.files import find_image
 from ..benchmarks.protocols import Protocol
+from ..reading.files import find_image
 from .answer import answer_batch, can_reuse
 from .batches import Asked
 

@@ -9,8 +9,8 @@ from typing import TypeVar
 from ...errors import AnchorsWarning, BadData, BadImage, BadSetting
 from ...inputs.images import read_image
 from ..benchmarks.base import Benchmark, Question
-from ..benchmarks.files import find_image, missing_images
 from ..benchmarks.protocols import Protocol
+from ..reading.files import find_image, missing_images
 
 T = TypeVar("T")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ...provenance import provenance
 from ..benchmarks import BENCHMARKS
-from ..benchmarks.answers import answered, mme_answers
-from ..benchmarks.files import files_read, sha256
+from ..reading.answers import answered, mme_answers
+from ..reading.files import files_read, sha256
 from .folder import RunFolder, key_of
 
 ELSEWHERE = "another program's"

@@ -14,8 +14,8 @@ from ...provenance import provenance
 from ...specs import DecodingLike, MethodLike, choose
 from ..benchmarks import BENCHMARKS
 from ..benchmarks.base import Benchmark
-from ..benchmarks.files import files_read, sha256
 from ..benchmarks.protocols import Protocol, protocol
+from ..reading.files import files_read, sha256
 from .answerer import Answerer, Job, key_of_run, run_of
 from .batches import asked, batches, without_bad
 from .folder import FIXED, RunFolder, key_of, shard

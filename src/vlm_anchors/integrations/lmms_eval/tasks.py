@@ -12,8 +12,8 @@ from typing import Any
 
 from ...evaluation.benchmarks import BENCHMARKS
 from ...evaluation.benchmarks.base import Benchmark, Metric
-from ...evaluation.benchmarks.files import find_image
 from ...evaluation.benchmarks.protocols import Protocol, protocol
+from ...evaluation.reading.files import find_image
 from ...evaluation.runner.batches import asked, batches
 from ...inputs.images import read_image
 from ...version import __version__

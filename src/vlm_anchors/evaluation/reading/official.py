@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .base import BadData, Record
+from ..benchmarks.base import BadData, Record
 
 
 class ScoredElsewhere(BadData):

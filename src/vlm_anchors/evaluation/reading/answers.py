@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .base import BadData, Question
-from .choice import ROTATION
+from ..benchmarks.base import BadData, Question
+from ..benchmarks.choice import ROTATION
 from .files import read_text, rows
 from .schema import KEY, TEXT, Schema
 

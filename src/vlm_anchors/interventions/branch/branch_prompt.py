@@ -11,22 +11,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..errors import CannotAct
-from ..models.decoder import AttentionTarget
-from ..models.vision import encoder_arguments, is_pixels, pixel_values
-from ..models.vision_features import flat_features, repeated
-from ..parameters import name_of
-from .call_context import CallContext, current, methods_off
-from .composition import Composition
+from ...errors import CannotAct
+from ...models.decoder import AttentionTarget
+from ...models.vision import encoder_arguments, is_pixels, pixel_values
+from ...models.vision_features import flat_features, repeated
+from ...parameters import name_of
+from ..call_context import CallContext, current, methods_off
+from ..composition import Composition
+from ..forward_pass import ForwardState, Setup
+from ..forward_view import ForwardPass
+from ..insertion.anchored import ENCODED, insertion_of
+from ..insertion.mrope import has_mrope
+from ..pass_marks import pass_marks
+from ..text_rows import TextRows, prompt_rows
+from ..token_map import Marks, is_one_of
 from .contrastive import BranchInputs, left_padded
-from .forward_pass import ForwardState, Setup
-from .forward_view import ForwardPass
-from .insertion.anchored import ENCODED, insertion_of
-from .insertion.mrope import has_mrope
 from .model_branch import ModelInputs, kept_tokens, shared, text_positions
-from .pass_marks import pass_marks
-from .text_rows import TextRows, prompt_rows
-from .token_map import Marks, is_one_of
 from .vision_tower import encode, pixels_given_to, require_tower
 
 

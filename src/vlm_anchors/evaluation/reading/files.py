@@ -11,7 +11,7 @@ from typing import Any
 
 from ...text_files import parse_json
 from ...text_files import read_text as read_ordinary
-from .base import BadData, Question
+from ..benchmarks.base import BadData, Question
 from .schema import NO_FIELDS, short
 
 OFFICIAL = Path(__file__).parent / "official_files.json"

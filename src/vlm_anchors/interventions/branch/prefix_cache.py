@@ -9,15 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from ..errors import CannotAct
-from ..models.families import Family
+from ...errors import CannotAct
+from ...models.families import Family
+from ..call_context import CallContext, current
+from ..forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState, PrefixRead
+from ..forward_view import ForwardPass
+from ..pass_marks import real_rows
+from ..text_rows import TextRows
 from .branch_prompt import Prompt
-from .call_context import CallContext, current
 from .contrastive import BranchInputs
-from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState, PrefixRead
-from .forward_view import ForwardPass
-from .pass_marks import real_rows
-from .text_rows import TextRows
 
 
 def reusable(model: Any, family: Family) -> bool:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
-from .forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState
-from .text_rows import TextRows
+from ..forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState
+from ..text_rows import TextRows
 
 KEYWORD = "forward_state"
 """The one keyword that carries a pass from the decoder to its attention layers."""

@@ -15,10 +15,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..errors import CannotAct
-from ..models.decoder import AttentionTarget
-from ..models.vision_features import projected
-from .call_context import CallContext, current
+from ...errors import CannotAct
+from ...models.decoder import AttentionTarget
+from ...models.vision_features import projected
+from ..call_context import CallContext, current
 
 TOWERS = ("vision_tower", "visual", "vision_model")
 _inputs_of_output: WeakIdKeyDictionary = WeakIdKeyDictionary()

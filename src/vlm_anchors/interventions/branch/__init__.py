@@ -1,0 +1,1 @@
+"""The second branch of contrastive methods: what it reads, its cache, the vision tower, and prefixes read once."""
