@@ -1,7 +1,6 @@
 """Methods that act together: each hook is used by one of them, and each has a state of its own."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CannotAct
@@ -27,10 +26,12 @@ class Composition:
     """
 
     parts: tuple[Any, ...] = ()
+    _hooks: dict[str, Part] = field(init=False, repr=False, compare=False)
 
-    @cached_property
-    def _hooks(self) -> dict[str, Part]:
-        return {hook: Part(number, part) for number, part in enumerate(self.parts) for hook in part.active_hooks()}
+    def __post_init__(self) -> None:
+        # Not a `cached_property`: until Python 3.12 it holds a lock, which a child forked in that moment never gets.
+        hooks = {hook: Part(number, part) for number, part in enumerate(self.parts) for hook in part.active_hooks()}
+        object.__setattr__(self, "_hooks", hooks)
 
     def at(self, hook: str) -> Part | None:
         """The method that uses a hook."""
