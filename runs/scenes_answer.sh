@@ -11,9 +11,8 @@ benchmark=$1 name=$2 decoding=$3
 shift 3
 methods=()
 for method in "$@"; do methods+=(--method "$method"); done
-# POPE is asked as it is, with 5 new tokens: five beams would otherwise go on for 100 tokens after "Yes".
-case $benchmark in # longer prompts and answers, smaller batches
-  pope) how=(pope --protocol deco --batch-size 90) ;;
+case $benchmark in # longer prompts and answers, smaller batches; POPE as `eval pope` asks it by default
+  pope) how=(pope --batch-size 90) ;;
   chair) how=(chair:lemma=fixed --protocol clva --batch-size 50) ;;
   mme) how=(mme --protocol mme-official --batch-size 96) ;;
 esac
