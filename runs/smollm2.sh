@@ -1,38 +1,77 @@
 #!/usr/bin/env bash
-# The evidence on `scenes-smollm2`: results/smollm2_{gates,diagnose,pope}.json, then docs/smollm2.md.
+# The evidence on `scenes-smollm2`: results/smollm2_{gates,diagnose,tune,pope,mme,chair}.json and two figures, then docs/smollm2.md.
 #
-# Gates first. Then, on validation scenes (seed 1), diagnose, and CLVA's parameters: its suggested layers at three strengths. What
-# is best there, `TUNED`, goes beside the paper's values, ablations, controls and baselines over IMAGES test scenes.
+#     runs/smollm2.sh [gates] [diagnose] [tune] [figures] [pope] [mme] [chair] [page]      all of them, in this order, without names
+#
+# Gates first. Then, on validation scenes (seed 1), diagnose, and a search with the same budget for every method (POPE's
+# adversarial questions). What is best there goes beside the paper's values, ablations and controls over IMAGES test scenes.
+# Stopped at any moment and run again, it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out="${RUN:-runs/out}/smollm2" python="${PYTHON:-.venv/bin/python}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
 anchors() { "$python" -m vlm_anchors "$@"; }
-answer() { # NAME IMAGES DATA METHOD...: the answer is the first word
-  local name=$1 images=$2 data=$3 methods=()
+pope=(--model scenes-smollm2 --protocol deco --max-new-tokens 1 --batch-size 18) # the answer is the first word
+answer() { # BENCHMARK NAME IMAGES METHOD...
+  local benchmark=$1 name=$2 images=$3 how methods=()
   shift 3
   for method in "$@"; do methods+=(--method "$method"); done
-  anchors eval pope --model scenes-smollm2 --protocol deco --max-new-tokens 1 --batch-size 18 --data "$data/pope" \
-    --images "$images" "${methods[@]}" --out "$out/$name"
+  case $benchmark in
+    pope) how=(pope "${pope[@]}") ;;
+    mme) how=(mme --model scenes-smollm2 --protocol mme-official --max-new-tokens 1 --batch-size 32) ;;
+    chair) how=(chair:lemma=fixed --model scenes-smollm2 --protocol clva --batch-size 50) ;;
+  esac
+  anchors eval "${how[@]}" --data "$out/data/$benchmark" --images "$out/data/$images" "${methods[@]}" --out "$out/$benchmark-$name"
 }
+best() { # the winners of the search, a SPEC a line: of one method, or of all but CLVA
+  "$python" - "$out/tuning/tune.json" "${1:-}" <<'PYTHON'
+import json, sys
+specs = [one["best"] for one in json.load(open(sys.argv[1]))["methods"]]
+print("\n".join(spec for spec in specs if (spec.split(":")[0] == "clva") == (sys.argv[2] == "clva")))
+PYTHON
+}
+gates() {
+  "$python" runs/smollm2_gates.py images "$out/data"
+  answer pope greedy images none
+  for kind in blank shuffled; do answer pope "$kind" "$kind" none; done
+  "$python" runs/smollm2_gates.py collect "$out/pope-greedy" "$out/pope-blank" "$out/pope-shuffled"
+}
+diagnose() {
+  anchors diagnose --model scenes-smollm2 --images "$out/validation/images" --limit "${VALIDATION:-60}" \
+    --out docs/figures/smollm2-drift.png --json > "$out/diagnose.json"
+  "$python" runs/smollm2_gates.py diagnosis "$out/diagnose.json"
+}
+tune() {
+  anchors tune "${pope[@]}" --method clva --method clearsight --method deco --method pai --start diagnose \
+    --budget "${BUDGET:-5}" --benchmark pope --split adversarial --data "$out/validation/pope" \
+    --images "$out/validation/images" --out "$out/tuning"
+  cp "$out/tuning/tune.json" results/smollm2_tune.json
+}
+figures() {
+  anchors look "$out/validation/images/scene_0000.png" "Is there a cup in the image?" --model scenes-smollm2 --method none \
+    --method clva --out "$out/look"
+  cp "$out/look/layers-none.png" docs/figures/smollm2-layers.png
+}
+pope() {
+  local rest
+  answer pope greedy images none clva "$(best clva)"
+  answer pope controls images none clva:places=random clva:heads=all clva:beta=0 clva:alpha=0
+  mapfile -t rest < <(best)
+  answer pope baselines images none "${rest[@]}"
+  "$python" runs/logit_shift.py "$out/pope-greedy" "$out/pope-logit-shift"
+  "$python" runs/scenes_report.py smollm2_pope "$out"/pope-{greedy,controls,baselines,logit-shift}
+}
+others() { # BENCHMARK
+  local rest
+  mapfile -t rest < <(best)
+  answer "$1" greedy images none clva "$(best clva)" "${rest[@]}"
+  "$python" runs/scenes_report.py "smollm2_$1" "$out/$1-greedy"
+}
+mme() { others mme; }
+chair() { others chair; }
+page() { "$python" runs/smollm2_page.py; }
+
 anchors scenes export --out "$out/data" --images "${IMAGES:-500}"
-anchors scenes export --out "$out/validation" --images "${VALIDATION:-100}" --seed 1
-"$python" runs/smollm2_gates.py images "$out/data"
-answer greedy "$out/data/images" "$out/data" none
-for kind in blank shuffled; do answer "$kind" "$out/data/$kind" "$out/data" none; done
-"$python" runs/smollm2_gates.py collect "$out/greedy" "$out/blank" "$out/shuffled"
-
-anchors diagnose --model scenes-smollm2 --images "$out/validation/images" --limit "${VALIDATION:-100}" --json \
-  > "$out/diagnose.json"
-"$python" runs/smollm2_gates.py diagnosis "$out/diagnose.json"
-layers=$("$python" -c 'import json; print(json.load(open("results/smollm2_diagnose.json"))["suggestion"]["clva"].partition(":")[2])')
-answer tuning "$out/validation/images" "$out/validation" none clva "clva:$layers" "clva:$layers,alpha=4" "clva:$layers,alpha=40"
-anchors report "$out/tuning"
-tuned="${TUNED:-clva:$layers}"
-
-answer greedy "$out/data/images" "$out/data" none clva
-answer methods "$out/data/images" "$out/data" none "$tuned" clva:places=random clva:heads=all clva:beta=0 clva:alpha=0
-answer baselines "$out/data/images" "$out/data" none pai clearsight deco
-"$python" runs/logit_shift.py "$out/greedy" "$out/logit-shift"
-"$python" runs/scenes_report.py smollm2_pope "$out"/{greedy,methods,baselines,logit-shift}
-"$python" runs/smollm2_page.py
+anchors scenes export --out "$out/validation" --images "${VALIDATION:-60}" --seed 1
+[ $# -gt 0 ] || set -- gates diagnose tune figures pope mme chair page
+for step in "$@"; do "$step"; done
