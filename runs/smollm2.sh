@@ -45,7 +45,7 @@ tune() {
   anchors tune "${pope[@]}" --method clva --method clearsight --method deco --method pai --start diagnose \
     --budget "${BUDGET:-5}" --benchmark pope --split adversarial --data "$out/validation/pope" \
     --images "$out/validation/images" --out "$out/tuning"
-  cp "$out/tuning/tune.json" results/smollm2_tune.json
+  sed "s|\"data\": \".*\"|\"data\": \"scenes export --seed 1\"|" "$out/tuning/tune.json" > results/smollm2_tune.json
 }
 figures() {
   anchors look "$out/validation/images/scene_0000.png" "Is there a cup in the image?" --model scenes-smollm2 --method none \
@@ -55,9 +55,9 @@ figures() {
 pope() {
   local rest
   answer pope greedy images none clva "$(best clva)"
-  answer pope controls images none clva:places=random clva:heads=all clva:beta=0 clva:alpha=0
+  answer pope controls images clva:places=random clva:heads=all clva:beta=0 clva:alpha=0
   mapfile -t rest < <(best)
-  answer pope baselines images none "${rest[@]}"
+  answer pope baselines images "${rest[@]}"
   "$python" runs/logit_shift.py "$out/pope-greedy" "$out/pope-logit-shift"
   "$python" runs/scenes_report.py smollm2_pope "$out"/pope-{greedy,controls,baselines,logit-shift}
 }

@@ -103,10 +103,34 @@ def diagnosis():
     ])  # fmt: skip
 
 
-def against_plain(table):
-    """Differences of F1 and accuracy to the plain model; p is Holm's where the table makes several comparisons."""
+def tuning():
+    """What the search chose for each method, and what that gained on images it had not seen."""
+    told = load("tune")
+    if told is None:
+        return "## Tuned\n\nNot run yet."
+    rows = [
+        [f"`{one['best']}`", *(points(one[part]["gain"]) for part in ("validation", "held_out"))]
+        for one in told["methods"]
+    ]
+    parts = told["split"]
+    return "\n\n".join([
+        "## Tuned",
+        f"`vlm-anchors tune`, {len(told['methods'][0]['settings'])} settings each, {told['objective']} on POPE's adversarial "
+        f"questions of validation scenes: chosen on {parts['validation']['images']} images, judged on "
+        f"{parts['held_out']['images']} others. {told['verdict']} [smollm2_tune.json](../results/smollm2_tune.json)",
+        grid(["best setting", "gain where it was chosen", "gain on other images"], rows),
+    ])  # fmt: skip
+
+
+def points(gain):
+    value, low, high = (100 * one for one in (gain["value"], gain["interval"]["low"], gain["interval"]["high"]))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def against_plain(table, metrics):
+    """Differences to the plain model; p is Holm's where the table makes several comparisons."""
     rows = []
-    for metric in ("f1", "accuracy"):
+    for metric in metrics:
         for row in table.rows:
             gap = row.cells[metric].difference
             if gap is None or gap.p is None or gap.interval is None:
@@ -117,24 +141,36 @@ def against_plain(table):
     return grid(["method", "metric", "n", "points against plain, 95 %", "p (Holm)", "mended / broken"], rows)
 
 
-def methods():
+BENCHMARKS = {
+    "pope": (
+        ("f1", "accuracy"),
+        "`places=random` and `logit-shift` are controls: as many anchors at random places, and the plain model's logit of "
+        '"yes" moved until it says yes as often as with CLVA.',
+    ),
+    "mme": (("score", "accuracy"), "Existence, count, position and colour; 200 points each."),
+    "chair": (("chair_i", "chair_s", "recall"), "Captions: fewer hallucinated objects are better, more recall is better."),
+}
+
+
+def methods(benchmark):
     """What methods do to it."""
-    told = load("pope")
+    metrics, words = BENCHMARKS[benchmark]
+    title, told = f"## What methods do to it: {benchmark.upper()}", load(benchmark)
     if told is None:
-        return "## What methods do to it\n\nNot run yet."
+        return f"{title}\n\nNot run yet."
     tables = report.from_json(told["tables"])
+    differences = [(table, [name for name in metrics if name in table.rows[0].cells]) for table in tables]
     return "\n\n".join([
-        "## What methods do to it",
-        f"POPE, [smollm2_pope.json](../results/smollm2_pope.json): {made(told)}. `places=random` and `logit-shift` are controls: "
-        "as many anchors at random places, and the plain model's logit of \"yes\" moved until it says yes as often as with CLVA.",
-        *(f"### {table.title}\n\n{against_plain(table)}" for table in tables),
+        title,
+        f"[smollm2_{benchmark}.json](../results/smollm2_{benchmark}.json): {made(told)}. {words}",
+        *(f"### {table.title}\n\n{against_plain(table, known)}" for table, known in differences if known),
         report_text.markdown(tables).rstrip(),
         effects(told),
     ])  # fmt: skip
 
 
 def main():
-    text = "\n\n".join([INTRO, gates(), diagnosis(), methods(), LEFT_OUT]) + "\n"
+    text = "\n\n".join([INTRO, gates(), diagnosis(), tuning(), *map(methods, BENCHMARKS), LEFT_OUT]) + "\n"
     if "--check" in sys.argv:
         sys.exit("docs/smollm2.md is stale: run python runs/smollm2_page.py" if PAGE.read_text("utf-8") != text else 0)
     PAGE.write_text(text, "utf-8")
