@@ -5,7 +5,8 @@
 1. Throughput: the same captions (16 clients, 128 requests, 32 new tokens) through `transformers serve`, which answers one
    request at a time, and through `vlm-anchors serve`, plain and with CLVA; the three servers in turn, twice, in one run.
 2. Mixed load: 32 clients, 500 requests of four methods, greedy and sampled, streamed and whole; a tenth hangs up midway and a
-   twentieth is malformed. Every other greedy answer is compared with the one given alone; memory is read before and after.
+   twentieth is malformed. Every other answer is compared with the one given alone, a sampled one under its own seed; the
+   server's memory is read throughout, and its metrics at the end.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -73,6 +75,30 @@ class Served:
         fields = Path(f"/proc/{self.process.pid}/statm").read_text().split()
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def metrics(self):
+        """What its caches say of themselves."""
+        page = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10).read().decode()
+        lines = [line.rsplit(" ", 1) for line in page.splitlines() if line.startswith("vlm_anchors_cache")]
+        return {name.removeprefix("vlm_anchors_cache_"): float(value) for name, value in lines}
+
+
+class MemoryLog(threading.Thread):
+    """The server's memory every second, until `stop`."""
+
+    def __init__(self, server):
+        super().__init__(daemon=True)
+        self.server, self.seen, self.done = server, [], threading.Event()
+
+    def run(self):
+        while not self.done.wait(1.0):
+            self.seen.append(self.server.memory())
+
+    def stop(self):
+        """Memory at ten equal distances in time."""
+        self.done.set()
+        self.join()
+        return [self.seen[len(self.seen) * part // 10] for part in range(10)] if self.seen else []
+
 
 def ours(method="none"):
     return Served(
@@ -112,61 +138,80 @@ def throughput(server, clients, requests, tokens):
     return time.monotonic() - began, answers
 
 
-def mixed(server, clients, requests, seed=0):
-    """Counts of what happened to each kind of request, and whether greedy answers equal those given alone."""
+def plan_of(requests, seed):
+    """(number, kind, method, image, question, whether it is streamed) of each request."""
     draw = random.Random(seed)
-    api = server.client().chat.completions
     plan = []
     for number in range(requests):
         kind = draw.choices(("greedy", "sampled", "cancelled", "malformed"), (0.6, 0.25, 0.1, 0.05))[0]
         question = draw.choice((CAPTION, POPE.format(a="a dog"), POPE.format(a="a cup")))
-        plan.append((number, kind, draw.choice(METHODS), draw.randrange(16), question, draw.random() < 0.3))
-    alone = {}
-    for _, kind, method, image, question, _ in plan:
-        key = (method, image, question)
-        if kind == "greedy" and key not in alone:
-            reply = api.create(model=f"scenes@{method}", messages=turns(image, question), max_tokens=24)
-            alone[key] = reply.choices[0].message.content
+        plan.append((number, kind, draw.choice(METHODS), draw.randrange(8), question, draw.random() < 0.3))
+    return plan
+
+
+def body_of(each):
+    number, kind, method, image, question, _ = each
+    ask = {"model": f"scenes@{method}", "messages": turns(image, question), "max_tokens": 24}
+    return {**ask, "temperature": 1.0, "seed": number} if kind == "sampled" else ask
+
+
+def text_of(api, ask, streamed):
+    if not streamed:
+        return api.create(**ask).choices[0].message.content
+    chunks = list(api.create(**ask, stream=True))
+    return "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
+
+
+def once(api, each):
+    """What happens to a request: its text, or how it ended."""
+    kind, ask = each[1], body_of(each)
+    for _ in range(200):
+        try:
+            if kind == "malformed":
+                return text_of(api, {**ask, "messages": [{"role": "wizard", "content": "x"}]}, False), "answered"
+            if kind == "cancelled":
+                pieces = api.create(**ask, stream=True)
+                next(iter(pieces))
+                pieces.close()
+                return None, "closed"
+            return text_of(api, ask, each[5]), "answered"
+        except openai.RateLimitError as error:
+            time.sleep(min(float(error.response.headers["retry-after"]), 1.0))
+        except openai.BadRequestError:
+            return None, "refused"
+        except openai.APIError as error:
+            return None, type(error).__name__
+    return None, "never answered"
+
+
+def mixed(server, clients, requests, seed=0):
+    """Counts of what happened to each kind of request; answers are compared with those given alone."""
+    api, plan = server.client().chat.completions, plan_of(requests, seed)
+    for method in METHODS:  # the first request of a method loads what it needs
+        text_of(api, body_of((0, "greedy", method, 0, CAPTION, False)), False)
+    log = MemoryLog(server)
     before = server.memory()
-
-    def one(each):
-        number, kind, method, image, question, stream = each
-        ask = {"model": f"scenes@{method}", "messages": turns(image, question), "max_tokens": 24}
-        for _ in range(200):
-            try:
-                if kind == "malformed":
-                    api.create(**{**ask, "messages": [{"role": "wizard", "content": "x"}]})
-                    return kind, "answered"
-                if kind == "cancelled":
-                    pieces = api.create(**ask, stream=True)
-                    next(iter(pieces))
-                    pieces.close()
-                    return kind, "closed"
-                more = {"temperature": 1.0, "seed": number} if kind == "sampled" else {}
-                if stream:
-                    chunks = list(api.create(**ask, **more, stream=True))
-                    text = "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
-                else:
-                    text = api.create(**ask, **more).choices[0].message.content
-                right = kind == "sampled" or text == alone[method, image, question]
-                return kind, "right" if right else "another answer"
-            except openai.RateLimitError as error:
-                time.sleep(min(float(error.response.headers["retry-after"]), 1.0))
-            except openai.BadRequestError:
-                return kind, "refused"
-        return kind, "never answered"
-
+    log.start()
     began = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-        ends = list(pool.map(one, plan))
-    counts = {}
-    for kind, end in ends:
+        ends = list(pool.map(lambda each: once(api, each), plan))
+    seconds, during = time.monotonic() - began, log.stop()
+    after = server.memory()
+    plain = api.create(model="scenes", messages=turns(0, CAPTION), max_tokens=24)
+    alone, counts = {}, {}
+    for each, (text, end) in zip(plan, ends, strict=True):
+        kind = each[1]
+        if kind in ("greedy", "sampled") and end == "answered":
+            key = each[1:5] if kind == "greedy" else each[:5]
+            if key not in alone:
+                alone[key] = text_of(api, body_of(each), False)
+            end = "right" if text == alone[key] else "another answer"
         counts.setdefault(kind, {}).setdefault(end, 0)
         counts[kind][end] += 1
-    plain = api.create(model="scenes", messages=turns(0, CAPTION), max_tokens=24)
     return {
-        "clients": clients, "requests": requests, "seconds": time.monotonic() - began, "ends": counts,
-        "memory before": before, "memory after": server.memory(), "effects of plain afterwards": plain.effects,
+        "clients": clients, "requests": requests, "seconds": seconds, "ends": counts, "compared with": len(alone),
+        "memory before": before, "memory during": during, "memory after": after, "caches": server.metrics(),
+        "effects of plain afterwards": plain.effects,
     }  # fmt: skip
 
 

@@ -184,12 +184,12 @@ def answer_prepared(
         ).tolist()
     except (RuntimeError, ValueError) as error:
         if isinstance(error, RuntimeError) and "without overflow" in str(error):
-            raise CannotAct(_no_numbers(run)) from error
+            raise CannotAct(no_numbers(run)) from error
         if is_token_mismatch(error):
             raise token_mismatch(run.vlm, error) from error
         raise
     if broken.seen:
-        raise CannotAct(_no_numbers(run))
+        raise CannotAct(no_numbers(run))
     effects, recorder = handle.effects, handle.recorder
     seconds = (time.perf_counter() - began) / len(samples)
     # An encoder-decoder's row begins with its start token, everyone else's with the prompt.
@@ -198,7 +198,7 @@ def answer_prepared(
     for i in range(len(samples)):
         row, tokens = i * run.beams, _up_to_the_end(run, rows[i][first:])
         did = effects[row] if effects else {}
-        did = {**did, "opera": search.effects} if search else _without_waiting(did, yes_no.steps - len(tokens))
+        did = {**did, "opera": search.effects} if search else without_waiting(did, yes_no.steps - len(tokens))
         did |= made[i] if made else {}
         if isinstance(recorder, Shares):
             did["visual_share"] = recorder.table(row)
@@ -206,7 +206,7 @@ def answer_prepared(
     return answers
 
 
-def _no_numbers(run: GenerationPlan) -> str:
+def no_numbers(run: GenerationPlan) -> str:
     """Why there is no answer where the logits overflowed."""
     methods = [method for method in run.methods if method.hooks]
     if methods:
@@ -228,7 +228,7 @@ def _up_to_the_end(run: GenerationPlan, new: list[int]) -> list[int]:
     return new[: next((at + 1 for at, token in enumerate(new) if token in ends), len(new))]
 
 
-def _without_waiting(effects: dict[str, Any], waited: int) -> dict[str, Any]:
+def without_waiting(effects: dict[str, Any], waited: int) -> dict[str, Any]:
     """Without the rows that were edited while an answer that had ended waited for the longest of its batch."""
     return {
         name: {**did, "rows_edited": did["rows_edited"] - waited} if did.get("rows_edited") else did

@@ -71,14 +71,14 @@ def read_chat(messages: Any, readers: Readers | None = None, most_images: int | 
     read: dict[str, list[Any]] = {"image": [], "video": []}
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
-        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
-            role = message.get("role") if isinstance(message, Mapping) else message
+        role: Any = message.get("role") if isinstance(message, Mapping) else message
+        if not isinstance(message, Mapping) or not isinstance(role, str) or role not in ROLES:
             raise BadMessages(
                 f"{where} has the role {role!r:.40}; expected one of {', '.join(ROLES)}.", where=f"{where}.role"
             )
         where = f"{where}.content"
         content = [_part(part, where, readers, read, most_images) for part in _parts(message.get("content"), where)]
-        turns.append({"role": ROLES[message["role"]], "content": content})
+        turns.append({"role": ROLES[role], "content": content})
     if turns[-1]["role"] != "user":
         raise BadMessages("The last message must be the user's.")
     if not any(part["type"] == "text" and part["text"].strip() for part in turns[-1]["content"]):

@@ -28,29 +28,30 @@ FORMATS = (
 """What is opened, whatever a file's name ends in. Not among them: EPS and WMF, which call other programs or the system."""
 
 
-def read_image(source: "str | Path | bytes | Image.Image") -> "Image.Image":
+def read_image(source: "str | Path | bytes | Image.Image", max_pixels: int = MAX_PIXELS) -> "Image.Image":
     """An upright RGB image from a path, the bytes of a file, a data URL, or a Pillow image.
 
     Of an animated image the first frame is taken, with an `AnchorsWarning`; a Pillow image stays at the frame it shows.
-    Scenes of ours stay recognisable: their mark in `image.info` is kept. Raises `BadImage` with what was found and what to do.
+    Scenes of ours stay recognisable: their mark in `image.info` is kept. An image of more than `max_pixels` is not decoded.
+    Raises `BadImage` with what was found and what to do.
     """
     from PIL import Image
 
     if isinstance(source, Image.Image):
         frame = source.tell() if _is_animated(source) else 0
         try:
-            return _upright_rgb(source, "the image")
+            return _upright_rgb(source, "the image", max_pixels)
         finally:
             if frame:
                 source.seek(frame)
     if isinstance(source, (bytes, bytearray)):
         if not source:
             raise BadImage("The image is empty: 0 bytes. Expected the contents of an image file.")
-        return _decode(io.BytesIO(source), f"the image of {len(source)} bytes")
+        return _decode(io.BytesIO(source), f"the image of {len(source)} bytes", max_pixels)
     if isinstance(source, str) and source.startswith("data:"):
-        return read_image(inline_bytes(source))
+        return read_image(inline_bytes(source), max_pixels)
     if isinstance(source, (str, Path)):
-        return _decode(_existing_file(source), str(source))
+        return _decode(_existing_file(source), str(source), max_pixels)
     raise BadImage(
         f"Expected an image as a path, bytes or a PIL image; found {type(source).__name__}. "
         "An array becomes one with PIL.Image.fromarray(array)."
@@ -98,7 +99,7 @@ def _existing_file(source: "str | Path") -> Path:
     return path
 
 
-def _decode(file: "Path | io.BytesIO", name: str) -> "Image.Image":
+def _decode(file: "Path | io.BytesIO", name: str, max_pixels: int) -> "Image.Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -111,19 +112,19 @@ def _decode(file: "Path | io.BytesIO", name: str) -> "Image.Image":
             f"{_start(name)} is no image that can be read. Expected PNG, JPEG, WebP or another format Pillow knows."
         ) from error
     except Image.DecompressionBombError as error:
-        raise BadImage(_too_large(name)) from error
+        raise BadImage(_too_large(name, max_pixels)) from error
     except Exception as error:  # Pillow's readers raise whatever a broken header makes them raise
         raise BadImage(f"{_start(name)} cannot be read: {_reason(error)}.") from error
     with image:
-        return _upright_rgb(image, name)
+        return _upright_rgb(image, name, max_pixels)
 
 
-def _upright_rgb(image: "Image.Image", name: str) -> "Image.Image":
+def _upright_rgb(image: "Image.Image", name: str, max_pixels: int) -> "Image.Image":
     from PIL import ImageOps
 
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadImage(_too_large(name, f" ({width} x {height})"))
+    if width * height > max_pixels:
+        raise BadImage(_too_large(name, max_pixels, f" ({width} x {height})"))
     if width == 0 or height == 0:
         raise BadImage(f"{_start(name)} has no pixels: {width} x {height}.")
     if max(width, height) > MAX_RATIO * min(width, height):
@@ -188,8 +189,8 @@ def _to_8_bits(image: "Image.Image") -> "Image.Image":
     return Image.fromarray((values * (255 / top)).round().astype(np.uint8))
 
 
-def _too_large(name: str, found: str = "") -> str:
-    limit = MAX_PIXELS // 10**6
+def _too_large(name: str, max_pixels: int, found: str = "") -> str:
+    limit = f"{max_pixels / 10**6:g}"
     return f"{_start(name)} is too large{found}: more than {limit} million pixels. Make it smaller first."
 
 

@@ -50,8 +50,9 @@ def encode_images(inner: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]
             continue
         encode = getattr(inner, f"get_{modality}_features")
         encoded[modality] = encode(**encoder_arguments(inner, modality, left), return_dict=True)
-    if encoded:
-        left["mm_encoder_outputs"] = encoded
-        for name in (*_IMAGE_NAMES, PIXELS["video"]):
-            left.pop(name, None)
-    return left
+    return {**without_pixels(left), "mm_encoder_outputs": encoded} if encoded else left
+
+
+def without_pixels(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments without images and videos; what else the tower is given (sizes, grids) stays."""
+    return {name: value for name, value in kwargs.items() if name not in (*_IMAGE_NAMES, PIXELS["video"])}

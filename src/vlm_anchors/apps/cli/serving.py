@@ -38,6 +38,13 @@ def serve(
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", metavar="N", min=1, max=100_000, help="Most new tokens of one answer.")
     ] = 512,
+    image_cache_mb: Annotated[
+        int, typer.Option("--image-cache-mb", metavar="N", min=0, help="Memory for encoded images; 0: none is kept.")
+    ] = 256,
+    prefix_cache_mb: Annotated[
+        int,
+        typer.Option("--prefix-cache-mb", metavar="N", min=0, help="Memory for prompts up to their image; 0: none."),
+    ] = 512,
     api_key_env: Annotated[
         str | None, typer.Option("--api-key-env", metavar="NAME", help="Environment variable that holds the key.")
     ] = None,
@@ -64,6 +71,8 @@ def serve(
         max_tokens=max_tokens,
         remote_images=allow_remote_images,
         api_key=key,
+        image_cache=image_cache_mb * 2**20,
+        prefix_cache=prefix_cache_mb * 2**20,
     )
     typer.echo(f"Serving {settings.name} with {settings.method} on http://{host}:{port}/v1. Ctrl+C stops.", err=True)
     run(vlm, settings, host, port)

@@ -12,13 +12,13 @@ from ...generation.plan import GenerationPlan, without_insertion
 from ...inputs.prompt_builder import Inputs, Sample, prepare, prompt_of
 from ...interventions.attachment import attach
 from ...interventions.branch.image_cache import images_once
-from ...interventions.branch.prefix_cache import continued, prefill_prefix, reusable
+from ...interventions.branch.prefix_cache import continued, prefill_prefix, shares_prefix
 from ...types import Answer
 
 
 def can_reuse(run: GenerationPlan) -> bool:
     """Exact only where the family's prefix is causal and every method leaves it alone."""
-    return reusable(run.vlm.model, run.vlm.family) and all(method.leaves_prefix_alone for method in run.methods)
+    return shares_prefix(run.vlm.model, run.vlm.family, run.methods)
 
 
 def answer_batch(run: GenerationPlan, samples: Sequence[Sample], reuse: bool) -> list[Answer]:

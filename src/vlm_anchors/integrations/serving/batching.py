@@ -9,19 +9,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from ...errors import UserError
+from ...errors import CannotAct, UserError
 from ...generation.decodings import Greedy
-from ...generation.generate import prepared
+from ...generation.generate import no_numbers, prepared, without_waiting
 from ...generation.plan import GenerationPlan, without_insertion
-from ...inputs.prompt_builder import Sample, prepare
-from ...interventions.attachment import attach
+from ...generation.sampling import Broken
+from ...inputs.prompt_builder import Inputs, Sample, prepare
+from ...interventions.attachment import Handle, attach
+from ...interventions.branch.feature_cache import FeatureCache
+from ...interventions.branch.prefix_store import PrefixStore
+from ...interventions.method import preparing
 from ...models.vlm import Vlm
 from .chat_request import ChatRequest
 from .problems import RequestProblem
 from .row_control import ChoiceRow, RowEnds, RowSampling
+
+MAX_WAITING_PIXELS = 400_000_000
+"""Of the images of all waiting requests: 1.2 GB."""
 
 
 @dataclass(eq=False)
@@ -41,6 +49,11 @@ class Job:
     rows: list[ChoiceRow] = field(default_factory=list)
     prompt_tokens: int = 0
     began: float = field(default_factory=time.monotonic)
+
+    @property
+    def pixels(self) -> int:
+        """Of its images, which wait decoded."""
+        return sum(image.width * image.height for image in self.request.chat.images)
 
     def make_rows(self) -> list[ChoiceRow]:
         """A row for each choice."""
@@ -67,6 +80,8 @@ class Batcher:
         max_queue: Most requests that wait; more are refused with 429.
         most_tokens: Most new tokens of one choice.
         on_batch: Called with the number of rows of each batch, for the metrics.
+        image_bytes: Most bytes of encoded images that are kept from batch to batch.
+        prefix_bytes: Most bytes of prompts up to their image that are kept, likewise.
     """
 
     def __init__(
@@ -77,11 +92,15 @@ class Batcher:
         max_queue: int = 64,
         most_tokens: int = 512,
         on_batch: Callable[[int, float], None] = lambda rows, seconds: None,
+        image_bytes: int = 0,
+        prefix_bytes: int = 0,
     ):
         self.vlm, self.max_batch, self.max_wait, self.max_queue, self.on_batch = (
             vlm, max_batch, max_wait, max_queue, on_batch,
         )  # fmt: skip
         self.most_tokens = most_tokens
+        self.images = FeatureCache(image_bytes)
+        self.prefixes = PrefixStore(prefix_bytes, self.images)
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -99,7 +118,8 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise RequestProblem("The server is stopping. Ask another one.", 503, "stopping", retry_after=5)
-            if len(self._waiting) >= self.max_queue:
+            pixels = sum(one.pixels for one in (*self._waiting, job))
+            if len(self._waiting) >= self.max_queue or (self._waiting and pixels > MAX_WAITING_PIXELS):
                 seconds = 1 + int(self._seconds * (1 + len(self._waiting) / self.max_batch))
                 raise RequestProblem(
                     f"{len(self._waiting)} requests are waiting, which is the most this server keeps. Ask again in {seconds} s.",
@@ -210,20 +230,30 @@ class Batcher:
         plan = GenerationPlan(self.vlm, requests[0].methods, Greedy(), max(row.limit for row in rows))
         if not any(chat.images for chat in chats):
             plan = without_insertion(plan)
+        broken, sampling = Broken(), RowSampling(rows)
         with attach(self.vlm, list(plan.methods)) as handle:
             self.vlm.model.generate(
-                **prepared(plan, inputs),
+                **self._known(plan, inputs, handle, [len(chat.images) for chat in chats]),
                 max_new_tokens=plan.max_new_tokens,
                 do_sample=False,
                 num_beams=1,
                 pad_token_id=_pad(self.vlm, ends),
-                logits_processor=[RowSampling(rows)],
+                logits_processor=[broken, sampling],
                 stopping_criteria=[RowEnds(rows, self.vlm.processor.tokenizer, ends)],
             )
             effects = handle.effects
+        if broken.seen:
+            raise CannotAct(no_numbers(plan))
         for row, own in zip(rows, effects or [{} for _ in rows], strict=True):
-            row.effects = own
+            row.effects = without_waiting(own, sampling.step - len(row.tokens)) if row.request.chat.images else {}
             row.finish = row.finish or "length"
+
+    def _known(self, plan: GenerationPlan, inputs: Inputs, handle: Handle, images: Sequence[int]) -> dict[str, Any]:
+        """What `generate` is given, of which as much as possible was computed for an earlier request."""
+        if preparing(plan.methods):  # who prepares inputs encodes the images by itself
+            return prepared(plan, inputs)
+        known = self.prefixes.inputs(self.vlm, handle, plan.methods, inputs.tensors, images)
+        return self.images.encoded(self.vlm, inputs.tensors, images) if known is None else known
 
     def _set_limits(self, rows: Sequence[ChoiceRow], prompt: int) -> None:
         """What a request asks for was checked; who asks for nothing gets what the model's context has room for."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_CHOICES, MAX_STOPS, MAX_TOP_LOGPROBS, MAX_IMAGES = 8, 4, 20, 16
+MAX_SPEC, MAX_TEXT = 2000, 1_000_000
+"""Characters of a method's SPEC, and of all messages: longer ones take long before they are refused."""
 IGNORED = {
     "user", "metadata", "store", "service_tier", "parallel_tool_calls", "prompt_cache_key", "safety_identifier",
     "reasoning_effort", "verbosity", "modalities",
@@ -114,7 +116,7 @@ def _model(body: Mapping[str, Any], name: str, default: str) -> tuple[str, tuple
     """The model's name as asked for, and the methods it stands for: `NAME`, or `NAME@SPEC`, or the field `method`."""
     model = body.get("model")
     if not isinstance(model, str) or not model:
-        raise RequestProblem(f"Expected the field model, such as {name!r}; found {model!r}.", 400, None, "model")
+        raise RequestProblem(f"Expected the field model, such as {name!r}; found {model!r:.80}.", 400, None, "model")
     spec: Any = default
     if model != name:
         if not model.startswith(f"{name}@"):
@@ -130,8 +132,11 @@ def _model(body: Mapping[str, Any], name: str, default: str) -> tuple[str, tuple
         raise RequestProblem(
             f"Expected method as text, such as 'clva:alpha=5'; found {own!r:.60}.", 400, None, "method"
         )
+    spec = spec if own is None else own
+    if len(spec) > MAX_SPEC:
+        raise RequestProblem(f"Expected a method of at most {MAX_SPEC} characters.", 400, None, "method")
     try:
-        methods, decoding = choose(spec if own is None else own)
+        methods, decoding = choose(spec)
     except UserError as error:
         raise RequestProblem(str(error), 404, "method_not_found", "method") from error
     if decoding != Greedy():
@@ -150,9 +155,15 @@ def _chat(messages: Any, read_image: "Callable[[object], Image.Image]") -> Chat:
         return read_image(url.get("url") if isinstance(url, Mapping) else url)
 
     try:
-        return read_chat(messages, {"image_url": of_part}, MAX_IMAGES)
+        chat = read_chat(messages, {"image_url": of_part}, MAX_IMAGES)
     except BadMessages as error:
         raise RequestProblem(str(error), 400, None, error.where) from error
+    texts = [part["text"] for turn in chat.turns for part in turn["content"] if "text" in part]
+    if sum(map(len, texts)) > MAX_TEXT:
+        raise RequestProblem(f"Expected messages of at most {MAX_TEXT:,} characters together.", 400, None, "messages")
+    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+        raise RequestProblem("The messages hold half a character (an unpaired surrogate).", 400, None, "messages")
+    return chat
 
 
 def _max_tokens(body: Mapping[str, Any], most: int) -> int | None:

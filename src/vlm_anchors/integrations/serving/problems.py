@@ -2,6 +2,9 @@
 
 from typing import Any
 
+MAX_MESSAGE = 1000
+"""Characters of a message."""
+
 
 class RequestProblem(Exception):
     """A request that cannot be answered.
@@ -17,6 +20,8 @@ class RequestProblem(Exception):
     def __init__(
         self, message: str, status: int = 400, code: str | None = None, param: str | None = None, retry_after: int = 0
     ):
+        # What a client sent may stand in a message: no half characters, and not megabytes of it.
+        message = message[:MAX_MESSAGE].encode("utf-8", "backslashreplace").decode()
         super().__init__(message)
         self.message, self.status, self.code, self.param, self.retry_after = message, status, code, param, retry_after
 

@@ -30,10 +30,12 @@ class ImageReader:
     Args:
         remote: Whether http(s) addresses are fetched.
         max_bytes: Largest image file, encoded, in bytes.
+        max_pixels: Largest image, width times height: decoded, it waits in memory until its turn.
     """
 
     remote: bool = False
     max_bytes: int = 20 * 2**20
+    max_pixels: int = 25_000_000
 
     def __call__(self, url: object) -> "Image.Image":
         """The image of an `image_url` part. Raises `RequestProblem`."""
@@ -41,7 +43,7 @@ class ImageReader:
             raise _problem("Expected an image as a data URL (data:image/png;base64,...); found nothing.")
         scheme = url.split(":", 1)[0].strip().lower() if ":" in url[:16] else ""
         try:
-            return read_image(self._bytes(url, scheme))
+            return read_image(self._bytes(url, scheme), self.max_pixels)
         except BadImage as error:
             raise _problem(str(error)) from error
 
@@ -55,11 +57,11 @@ class ImageReader:
         raise _problem(f"Expected an image as a data URL (data:image/png;base64,...); found {url[:40]!r}.")
 
     def _fetched(self, url: str) -> bytes:
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError as error:
-            raise _problem(f"The image's address has no valid port: {url[:80]!r}.") from error
+            raise _problem(f"The image's address has no valid host or port: {url[:80]!r}.") from error
         host = parts.hostname
         if not host:
             raise _problem(f"The image's address has no host: {url[:80]!r}.")

@@ -6,6 +6,7 @@ error has OpenAI's shape. Server-sent events and completions are openai's own ty
 """
 
 import asyncio
+import functools
 import hmac
 import json
 import time
@@ -22,6 +23,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from starlette.exceptions import HTTPException
 from transformers.cli.serving.utils import X_REQUEST_ID, BaseHandler
 
+from ...interventions.branch.bounded_store import BoundedStore
 from ...methods import METHODS
 from ...models.vlm import Vlm
 from .batching import Batcher, Job
@@ -45,6 +47,8 @@ class ServerSettings:
         max_body: Most bytes of a request's body.
         remote_images: Whether http(s) images are fetched; private addresses never are.
         api_key: None: everybody may ask.
+        image_cache: Most bytes of encoded images that are kept; 0: none.
+        prefix_cache: Most bytes of prompts up to their image that are kept; 0: none.
     """
 
     name: str
@@ -56,6 +60,8 @@ class ServerSettings:
     max_body: int = 32 * 2**20
     remote_images: bool = False
     api_key: str | None = None
+    image_cache: int = 256 * 2**20
+    prefix_cache: int = 512 * 2**20
 
 
 class ServerMetrics:
@@ -73,6 +79,19 @@ class ServerMetrics:
             f"{name}_batch_rows", "Rows generated together.", registry=self.registry, buckets=[1, 2, 4, 8, 16, 32, 64]
         )
         self.waiting = Gauge(f"{name}_waiting_requests", "Requests that wait.", registry=self.registry)
+        self._caches = {
+            what: Gauge(f"{name}_cache_{what}", text, ["cache"], registry=self.registry)
+            for what, text in (
+                ("hits", "Images and prefixes that were remembered, since the start."),
+                ("misses", "Those that were not."),
+                ("bytes", "What is remembered."),
+            )
+        }
+
+    def watch(self, name: str, store: BoundedStore) -> None:
+        """Show a store under this name."""
+        for what, gauge in self._caches.items():
+            gauge.labels(name).set_function(functools.partial(getattr, store, what))
 
 
 def build_app(vlm: Vlm, settings: ServerSettings) -> FastAPI:
@@ -85,8 +104,10 @@ def build_app(vlm: Vlm, settings: ServerSettings) -> FastAPI:
     metrics = ServerMetrics()
     batcher = Batcher(
         vlm, settings.max_batch, settings.max_wait, settings.max_queue, settings.max_tokens,
-        lambda rows, seconds: metrics.batch.observe(rows),
+        lambda rows, seconds: metrics.batch.observe(rows), settings.image_cache, settings.prefix_cache,
     )  # fmt: skip
+    metrics.watch("image", batcher.images.store)
+    metrics.watch("prefix", batcher.prefixes.store)
     metrics.waiting.set_function(lambda: batcher.waiting)
     read_image = ImageReader(settings.remote_images, settings.max_body)
     created = int(time.time())
@@ -96,7 +117,9 @@ def build_app(vlm: Vlm, settings: ServerSettings) -> FastAPI:
         yield
         await asyncio.to_thread(batcher.close, 60.0)
 
-    app = FastAPI(title="vlm-anchors", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="vlm-anchors", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     app.state.batcher, app.state.metrics = batcher, metrics
 
     _shape_errors(app)
@@ -104,7 +127,7 @@ def build_app(vlm: Vlm, settings: ServerSettings) -> FastAPI:
     def allow(request: Request) -> None:
         if settings.api_key is None:
             return
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
         if not hmac.compare_digest(given, settings.api_key.encode()):
             raise RequestProblem("The API key is missing or wrong (Authorization: Bearer KEY).", 401, "invalid_api_key")
 
@@ -156,8 +179,13 @@ def _shape_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> JSONResponse:
-        message = f"{request.method} {request.url.path} is no address of this server."
+        # Not request.url, which is made of the Host header, whatever that holds.
+        message = f"{request.method} {request.scope['path']} is no address of this server."
         return JSONResponse(RequestProblem(message, error.status_code).body, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def failure(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(_problem_of(error).body, 500)
 
     @app.middleware("http")
     async def identify(request: Request, call_next: Callable[..., Any]) -> Response:
@@ -172,7 +200,8 @@ def _shape_errors(app: FastAPI) -> None:
 
 async def _body(request: Request, most: int) -> Any:
     """The parsed JSON; nothing beyond the bound is kept, whatever the headers say."""
-    pieces, size = [], 0
+    pieces: list[bytes] = []
+    size = 0
     async for piece in request.stream():
         size += len(piece)
         if size > most:
@@ -206,28 +235,35 @@ async def _answer(
         metrics.tokens.labels("prompt").inc(job.prompt_tokens)
         metrics.tokens.labels("completion").inc(sum(len(row.tokens) for row in job.rows))
 
+    first = await _first_event(request, events)
+    if first is None:
+        job.cancelled = True
+        finished(499)
+        return Response(status_code=499)
+    kind, value = first
     if asked.stream:
-        kind, value = await events.get()
         if kind == "done" and value is not None:
             raise _problem_of(value)
         return StreamingResponse(
-            _stream(request.state.id, asked, job, events, (kind, value), finished),
+            _stream(request.state.id, asked, job, events, first, finished),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
-    ended = asyncio.ensure_future(events.get())
-    while not ended.done():
-        await asyncio.wait([ended], timeout=0.2)
-        if not ended.done() and await request.is_disconnected():
-            job.cancelled = True
-            ended.cancel()
-            finished(499)
-            return Response(status_code=499)
-    _, error = ended.result()
-    if error is not None:
-        raise _problem_of(error)
+    if value is not None:
+        raise _problem_of(value)
     finished(200)
     return JSONResponse(completion(request.state.id, asked, job, batcher.vlm.processor.tokenizer))
+
+
+async def _first_event(request: Request, events: "asyncio.Queue[tuple[str, Any]]") -> tuple[str, Any] | None:
+    """The first thing that happens to a request: text, or its end; None where the client hung up before."""
+    happened = asyncio.ensure_future(events.get())
+    while not happened.done():
+        await asyncio.wait([happened], timeout=0.2)
+        if not happened.done() and await request.is_disconnected():
+            happened.cancel()
+            return None
+    return happened.result()
 
 
 def _problem_of(error: Exception) -> RequestProblem:

@@ -1,6 +1,6 @@
 """System and image prefilled once and shared by the questions about it: exact where the prefix is causal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +14,13 @@ from ...models.families import Family
 from ..call_context import CallContext, current
 from ..forward_pass import STATE_ATTRIBUTE, ForwardState, GenerationState, PrefixRead
 from ..forward_view import ForwardPass
+from ..insertion.anchored import insertion_of
+from ..method import Method
 from ..pass_marks import real_rows
 from ..text_rows import TextRows
 from .branch_prompt import Prompt
 from .contrastive import BranchInputs
+from .vision_tower import pixels_given_to
 
 
 def reusable(model: Any, family: Family) -> bool:
@@ -30,6 +33,17 @@ def reusable(model: Any, family: Family) -> bool:
         and not family.mrope
         and not windows
         and bool(family.model_types)
+    )
+
+
+def shares_prefix(model: Any, family: Family, methods: Sequence[Method]) -> bool:
+    """Whether questions about one image may share what stands before them, under these methods."""
+    # A branch is put together from the two pieces where the decoder alone can read it again.
+    reads_again = any(type(method).branch is not Method.branch for method in methods)
+    return (
+        reusable(model, family)
+        and all(method.leaves_prefix_alone for method in methods)
+        and (not reads_again or family.again == "pixels")
     )
 
 
@@ -61,12 +75,17 @@ def note_prefix(
     mrope: bool,
 ) -> None:
     """Remember a piece without text rows, unless it is unknown what it holds (embeddings only, prepared inputs)."""
-    if call_context is None or call_context.input_ids is None or call_context.mm_encoder_outputs is not None or mrope:
+    if call_context is None or call_context.input_ids is None or mrope:
         return
+    encoded, pixels = call_context.mm_encoder_outputs, call_context.pixels
+    if encoded is not None:
+        pixels = None if insertion_of(encoded) is not None else pixels_given_to(encoded.get("image"))
+        if pixels is None:
+            return
     generation = forward_state.generation
     if generation.prefix is None and call_context.input_ids.shape == embeds.shape[:2]:
         real = real_rows(mask, torch.ones_like(call_context.input_ids, dtype=torch.bool), 0)
-        generation.prefix = PrefixRead(embeds, call_context.input_ids, real, call_context.pixels, len(embeds))
+        generation.prefix = PrefixRead(embeds, call_context.input_ids, real, pixels, len(embeds))
 
 
 def whole_prompt(view: ForwardPass, kwargs: Mapping[str, Any], past: int) -> Prompt:

@@ -41,6 +41,11 @@ def pixels_given_to(encoded: Any) -> Mapping[str, Any] | None:
     return _inputs_of_output.get(output) if isinstance(output, Tensor) else None
 
 
+def note_pixels(encoded: Any, given: Mapping[str, Any]) -> None:
+    """Note what made features that were put together outside of the tower."""
+    _inputs_of_output[encoded.last_hidden_state] = dict(given)
+
+
 class NotedFeatures:
     """A model's `get_image_features`, which notes what it was given for what it returned.
 
