@@ -64,8 +64,8 @@ class FeatureCache:
             images: How many images each sample has.
 
         Returns:
-            The same inputs with `mm_encoder_outputs` in place of pixels; unchanged where the class does not let images be
-            told apart (tiles that are numbered through a batch, Q-Formers, which read the question too).
+            The same inputs with `mm_encoder_outputs` in place of pixels; unchanged where the class does not keep images
+            apart (tiles that are numbered through a batch, Q-Formers, which read the question too).
         """
         inner: Any = vlm.model.base_model
         given = self._given(vlm, tensors)
