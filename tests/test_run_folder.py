@@ -12,7 +12,7 @@ from vlm_anchors.errors import AnchorsWarning, BadData, BadRun, BadSetting
 from vlm_anchors.evaluation.reporting.tables import read_run
 from vlm_anchors.evaluation.runner import evaluate
 from vlm_anchors.evaluation.runner.bundled import bundled_data, export
-from vlm_anchors.evaluation.runner.folder import RunFolder, shard
+from vlm_anchors.evaluation.runner.folder import shard
 
 
 @pytest.fixture(scope="module")
@@ -134,15 +134,6 @@ def test_other_packages_are_written_into_each_record(tiny, begun):
         assert run(tiny, data, out, limit=3) == 1
     made = [record.get("made_with") for record in read_run(out).records]
     assert made[:2] == [None, None] and made[2]["versions"] == settings["versions"]
-
-
-def test_one_process_and_several_ranks_never_share_a_run(tmp_path):
-    with RunFolder(tmp_path / "run", 0, 2), pytest.raises(BadRun, match="another number of processes"):
-        RunFolder(tmp_path / "run").__enter__()
-    with RunFolder(tmp_path / "run"), pytest.raises(BadRun, match="another number of processes"):
-        RunFolder(tmp_path / "run", 1, 2).__enter__()
-    with RunFolder(tmp_path / "run", 0, 2), RunFolder(tmp_path / "run", 1, 2):
-        pass
 
 
 @pytest.mark.parametrize("words", [("x", "2"), ("2", "2"), ("-1", "2"), ("0", "")])

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,7 @@ class AppendedLines:
         self._mended = False
 
     def __enter__(self) -> "AppendedLines":
-        if os.path.lexists(self.path) and not stat.S_ISREG(self.path.lstat().st_mode):
-            raise BadRun(
-                f"Expected an ordinary file at {self.path}; found a link, a pipe or a folder. Choose another folder."
-            )
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        self._file = open_ordinary(self.path)
         if not lock(self._file):
             self._close()
             raise BadRun(f"{self.path} is being written by another process. Wait for it, or choose another folder.")
@@ -71,6 +68,37 @@ class AppendedLines:
             raise BadRun(
                 f"Cannot write {self.path}: {problem.strerror}. What was answered before is kept; make room and run again."
             ) from problem
+
+
+def require_ordinary(path: Path) -> None:
+    """Raises `BadRun` where a path that exists is a link, a pipe or a folder."""
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise BadRun(f"Expected an ordinary file at {path}; found a link, a pipe or a folder. Choose another folder.")
+
+
+def open_ordinary(path: Path) -> int:
+    """An ordinary file, made where it is missing, opened for reading and appending."""
+    require_ordinary(path)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, seconds: float = 60) -> Iterator[int]:
+    """An open file that no other process has open in this way during the block; waits for one that has.
+
+    Raises:
+        BadRun: Another process kept it that long.
+    """
+    file = open_ordinary(path)
+    try:
+        until = time.monotonic() + seconds
+        while not lock(file):
+            if time.monotonic() > until:
+                raise BadRun(f"{path} is held by another process. Wait for it, or choose another folder.")
+            time.sleep(0.01)
+        yield file
+    finally:
+        os.close(file)
 
 
 def as_line(row: Mapping[str, Any]) -> bytes:

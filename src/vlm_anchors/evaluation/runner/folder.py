@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...durable import AppendedLines, clear_leftovers, is_locked, iterate_lines, write_whole
+from ...durable import AppendedLines, clear_leftovers, iterate_lines, write_whole
 from ...errors import AnchorsWarning, BadData, BadRun, BadSetting
 from ...text_files import read_object
+from .sharing import join
 
 FIXED = (
     "model", "revision", "benchmark", "version", "data_sha256", "protocol", "max_new_tokens", "dtype", "attention", "engine",
@@ -27,11 +28,19 @@ def key_of(record: Mapping[str, Any]) -> Key:
 
 
 class RunFolder:
-    """One process's hold on a RUN folder. Use it in a `with` block: other processes with the same rank are refused."""
+    """One process's hold on a RUN folder. In a `with` block others are refused: of the same rank, or that share otherwise.
 
-    def __init__(self, path: Path, rank: int = 0, world: int = 1):
+    Args:
+        path: The folder.
+        rank: This process's number among those that share the questions.
+        world: How many there are.
+        shares: What each process's share depends on besides; see `sharing`.
+    """
+
+    def __init__(self, path: Path, rank: int = 0, world: int = 1, shares: Mapping[str, Any] | None = None):
         self.path = path
         self.rank, self.world = rank, world
+        self._shares = {"processes": world, **(shares or {})}
         self._lines = AppendedLines(self.records_path)
         self._settings: Mapping[str, Any] = {}
         self._different: dict[str, Any] = {}
@@ -44,29 +53,13 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         self._require_folder()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lines.__enter__()
-        try:
-            self._require_alone()
-        except BadRun:
-            self._lines.__exit__()
-            raise
+        join(self.path, self._lines, self._shares)
         clear_leftovers(self.path)
         return self
 
     def _require_folder(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise BadRun(f"{self.path} is a file; --out names a folder. Choose another name.")
-
-    def _require_alone(self) -> None:
-        """One process that answers everything, beside ranks that share the same questions, would answer them twice."""
-        lone = self.path / "records.jsonl"
-        others = sorted(self.path.glob("records.*.jsonl")) if self.world == 1 else [lone]
-        for other in others:
-            if is_locked(other):
-                raise BadRun(
-                    f"{other} is being written by another process, with another number of processes than this one. "
-                    f"Wait for it, or choose another folder."
-                )
 
     def __exit__(self, *exc: object) -> None:
         self._lines.__exit__(*exc)

@@ -19,6 +19,7 @@ from ..reading.files import files_read, sha256
 from .answerer import Answerer, Job, key_of_run, run_of
 from .batches import asked, batches, without_bad
 from .folder import FIXED, RunFolder, key_of, shard
+from .sharing import shares_of
 
 
 @known_arguments
@@ -98,7 +99,7 @@ def evaluate(
     settings |= {"questions": len(questions), "skipped": skipped}
     say(plan_words(bench, split, len(questions), chosen, [key_of_run(run) for run in runs]))
     rank, world = shard()
-    folder = RunFolder(Path(out), rank, world)
+    folder = RunFolder(Path(out), rank, world, shares_of((one.question.id for one in questions), batch_size))
     folder.settle(settings)  # reads only: a folder that is refused stays as it is
     with folder:
         folder.settle(settings)
