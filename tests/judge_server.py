@@ -33,7 +33,7 @@ class JudgeServer:
                 judge.bodies.append(body)
                 judge.paths.append(self.path)
                 judge.keys.append(self.headers.get("Authorization"))
-                judge.asked.append(body["messages"][1]["content"])
+                judge.asked.append(body["messages"][-1]["content"])
                 time.sleep(judge.seconds)
                 if len(judge.asked) <= judge.after:
                     return self.reply(200, {"choices": [{"message": {"content": judge.review}}]})

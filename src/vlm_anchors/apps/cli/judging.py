@@ -1,4 +1,4 @@
-"""`vlm-anchors judge`: a language model's reviews of answers to LLaVA-Bench."""
+"""`vlm-anchors judge`: a language model's reviews of answers to LLaVA-Bench or MMHal-Bench."""
 
 import sys
 from pathlib import Path
@@ -42,9 +42,9 @@ def judge(
     Says what would be sent, and sends it with --send. Goes on where it was stopped.
     """
     from ...evaluation.judging.judge import Judge
-    from ...evaluation.judging.judge_run import judge_run, waiting
+    from ...evaluation.judging.judge_run import judge_run, judge_settings, waiting
 
-    asked = Judge(url, judge_model, key_variable)
+    asked = Judge(url, judge_model, key_variable, **judge_settings(run))
     count = len(waiting(run, rules, judge_model, data))
     if not count:
         print(f"Every answer in {run} has its review. Next: vlm-anchors report {run}", file=sys.stderr)

@@ -4,8 +4,9 @@
 
 Script: eval_gpt4.py beside the data. The judge's prompt is not part of this package: give it as a text file with four {}
 (image contents, question, human answer, model answer) to `vlm-anchors judge --rules`, which sends nothing without --send.
-A review with no rating or with several ("rating: 2 ... rating: 4") is rated 0 by the script, and is unread here too.
-Not held against the script itself: its file was not at hand; the layout and the rating are as published.
+The judge sees that text alone, as the user's message, at temperature 0. A rating is "rating: " and a digit from 0 to 6,
+case aside; a review with none or with several different ones is rated 0 by the script, and is unread here too. The
+script's averages by type assume the file's order of questions; here types are read from the file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ ROW = Schema(
     question=WORDS,
     gt_answer=TEXT,
 )
+JUDGE = {"role": "", "temperature": 0.0, "max_tokens": None}
+"""How the script asks its judge."""
 GOOD = 3  # ratings from here on are no hallucination
 
 

@@ -33,17 +33,25 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class Judge:
-    """An OpenAI-compatible chat endpoint: `url` is its address, with or without /chat/completions.
+    """An OpenAI-compatible chat endpoint, asked as LLaVA's script asks unless other settings are given.
 
-    timeout: seconds that one review may take in all, however slowly the server writes.
+    Args:
+        url: Its address, with or without /chat/completions.
+        model: The judge's name there.
+        key_variable: The environment variable that holds the key.
+        temperature: Of the judge's sampling.
+        max_tokens: The longest review; None: the server's own limit.
+        timeout: Seconds that one review may take in all, however slowly the server writes.
+        role: The system message; empty: none.
     """
 
     url: str
     model: str
     key_variable: str = "OPENAI_API_KEY"
     temperature: float = 0.2
-    max_tokens: int = 1024
+    max_tokens: int | None = 1024
     timeout: float = 120.0
+    role: str = ROLE
 
     def __post_init__(self):
         if not _is_address(self.url):
@@ -105,8 +113,11 @@ class Judge:
         return text
 
     def _body(self, text: str) -> bytes:
-        messages = [{"role": "system", "content": ROLE}, {"role": "user", "content": text}]
-        settings = {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        messages = [{"role": "system", "content": self.role}] if self.role else []
+        messages.append({"role": "user", "content": text})
+        settings: dict[str, Any] = {"temperature": self.temperature}
+        if self.max_tokens is not None:
+            settings["max_tokens"] = self.max_tokens
         return json.dumps({"model": self.model, "messages": messages, **settings}).encode()
 
     def _headers(self) -> dict[str, str]:

@@ -1,5 +1,5 @@
-"""A judge's reviews of a RUN of LLaVA-Bench, kept one by one as they come, so that a kill loses nothing and no answer is
-sent twice. Without `judge_run` nothing leaves this machine."""
+"""A judge's reviews of a RUN of LLaVA-Bench or MMHal-Bench, kept one by one as they come, so that a kill loses nothing and
+no answer is sent twice. Without `judge_run` nothing leaves this machine."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,9 +12,15 @@ from ..benchmarks import mmhal
 from ..benchmarks.base import Record
 from ..benchmarks.llava_bench import LlavaBench, requests
 from ..benchmarks.mmhal import Mmhal
-from ..reporting.tables import Run, benchmark_of, read_run
+from ..reporting.tables import Run, benchmark_of, read_info, read_run
 from . import reviews
 from .judge import Judge
+
+
+def judge_settings(path: Path) -> dict[str, Any]:
+    """How the official script of a RUN's benchmark asks its judge: fields of `Judge`; none where its own defaults are meant."""
+    name = str(read_info(path).get("benchmark")).partition(":")[0]
+    return dict(mmhal.JUDGE) if name == Mmhal.name else {}
 
 
 def waiting(path: Path, rules: Path, model: str, data: Path | None = None) -> list[tuple[Record, str]]:
