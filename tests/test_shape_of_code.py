@@ -132,6 +132,12 @@ def test_files_functions_and_folders_stay_small():
     assert not wrong, "\n".join(wrong)
 
 
+def test_test_files_stay_small():
+    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    wrong = [f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MAX_LINES]
+    assert not wrong, "Divide these by what they test:\n" + "\n".join(wrong)
+
+
 def test_no_two_classes_share_a_name():
     """One meaning each: a reader who saw `Prompt` once knows what the next one is. Private names are a file's own."""
     places = defaultdict(list)
