@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadData, BadRun, BadSetting
-from .text_files import parse_json, require_regular
+from .text_files import parse_line, require_regular
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") else (errno.ENOSPC, errno.EFBIG)
 """What the system answers when a disk, a quota or a file-size limit is full."""
@@ -170,7 +170,7 @@ def iterate_lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
             if not line.strip():
                 continue
             try:
-                row = parse_json(line)
+                row = parse_line(line)
             except json.JSONDecodeError:
                 if not line.endswith(b"\n"):
                     yield number, None

@@ -67,6 +67,21 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
     raise json.JSONDecodeError(fault, text.decode("utf-8", "replace") if isinstance(text, bytes) else text, 0)
 
 
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+
+
+def parse_line(line: bytes) -> Any:
+    """`parse_json` of one line, in half the time: of the value and a line break alone, as nearly every line is."""
+    try:
+        text = line.decode()
+        value, end = _scan(text, 0)
+        if end == len(text) or (end == len(text) - 1 and text[end] == "\n"):
+            return value
+    except (StopIteration, ValueError, RecursionError):
+        pass
+    return parse_json(line)
+
+
 def read_object(file: Path, error: type[UserError] = BadData, advice: str = "Restore it.") -> dict[str, Any]:
     """The JSON object in a file; what else is there raises `error`, which ends with `advice`."""
     try:

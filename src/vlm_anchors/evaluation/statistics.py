@@ -13,12 +13,14 @@ corrects for the number of comparisons.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from ..errors import BadSetting
-from .benchmarks.base import BadData, Benchmark, Counts, Metrics, Record
+from .benchmarks.base import BadData, Benchmark, Metrics, Record
+from .tally import Known, Tally, counted
+from .tally import clusters_of as clusters_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 DRAWS = 1000
 LEVEL = 0.95
 CHUNK = 100  # draws held in memory at once
+KEPT = 1 << 28  # numbers of draws that are kept for the other tables
 EXACT = 1000  # disagreements up to which McNemar's sum is one of whole numbers
 FEW = 30
 """Images below which percentile intervals are known to be short: at 20 images, 92 % of them cover instead of 95 %."""
@@ -61,99 +64,6 @@ class Difference:
     holm: float | None = None
 
 
-class Tally:
-    """Counts of each seed by cluster, group and key; clusters are kept in a given order."""
-
-    def __init__(
-        self,
-        benchmark: Benchmark,
-        runs: Sequence[Sequence[Record]],
-        clusters: Sequence[str],
-        known: "Known | None" = None,
-    ):
-        self.benchmark = benchmark
-        self.right: dict[str, float] = {}
-        self.seeds: list[tuple[list[tuple[str, str]], np.ndarray]] = []
-        place = {cluster: i for i, cluster in enumerate(clusters)}
-        for records in runs:
-            counts = counted(benchmark, records, known)
-            self.seeds.append(_table(benchmark, records, counts, place))
-            for record, each in zip(records, counts, strict=True):
-                self.right[record["id"]] = self.right.get(record["id"], 0.0) + each.get("right", math.nan)
-
-    def draws(self, weights: "np.ndarray") -> Iterator[Metrics]:
-        """The mean over seeds of each metric in each draw; a row of `weights` says how often each cluster is in it."""
-        sums = [(cells, (weights @ table).tolist()) for cells, table in self.seeds]
-        for draw in range(len(weights)):
-            yield mean_of([self._metrics(cells, rows[draw]) for cells, rows in sums])
-
-    def whole(self) -> Metrics:
-        """The mean over seeds of each metric, every cluster once."""
-        return mean_of([self._metrics(cells, table.sum(0).tolist()) for cells, table in self.seeds])
-
-    def _metrics(self, cells: Sequence[tuple[str, str]], sums: Sequence[float]) -> Metrics:
-        """The formulas over one seed's sums; nothing where nothing was drawn."""
-        parts: dict[str, dict[str, float]] = {}
-        for (group, key), value in zip(cells, sums, strict=True):
-            parts.setdefault(group, {})[key] = value
-        parts = {group: counts for group, counts in parts.items() if counts.get("n", counts.get("responses", 1)) > 0}
-        return self.benchmark.formulas(parts) if parts else {}
-
-
-def _table(
-    benchmark: Benchmark, records: Sequence[Record], counts: Sequence[Counts], place: Mapping[str, int]
-) -> "tuple[list[tuple[str, str]], np.ndarray]":
-    """((group, key) of each column, sums of a cluster in each row)."""
-    import numpy as np
-
-    columns: dict[tuple[str, str], np.ndarray] = {}
-    rows = np.fromiter((place[benchmark.cluster(record)] for record in records), int, len(records))
-    # Equal counts are one object (`counted`): there are few kinds of answer, and each is summed at once.
-    kinds: dict[tuple[str, int], int] = {}
-    numbers = [
-        kinds.setdefault((record["group"], id(each)), len(kinds)) for record, each in zip(records, counts, strict=True)
-    ]
-    examples = dict(zip(reversed(numbers), reversed(range(len(records))), strict=True))
-    of_kind = np.split(rows[np.argsort(numbers, kind="stable")], np.cumsum(np.bincount(numbers))[:-1])
-    for number, of_one in enumerate(of_kind):
-        group, each = records[examples[number]]["group"], counts[examples[number]]
-        for key, value in each.items():
-            column = columns.setdefault((group, key), np.zeros(len(place)))
-            np.add.at(column, of_one, value)
-    return list(columns), np.stack(list(columns.values()), axis=1)
-
-
-def mean_of(seeds: Sequence[Metrics]) -> Metrics:
-    """The mean over seeds of each metric; None where one seed's is undefined."""
-    if len(seeds) == 1:
-        return seeds[0]
-    names = dict.fromkeys(name for metrics in seeds for name in metrics)
-    values = {name: [metrics.get(name) for metrics in seeds] for name in names}
-    return {
-        name: None if None in each else math.fsum(v for v in each if v is not None) / len(each)
-        for name, each in values.items()
-    }
-
-
-Known: TypeAlias = dict[int, tuple[Sequence[Record], list[Counts]]]
-
-
-def counted(benchmark: Benchmark, records: Sequence[Record], known: Known | None) -> list[Counts]:
-    """The counts of a list of records, made once a list where `known` is kept: some take a minute of Java."""
-    if known is None:
-        return benchmark.counts(records)
-    if id(records) not in known:
-        same: dict[tuple[Any, ...], Counts] = {}
-        counts = [same.setdefault(tuple(each.items()), each) for each in benchmark.counts(records)]
-        known[id(records)] = records, counts  # the list is held, so that its id stays its own
-    return known[id(records)][1]
-
-
-def clusters_of(benchmark: Benchmark, records: Sequence[Record]) -> list[str]:
-    """Every cluster once, in order of first appearance."""
-    return list(dict.fromkeys(benchmark.cluster(record) for record in records))
-
-
 def draws_of(clusters: int, draws: int, seed: int) -> Iterator["np.ndarray"]:
     """How often each cluster is drawn, CHUNK draws at a time; the same for the same seed."""
     import numpy as np
@@ -162,6 +72,19 @@ def draws_of(clusters: int, draws: int, seed: int) -> Iterator["np.ndarray"]:
     for start in range(0, draws, CHUNK):
         size = min(CHUNK, draws - start)
         yield random.multinomial(clusters, np.full(clusters, 1 / clusters), size=size).astype(float)
+
+
+def _drawn(clusters: int, draws: int, seed: int, known: Known | None) -> Iterable["np.ndarray"]:
+    """The same, kept as small whole numbers where `known` is and they are not too many: drawing takes longest."""
+    import numpy as np
+
+    if known is None or clusters * draws > KEPT:
+        return draws_of(clusters, draws, seed)
+    if (clusters, draws, seed) not in known.drawn:
+        known.drawn.clear()
+        made = draws_of(clusters, draws, seed)
+        known.drawn[clusters, draws, seed] = [some.astype(np.min_scalar_type(int(some.max()))) for some in made]
+    return (some.astype(float) for some in known.drawn[clusters, draws, seed])
 
 
 def intervals(
@@ -174,13 +97,14 @@ def intervals(
 ) -> dict[str, Interval | None]:
     """An interval for every metric. `runs` holds one list of records a seed, over the same questions."""
     check(draws, level)
-    clusters = clusters_of(benchmark, runs[0])
+    known = Known() if known is None else known
+    clusters = counted(benchmark, runs[0], known).clusters
     tally = Tally(benchmark, runs, clusters, known)
     limits = {metric.name: metric.limits for metric in benchmark.metrics_of}
     found: dict[str, list[float]] = {}
     if len(clusters) > 1:
         found = {name: [] for name, value in tally.whole().items() if value is not None}
-    for weights in draws_of(len(clusters), draws, seed) if found else ():
+    for weights in _drawn(len(clusters), draws, seed, known) if found else ():
         for metrics in tally.draws(weights):
             for name, values in found.items():
                 if (value := metrics.get(name)) is not None:
@@ -215,13 +139,14 @@ def differences(
     runs, others = shared([*runs, *others], len(runs))
     if not runs[0]:
         return {}
-    clusters = clusters_of(benchmark, runs[0])
+    known = Known() if known is None else known
+    clusters = counted(benchmark, runs[0], known).clusters
     here, there = Tally(benchmark, runs, clusters, known), Tally(benchmark, others, clusters, known)
     values = _gaps(here.whole(), there.whole())
     spans = {metric.name: metric.limits and metric.limits[1] - metric.limits[0] for metric in benchmark.metrics_of}
     drawn: dict[str, list[float]] = {name: [] for name in values}
     many = draws if len(clusters) > 1 else 0
-    for weights in draws_of(len(clusters), many, seed):
+    for weights in _drawn(len(clusters), many, seed, known):
         for one, two in zip(here.draws(weights), there.draws(weights), strict=True):
             for name, gap in _gaps(one, two).items():
                 if name in drawn:
@@ -238,15 +163,17 @@ def differences(
 
 def shared(runs: Sequence[Sequence[Record]], first: int) -> tuple[list[Sequence[Record]], list[Sequence[Record]]]:
     """The records of the questions that every run answered, in the order of the first; split after `first` runs."""
-    common = set.intersection(*({record["id"] for record in records} for records in runs))
-    order = [record["id"] for record in runs[0] if record["id"] in common]
+    asked = [[record["id"] for record in records] for records in runs]
+    if any(len(set(ids)) < len(ids) for ids in asked):
+        raise BadData("A question was answered twice in one run; compare one method, decoding and seed at a time.")
+    if all(ids == asked[0] for ids in asked):
+        return list(runs[:first]), list(runs[first:])
+    common = set(asked[0]).intersection(*asked[1:])
+    order = [key for key in asked[0] if key in common]
     kept: list[Sequence[Record]] = []
-    for records in runs:
-        by_id = {record["id"]: record for record in records}
-        if len(by_id) < len(records):
-            raise BadData("A question was answered twice in one run; compare one method, decoding and seed at a time.")
-        same = order == [record["id"] for record in records]
-        kept.append(records if same else [by_id[key] for key in order])
+    for records, ids in zip(runs, asked, strict=True):
+        by_id = dict(zip(ids, records, strict=True))
+        kept.append(records if order == ids else [by_id[key] for key in order])
     return kept[:first], kept[first:]
 
 
@@ -256,10 +183,10 @@ def _gaps(one: Metrics, two: Metrics) -> dict[str, float]:
 
 
 def _disagreements(here: Tally, there: Tally, single: bool) -> tuple[int, int, bool]:
-    """Questions won and lost, and whether all answers were plainly right or wrong."""
-    pairs = [(here.right[key], there.right[key]) for key in here.right]
-    plain = single and all(one in (0, 1) and two in (0, 1) for one, two in pairs)
-    return sum(one > two for one, two in pairs), sum(one < two for one, two in pairs), plain
+    """Questions won and lost, and whether all answers were plainly right or wrong; both hold them in one order."""
+    one, two = here.right, there.right
+    plain = single and all(bool(((each == 0) | (each == 1)).all()) for each in (one, two))
+    return int((one > two).sum()), int((one < two).sum()), plain
 
 
 def mcnemar(won: int, lost: int) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.benchmarks.protocols import Protocol
-from ..evaluation.reporting.tables import read_run
+from ..evaluation.reporting.runs import read_run
 from ..evaluation.runner.bundled import IMAGES, bundled_data
 from ..evaluation.runner.run import plan, shortened
 from ..generation.decodings import Nucleus

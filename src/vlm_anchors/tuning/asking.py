@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import BadParameter, BadSetting, CannotAct, MissingPackage, UnknownName, UserError
 from ..evaluation.benchmarks.base import Benchmark, Metric, Question, Record
 from ..evaluation.benchmarks.protocols import Protocol
-from ..evaluation.reporting.tables import read_run
+from ..evaluation.reporting.runs import read_run
 from ..evaluation.runner.answerer import key_of_run, run_of
 from ..evaluation.runner.batches import asked, without_bad
 from ..evaluation.runner.run import evaluate, plan, shortened

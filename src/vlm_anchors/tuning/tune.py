@@ -10,7 +10,7 @@ from ..document import save_figure
 from ..durable import write_whole
 from ..errors import BadRun, BadSetting
 from ..evaluation.benchmarks.base import Benchmark
-from ..evaluation.reporting.tables import read_run
+from ..evaluation.reporting.runs import read_run
 from ..evaluation.runner.folder import shard
 from ..evaluation.statistics import holm
 from ..generation.method_file import save

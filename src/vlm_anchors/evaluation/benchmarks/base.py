@@ -217,10 +217,19 @@ def _one(benchmark: Benchmark, sums: Mapping[str, Counts], n: int) -> Score:
 def total(counts: Iterable[Mapping[str, float]]) -> Counts:
     """Sum of counts, key by key."""
     sums: Counts = {}
-    for each in counts:
+    for each, times in _with_times(list(counts)):
         for key, value in each.items():
-            sums[key] = sums.get(key, 0) + value
+            sums[key] = sums.get(key, 0) + value * times
     return sums
+
+
+def _with_times(counts: Sequence[Mapping[str, float]]) -> Iterable[tuple[Mapping[str, float], int]]:
+    """Counts that are one object together, where all are whole numbers, whose sums do not depend on the order."""
+    kinds = {id(each): each for each in counts}
+    if len(kinds) < len(counts) and all(isinstance(value, int) for each in kinds.values() for value in each.values()):
+        times = Counter(map(id, counts))
+        return [(each, times[key]) for key, each in kinds.items()]
+    return [(each, 1) for each in counts]
 
 
 def pooled(parts: Mapping[str, Mapping[str, float]]) -> Counts:
@@ -238,7 +247,11 @@ def check_records(records: Sequence[Record], benchmark: Benchmark, needed: Seque
     name = benchmark.name
     if not records:
         raise BadData(f"There are no answers to score for {name}; answer some questions first.")
+    usual = needed is NEEDED
+    truths: set[tuple[str, int]] = set()  # checked already, with their groups: equal truths are often one object
     for line, record in enumerate(records, 1):
+        if usual and _is_plain(record) and (record["group"], id(record.get("truth"))) in truths:
+            continue
         missing = [key for key in needed if key not in record]
         if missing:
             raise BadData(
@@ -247,8 +260,23 @@ def check_records(records: Sequence[Record], benchmark: Benchmark, needed: Seque
         place = f"Record {line} of {name}"
         RECORD.check(record, place)
         benchmark.truth_of(record["group"]).check(record["truth"], f"{place} ({record['id']!r})", "truth.")
+        truths.add((record["group"], id(record["truth"])))
+    if len({record["id"] for record in records}) == len(records):
+        return
     again = [key for key, times in Counter(record["id"] for record in records).items() if times > 1]
     if again:
         raise BadData(
             f"The id {again[0]!r} was answered twice in {name}; score one method, decoding and seed at a time."
         )
+
+
+def _is_plain(record: Record) -> bool:
+    """Whether the fields of `RECORD` but the truth hold what nearly every record's do, seen at a glance."""
+    key, image, group = record.get("id"), record.get("image", 0), record.get("group")
+    return (
+        type(key) is str
+        and bool(key.strip())
+        and type(group) is str
+        and (image is None or type(image) is str)
+        and type(record.get("answer")) is str
+    )

@@ -12,7 +12,7 @@ from ..benchmarks import mmhal
 from ..benchmarks.base import Record
 from ..benchmarks.llava_bench import LlavaBench, requests
 from ..benchmarks.mmhal import Mmhal
-from ..reporting.tables import Run, benchmark_of, read_info, read_run
+from ..reporting.runs import Run, benchmark_of, read_info, read_run
 from . import reviews
 from .judge import Judge
 

@@ -7,7 +7,8 @@ from ...durable import write_whole
 from ...errors import BadSetting
 from ..benchmarks.base import NEEDED, check_records
 from ..reading.official import safe_name
-from .tables import benchmark_of, by_key, named_once, read_run
+from .runs import benchmark_of, named_once, read_run
+from .tables import by_key
 
 
 def answer_files(runs: Iterable[Path], folder: Path) -> dict[Path, str]:

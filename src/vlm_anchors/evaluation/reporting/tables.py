@@ -1,25 +1,21 @@
 """Runs to tables: numbers with intervals, differences with p-values, the share of unread answers, published figures.
 
-A run is a folder with run.json and records.jsonl (records.RANK.jsonl of shards are read together), and reviews.jsonl where
-a judge was asked. Scores are made here, every time, from these alone. Rows are methods, tables are what may be compared: one
+Scores are made here, every time, from these alone. Rows are methods, tables are what may be compared: one
 benchmark, data file, model, protocol and judge; groups (splits, sub-tasks) get a table each below the whole.
 """
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...durable import iterate_lines
 from ...errors import UnknownName
 from ...registry import did_you_mean
-from ...text_files import read_object
 from .. import published, statistics
 from ..benchmarks import BENCHMARKS
 from ..benchmarks.base import BadData, Benchmark, Metric, Record, check_records, score
-from ..judging import reviews
 from .notes import left_out, notes_of, said_protocol, said_provenance, said_version
+from .runs import Run, benchmark_of, named_once, read_run
 from .table import Cell, Row, Table
 from .table import as_json as as_json
 from .table import from_json as from_json
@@ -27,89 +23,9 @@ from .table import from_json as from_json
 Key = tuple[str, str]  # method, decoding
 
 
-@dataclass(frozen=True)
-class Run:
-    """A folder of answers: what was run, and the records with their reviews; torn counts half-written last lines left out."""
-
-    path: Path
-    info: Mapping[str, Any]
-    records: list[dict[str, Any]]
-    torn: int = 0
-
-    @property
-    def judge(self) -> str:
-        """The model that reviewed the answers; empty where none did."""
-        return next((str(record["judge"]) for record in self.records if "judge" in record), "")
-
-
-def read_info(path: Path) -> dict[str, Any]:
-    """What run.json says of a run."""
-    if not (path / "run.json").exists():
-        raise BadData(f"{path} is no run: it has no run.json. Give a folder that `vlm-anchors eval --out` wrote.")
-    return read_object(path / "run.json", advice="Run eval again.")
-
-
-UNSCORED = frozenset({"prompt", "effects", "tokens", "made_with"})
-"""What no benchmark's score is made of."""
-
-
-def read_run(path: Path, scored: bool = False) -> Run:
-    """A run's folder. A half-written last line (power cut) is dropped; any other broken line is refused.
-
-    Args:
-        path: The folder.
-        scored: Keep only what scores are made of, and equal values once: a million answers then fit into a gigabyte.
-    """
-    info = read_info(path)
-    files = sorted(path.glob("records*.jsonl"))
-    if not files:
-        raise BadData(f"{path} holds no records.jsonl. Answer some questions first: vlm-anchors eval ... --out {path}")
-    kept: list[dict[str, Any]] = []
-    known: dict[tuple[Any, ...], set[Any]] = {}
-    same: dict[Any, Any] = {}
-    torn = 0
-    for file in files:
-        for _, row in iterate_lines(file):
-            if row is None:
-                torn += 1
-                continue
-            number, *run = reviews.key_of(row)
-            ids = known.setdefault(tuple(run), set())
-            if number not in ids:
-                one = _scored(row, same) if scored else row
-                ids.add(one["id"])
-                kept.append(one)
-    return Run(path, info, reviews.beside(kept, reviews.read(path)), torn)
-
-
-def _scored(row: Mapping[str, Any], same: dict[Any, Any]) -> dict[str, Any]:
-    """A record without `UNSCORED`; names, texts and truths that were seen before are the same
-    objects again, which halves the memory."""
-    kept = {
-        sys.intern(name): same.setdefault(value, value) if type(value) is str else value
-        for name, value in row.items()
-        if name not in UNSCORED and not (name == "seed" and value is None)
-    }
-    if isinstance(truth := kept.get("truth"), dict):
-        kept["truth"] = same.setdefault(repr(truth), truth)
-    return kept
-
-
 def key_of(record: Record) -> Key:
     """What makes a row: the method's SPEC and the decoding's."""
     return record.get("method", "none"), record.get("decoding", "greedy")
-
-
-def benchmark_of(run: Run) -> Benchmark:
-    """The benchmark a run names, as SPEC, with the word lists that lie beside its data."""
-    spec = run.info.get("benchmark")
-    if not isinstance(spec, str):
-        raise BadData(
-            f"{run.path / 'run.json'} names no benchmark; found {spec!r}. Expected a SPEC such as chair:lemma=fixed."
-        )
-    benchmark = BENCHMARKS.build(spec)
-    data = run.info.get("data")
-    return benchmark.at(Path(data)) if isinstance(data, str) and Path(data).exists() else benchmark
 
 
 def tables(
@@ -153,17 +69,6 @@ def tables(
     return made
 
 
-def named_once(paths: Iterable[Path]) -> list[Path]:
-    """The runs' folders; raises `BadData` where one was named twice, under whatever name."""
-    found: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        if (other := found.get(path.resolve())) is not None:
-            same = f"{path} was named twice" if other == path else f"{other} and {path} are the same RUN"
-            raise BadData(f"Expected different RUNs; {same}, and its answers would count twice. Name it once.")
-        found[path.resolve()] = path
-    return list(found.values())
-
-
 def _tables(
     runs: Sequence[Run], against: Run | str, draws: int, groups: bool, everyone: bool, metrics: Sequence[str]
 ) -> list[Table]:
@@ -179,11 +84,17 @@ def _tables(
     runs_left_out = left_out(sum(run.torn for run in runs), [n for run in runs for n in run.info.get("skipped") or ()])
     wanted = ["", *names] if groups and len(names) > 1 else [""]
     made = []
+    drawn: dict[Any, Any] = {}
+    asked = _asked(runs)
     for group in wanted:
         here, there = ([one for one in each if not group or one["group"] == group] for each in (records, other))
-        rows = rows_of(benchmark, here, by_key(there) if isinstance(against, Run) else against, draws)
+        rows = rows_of(benchmark, here, by_key(there) if isinstance(against, Run) else against, draws, drawn)
         if not group:
-            rows = [replace(row, asked=_asked(runs, row)) for row in rows]
+            known = [asked.get((row.method, row.decoding)) for row in rows]
+            rows = [
+                replace(row, asked=None if many is None else max(many, row.n))
+                for row, many in zip(rows, known, strict=True)
+            ]
         used = chosen(benchmark, rows, metrics)
         if group or len(names) < 2:  # a mean over one group is the group's own number
             used = tuple(m for m in used if not m.name.startswith("mean_"))
@@ -244,14 +155,23 @@ def only_group(names: Sequence[str]) -> str:
 Runs = Mapping[Key, dict[int | None, list[Record]]]
 
 
-def rows_of(benchmark: Benchmark, records: Sequence[Record], against: Runs | str, draws: int) -> list[Row]:
-    """One row a method and decoding, in order of appearance; compared with a method, or with another run's."""
+def rows_of(
+    benchmark: Benchmark,
+    records: Sequence[Record],
+    against: Runs | str,
+    draws: int,
+    drawn: dict[Any, Any] | None = None,
+) -> list[Row]:
+    """One row a method and decoding, in order of appearance; compared with a method, or with another run's.
+
+    `drawn`: the bootstrap's draws, kept from one table to the next.
+    """
     runs = by_key(records)
-    known: statistics.Known = {}
+    known = statistics.Known(drawn={} if drawn is None else drawn)
     made = []
     for key, seeds in runs.items():
         answers = list(seeds.values())
-        scores = [score(benchmark, each, statistics.counted(benchmark, each, known)) for each in answers]
+        scores = [score(benchmark, each, statistics.counted(benchmark, each, known).counts) for each in answers]
         means = statistics.average([each.metrics for each in scores])
         ranges, gaps = {}, {}
         if same_questions(seeds):
@@ -271,7 +191,7 @@ def rows_of(benchmark: Benchmark, records: Sequence[Record], against: Runs | str
                 mean_seconds(seeds),
                 cells,
                 wordless=sum(wordless) / n if wordless else None,
-                images=len(statistics.clusters_of(benchmark, answers[0])),
+                images=len(statistics.counted(benchmark, answers[0], known).clusters),
             )
         )
     return corrected(made)
@@ -293,7 +213,14 @@ def by_key(records: Sequence[Record]) -> dict[Key, dict[int | None, list[Record]
     """Records by method and decoding, then by seed."""
     found: dict[Key, dict[int | None, list[Record]]] = {}
     for record in records:
-        found.setdefault(key_of(record), {}).setdefault(record.get("seed"), []).append(record)
+        key, seed = key_of(record), record.get("seed")
+        seeds = found.get(key)
+        if seeds is None:
+            seeds = found[key] = {}
+        if seed in seeds:
+            seeds[seed].append(record)
+        else:
+            seeds[seed] = [record]
     return found
 
 
@@ -315,6 +242,8 @@ def base_of(runs: Runs, key: Key, against: str) -> dict[int | None, list[Record]
 
 def same_questions(seeds: Mapping[int | None, Sequence[Record]]) -> bool:
     """Averaging over seeds needs the same questions under each."""
+    if len(seeds) == 1:
+        return True
     return len({frozenset(record["id"] for record in records) for records in seeds.values()}) == 1
 
 
@@ -350,14 +279,14 @@ def said_run(run: Run, model: str) -> str:
     return other if other != model else run.path.name
 
 
-def _asked(runs: Sequence[Run], row: Row) -> int | None:
-    """How many questions there were: as the runs of the row's method say, else nobody knows."""
-    found = [
-        run.info["questions"]
-        for run in runs
-        if isinstance(run.info.get("questions"), int) and (row.method, row.decoding) in by_key(run.records)
-    ]
-    return max([*found, row.n]) if found else None
+def _asked(runs: Sequence[Run]) -> dict[Key, int]:
+    """How many questions there were, by method and decoding: as the runs that hold such answers say, else nobody knows."""
+    found: dict[Key, int] = {}
+    for run in runs:
+        if isinstance(questions := run.info.get("questions"), int):
+            for key in {key_of(record) for record in run.records}:
+                found[key] = max(found.get(key, questions), questions)
+    return found
 
 
 def _check_metrics(made: Sequence[Table], names: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -135,14 +136,16 @@ def _named(different: Mapping[str, Any]) -> str:
 
 def _checked_key(file: Path, number: int, record: Mapping[str, Any]) -> Key:
     """A record's key; a line that is no record of a RUN raises `BadData`."""
-    words = (record["id"], record.get("method"), record.get("decoding"))
-    seed = record.get("seed")
-    if not all(isinstance(word, str) for word in words) or not (seed is None or isinstance(seed, int)):
-        raise BadData(
-            f"{file}, line {number}: expected id, method and decoding as texts and seed as a number; found "
-            f"{(*words, seed)!r:.120}. Remove the line."
-        )
-    return key_of(record)
+    name, method, decoding, seed = key = (
+        record["id"], record.get("method"), record.get("decoding"), record.get("seed"),
+    )  # fmt: skip
+    whole = seed is None or isinstance(seed, int)
+    if whole and isinstance(name, str) and isinstance(method, str) and isinstance(decoding, str):
+        return name, sys.intern(method), sys.intern(decoding), seed  # of a million lines these are few texts
+    raise BadData(
+        f"{file}, line {number}: expected id, method and decoding as texts and seed as a number; found "
+        f"{key!r:.120}. Remove the line."
+    )
 
 
 def _reported(name: str, settings: Mapping[str, Any]) -> str:
