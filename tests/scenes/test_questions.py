@@ -5,8 +5,9 @@ import re
 from collections import Counter
 
 import pytest
+from named import mentions
 
-from tools.scenes_model.measure import mentions, repeated
+from tools.scenes_model.measure import captions, repeated
 from vlm_anchors.scenes import questions as q
 from vlm_anchors.scenes import sample
 
@@ -91,6 +92,15 @@ def test_captions_name_what_is_there_and_nothing_else(scenes):
         if len(scene.present) >= 3:
             words.append(len(q.detailed_caption(scene).split()))
     assert sorted(words)[len(words) // 2] >= 20
+
+
+def test_the_packages_chair_counts_what_captions_name(scenes):
+    texts = [q.detailed_caption(scene) for scene in scenes]
+    table = captions(scenes, texts)
+    assert table["mentions"].tolist() == [len(mentions(text)) for text in texts]
+    assert not table["absent"].any() and table["recalled"].tolist() == table["present"].tolist()
+    told = captions(scenes[:1], [f"{texts[0]} There are two {q.plural(q.absent(random.Random(0), scenes[0]))}."])
+    assert (told["absent"].item(), told["captions_absent"].item()) == (1, 1)
 
 
 def test_the_benchmarks_own_phrasings_are_among_the_questions(asked):

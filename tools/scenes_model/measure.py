@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import random
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +19,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from vlm_anchors.evaluation.benchmarks.chair import Chair
+from vlm_anchors.evaluation.statistics import draws_of, middle
 from vlm_anchors.provenance import provenance
-from vlm_anchors.scenes import coco, draw, pope, questions
+from vlm_anchors.scenes import draw, pope, questions
 from vlm_anchors.scenes.questions import QA
 from vlm_anchors.scenes.scene import Scene, sample
 
@@ -73,51 +74,32 @@ YES_NO: dict[str, Callable[[Table], np.ndarray]] = {
     "yes_ratio": lambda t: (t["tp"] + t["fp"]) / (t["tp"] + t["tn"] + t["fp"] + t["fn"]),
 }
 CHAIR: dict[str, Callable[[Table], np.ndarray]] = {
-    "chair_i": lambda t: t["wrong"] / t["mentions"],
-    "chair_s": lambda t: t["any"] / t["captions"],
-    "recall": lambda t: t["recalled"] / t["there"],
+    "chair_i": lambda t: t["absent"] / t["mentions"],
+    "chair_s": lambda t: t["captions_absent"] / t["n"],
+    "recall": lambda t: t["recalled"] / t["present"],
 }
 SHARE: dict[str, Callable[[Table], np.ndarray]] = {"accuracy": lambda t: t["right"] / t["asked"]}
 
 
 def intervals(table: Table, figures: dict[str, Callable], draws: int = 2000) -> dict[str, list[float]]:
-    """Each figure as [value, low, high]: a 95 % percentile bootstrap over images."""
-    n = len(next(iter(table.values())))
-    weights = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=draws).astype(float)
+    """Each figure as [value, low, high]: a 95 % percentile bootstrap over images, as in reports."""
+    weights = np.concatenate([*draws_of(len(next(iter(table.values()))), draws, seed=0)])
     whole = {key: value.sum() for key, value in table.items()}
     drawn = {key: weights @ value for key, value in table.items()}
-    return {
-        name: [round(float(x), 4) for x in (figure(whole), *np.percentile(figure(drawn), [2.5, 97.5]))]
-        for name, figure in figures.items()
-    }
-
-
-@functools.cache
-def _phrases() -> tuple[re.Pattern, dict[str, str]]:
-    """Every way the model's vocabulary has to name a category, longest first."""
-    owner: dict[str, str] = {}
-    for name in coco.CATEGORIES:
-        for word in (name, *questions.SYNONYMS.get(name, ())):
-            owner |= {word: name, questions.plural(word): name}
-    longest = sorted(owner, key=len, reverse=True)
-    return re.compile(r"\b(" + "|".join(map(re.escape, longest)) + r")\b"), owner
-
-
-def mentions(text: str) -> list[str]:
-    """The categories a caption names, in order, with repetition."""
-    pattern, owner = _phrases()
-    return [owner[match] for match in pattern.findall(text.lower())]
+    found = {}
+    for name, figure in figures.items():
+        span = middle(figure(drawn).tolist())
+        found[name] = [round(float(x), 4) for x in (figure(whole), span.low, span.high)]
+    return found
 
 
 def captions(scenes: list[Scene], texts: list[str]) -> Table:
-    """CHAIR's sums by image."""
-    rows = []
-    for scene, text in zip(scenes, texts, strict=True):
-        named = mentions(text)
-        wrong = sum(name not in scene.present for name in named)
-        rows.append((wrong, len(named), wrong > 0, 1, len(scene.present & set(named)), len(scene.present)))
-    columns = np.array(rows, dtype=float).T
-    return dict(zip(("wrong", "mentions", "any", "captions", "recalled", "there"), columns, strict=True))
+    """CHAIR's sums by image, as `vlm-anchors eval chair:lemma=fixed` counts them."""
+    records = [
+        {"answer": text, "truth": {"objects": sorted(scene.present)}} for scene, text in zip(scenes, texts, strict=True)
+    ]
+    counts = Chair(lemma="fixed").counts(records)
+    return {key: np.array([each[key] for each in counts], dtype=float) for key in counts[0]}
 
 
 def repeated(text: str) -> bool:
