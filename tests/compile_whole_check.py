@@ -79,7 +79,12 @@ def main():
                     found = [which(logits(compiled, batch)), which_tokens(tokens(compiled, batch))]
             after = [which(logits(compiled, batch)), which_tokens(tokens(compiled, batch))]
             said = any("compiled as a whole" in str(one.message) for one in seen)
-            summary[f"{way.__name__}: {order}"] = {"forward": found[0], "generate": found[1], "said": said, "after": after}
+            summary[f"{way.__name__}: {order}"] = {
+                "forward": found[0],
+                "generate": found[1],
+                "said": said,
+                "after": after,
+            }
     sys.stdout.write(json.dumps(summary))
 
 

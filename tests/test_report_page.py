@@ -1,10 +1,15 @@
 """The HTML report in a browser: every column is in sight on a screen, and nothing scrolls sideways on a phone."""
 
+from dataclasses import replace
+
 import pytest
 from pope_runs import pope_records, write
 
+from vlm_anchors.evaluation.benchmarks.base import Metric
 from vlm_anchors.evaluation.reporting import html as report_page
 from vlm_anchors.evaluation.reporting import tables as report
+from vlm_anchors.evaluation.reporting.table import Cell, Row, Table
+from vlm_anchors.evaluation.statistics import Difference, Interval
 
 LONG = "attanchor:tau=0.125,negatives=false+clva:alpha=5,beta=0.1,layers=13-24,positive_layer=3"
 METHODS = {"none": 4, "clva": 8, "vcd:alpha=1.0,beta=0.1": 7, "attanchor+clva": 5, LONG: 3}
@@ -39,11 +44,23 @@ def chair_run(folder):
     return write(folder, made, benchmark="chair", protocol="opera", **INFO)
 
 
+def many_metrics():
+    """A table as AMBER's, with numbers at their widest."""
+    metrics = tuple(Metric(f"{name}_f1", "higher", "percent") for name in ("existence", "attribute", "relation") * 4)
+    metrics = tuple(replace(metric, name=f"{metric.name}{n}") for n, metric in enumerate(metrics))
+    gap = Difference(-13.33, Interval(-15.5, -10.2), 0.001, 0.0004, 1234, 1098, 14216, 0.012)
+    cell = Cell(100.0, 100.0, 100.0, None, gap)
+    cells = {metric.name: cell for metric in metrics}
+    rows = [Row(method, "beam:num_beams=5", (None,), 14216, 0.123, 12.345, cells, images=1004) for method in METHODS]
+    return Table("amber", "version 1", "", "llava", "as-asked", "dialect amber", "none", metrics, rows)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The page of two benchmarks, with published rows of every model."""
     folder = tmp_path_factory.mktemp("runs")
     shown = report.tables([pope_run(folder / "pope"), chair_run(folder / "chair")], draws=30, everyone=True)
+    shown.append(many_metrics())
     page = folder / "report.html"
     page.write_text(report_page.page(shown, "A report"))
     return page, shown
@@ -86,6 +103,7 @@ def test_every_column_is_in_sight(browser, made, width, height):
     assert found["page"] <= width, "the page scrolls sideways"
     assert (found["sideways"], found["hidden"], found["overlap"]) == (0, [], [])
     if width == 1280:  # a table with a head; on a phone each value has its own
-        assert len(found["heads"]) == sum(len(report_page.columns(table)) for table in shown)
+        wanted = [column.head for table in shown for column in report_page.columns(table)]
+        assert set(wanted) <= set(found["heads"]) and len(found["heads"]) <= len(wanted) + 1
     else:
         assert found["heads"] == [] and found["named"] > 0
