@@ -1,7 +1,8 @@
 """The decoding step compiled, in a process of its own: the shape checks of the tests cannot be traced by torch.compile.
 
 Run by test_compile.py. Prints one JSON line: tokens of the plain run and of the compiled step, graph breaks, and compiled
-graphs; with a second argument, of methods with hooks beyond attention.
+graphs; with a second argument "hooks", of methods with hooks beyond attention; with a third and a fourth, how and when a model
+was compiled as a whole, what its prompt's logits are and what was said.
 """
 
 import json
@@ -77,4 +78,47 @@ def hooks(backend):
     sys.stdout.write(json.dumps(summary))
 
 
-(hooks if sys.argv[2:] else main)(sys.argv[1])
+def compiled(model, how, backend):
+    """The model compiled as a whole, by a way users have."""
+    if how == "torch.compile(model)":
+        return torch.compile(model, backend=backend)
+    if how == "model.forward":
+        model.forward = torch.compile(model.forward, backend=backend)
+    else:
+        (model if how == "model.compile()" else model.model.language_model).compile(backend=backend)
+    return model
+
+
+def whole(backend, how, when):
+    """A prompt through a model compiled as a whole, before a method was attached (and run), or after."""
+    batch = tiny.llava_batch(texts=((5, 4),))
+
+    def logits(model):
+        with torch.no_grad():
+            return model(**batch).logits[:, -1]
+
+    model, method = tiny.llava(layers=4), CLVA(alpha=50.0, tau=1.0)
+    wanted = {"plain": logits(model)}
+    with attach(model, method):
+        wanted["edited"] = logits(model)
+
+    def which(found):
+        return [name for name, one in wanted.items() if (found - one).abs().max() < 1e-5]
+
+    faster = None
+    if when == "before":
+        faster = compiled(model, how, backend)
+        assert which(logits(faster)) == ["plain"]
+    with warnings.catch_warnings(record=True) as seen, attach(model, method):
+        warnings.simplefilter("always")
+        faster = compiled(model, how, backend) if faster is None else faster
+        found = which(logits(faster))
+    said = any("compiled as a whole, and no method acts" in str(one.message) for one in seen)
+    sys.stdout.write(json.dumps({"found": found, "said": said, "after": which(logits(faster))}))
+
+
+backend, *how = sys.argv[1:]
+if len(how) == 2:
+    whole(backend, *how)
+else:
+    (hooks if how else main)(backend)

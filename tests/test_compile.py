@@ -36,3 +36,15 @@ def test_hooks_beyond_attention_compile_in_pieces_and_refuse_one_graph():
     summary = check("aot_eager", "hooks")
     assert summary["found"] == summary["wanted"] and summary["effects"]
     assert "Compile with fullgraph=False" in summary["refused"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "how", ["torch.compile(model)", "model.compile()", "model.forward", "language_model.compile()"]
+)
+def test_a_model_compiled_as_a_whole_acts_or_says_that_it_does_not(how, when):
+    """Also where the graph of the plain model was made before; and afterwards the model is the plain one."""
+    summary = check("eager", how, when)
+    assert summary["after"] == ["plain"]
+    assert (summary["found"], summary["said"]) in ((["edited"], False), (["plain"], True)), summary

@@ -1,6 +1,8 @@
 """Ways of running a model that no other file has: sparse budgets, int8, ranks, frames, candidates with placeholders."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import tiny
@@ -124,3 +126,14 @@ def test_attanchor_in_a_pipeline_says_to_prepare_first():
     ):
         model.generate(**inputs, max_new_tokens=2)
     assert isinstance(model, hf.GenerationMixin)
+
+
+def test_the_page_names_tests_that_exist():
+    root = Path(__file__).parents[1]
+    rows = [line for line in (root / "docs" / "running.md").read_text("utf-8").splitlines() if line.startswith("| ")][
+        2:
+    ]
+    assert len(rows) > 15
+    for row in rows:
+        named = re.findall(r"`(tests/[a-z_/]+\.py)`", row)
+        assert named and all((root / name).exists() for name in named), row
