@@ -1,6 +1,6 @@
 """Serving under load on this machine only, bounded: results/serving_load_cpu.json.
 
-    python runs/serving_load.py --out results/serving_load_cpu.json
+    python runs/serving_load.py --out results/serving_load_cpu.json [--parts throughput mixed]
 
 1. Throughput: the same captions (16 clients, 128 requests, 32 new tokens) through `transformers serve`, which answers one
    request at a time, and through `vlm-anchors serve`, plain and with CLVA; the three servers in turn, twice, in one run.
@@ -52,11 +52,13 @@ class Served:
 
     def __enter__(self):
         self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(1200):
+        for _ in range(6000):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1)
                 return self
             except OSError:
+                if self.process.poll() is not None:
+                    break
                 time.sleep(0.1)
         raise RuntimeError(f"{self.command[:4]} did not start")
 
@@ -215,35 +217,45 @@ def mixed(server, clients, requests, seed=0):
     }  # fmt: skip
 
 
+def compared(rounds, requests):
+    """Part 1: seconds and rates of the three servers, and how many answers are the same."""
+    servers = {"transformers serve": theirs, "plain": ours, "clva": lambda: ours("clva")}
+    seconds = {name: [] for name in servers}
+    texts = {}
+    for _ in range(rounds):
+        for name, make in servers.items():
+            with make() as server:
+                spent, texts[name] = throughput(server, 16, requests, 32)
+                seconds[name].append(spent)
+    rates = {name: requests / min(spent) for name, spent in seconds.items()}
+    same = sum(a == b for a, b in zip(texts["plain"], texts["transformers serve"], strict=True))
+    return {
+        **provenance("cpu"), "clients": 16, "requests": requests, "new tokens": 32, "seconds": seconds,
+        "requests a second, best round": rates, "plain over transformers serve": rates["plain"] / rates["transformers serve"],
+        "clva over transformers serve": rates["clva"] / rates["transformers serve"],
+        "answers equal to transformers serve": same, "seed": 0,
+    }  # fmt: skip
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--requests", type=int, default=128)
     parser.add_argument("--mixed", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--parts", nargs="+", choices=["throughput", "mixed"], default=["throughput", "mixed"])
     chosen = parser.parse_args()
-    servers = {"transformers serve": theirs, "plain": ours, "clva": lambda: ours("clva")}
-    seconds = {name: [] for name in servers}
-    texts = {}
-    for _ in range(chosen.rounds):
-        for name, make in servers.items():
-            with make() as server:
-                spent, texts[name] = throughput(server, 16, chosen.requests, 32)
-                seconds[name].append(spent)
-    rates = {name: chosen.requests / min(spent) for name, spent in seconds.items()}
-    same = sum(a == b for a, b in zip(texts["plain"], texts["transformers serve"], strict=True))
-    result = {
-        **provenance("cpu"), "clients": 16, "requests": chosen.requests, "new tokens": 32, "seconds": seconds,
-        "requests a second, best round": rates, "plain over transformers serve": rates["plain"] / rates["transformers serve"],
-        "clva over transformers serve": rates["clva"] / rates["transformers serve"],
-        "answers equal to transformers serve": same, "seed": 0,
-    }  # fmt: skip
-    chosen.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    print(json.dumps({key: result[key] for key in list(result)[-5:]}, indent=1), flush=True)
-    with ours() as server:
-        result["mixed load"] = mixed(server, 32, chosen.mixed)
-    chosen.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    print(json.dumps(result["mixed load"], indent=1))
+    result = json.loads(chosen.out.read_text("utf-8")) if chosen.out.exists() else {}
+    if "throughput" in chosen.parts:
+        result |= compared(chosen.rounds, chosen.requests)
+        chosen.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        print(json.dumps({key: result[key] for key in result if "over" in key}, indent=1), flush=True)
+    if "mixed" in chosen.parts:
+        with ours() as server:
+            made = mixed(server, 32, chosen.mixed)
+        result["mixed load"] = {key: value for key, value in provenance("cpu").items() if key != "versions"} | made
+        chosen.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        print(json.dumps(result["mixed load"], indent=1))
 
 
 if __name__ == "__main__":
