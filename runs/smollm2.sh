@@ -62,9 +62,7 @@ pope() {
   "$python" runs/scenes_report.py smollm2_pope "$out"/pope-{greedy,controls,baselines,logit-shift}
 }
 others() { # BENCHMARK
-  local rest
-  mapfile -t rest < <(best)
-  answer "$1" greedy images none clva "$(best clva)" "${rest[@]}"
+  answer "$1" greedy images none clva "$(best clva)"
   "$python" runs/scenes_report.py "smollm2_$1" "$out/$1-greedy"
 }
 mme() { others mme; }
