@@ -62,7 +62,7 @@ def kills(seconds, place):
 
 
 def records(run):
-    from vlm_anchors.evaluation.reporting.tables import read_run
+    from vlm_anchors.evaluation.reporting.runs import read_run
 
     rows = [{name: value for name, value in row.items() if name != "seconds"} for row in read_run(run).records]
     return sorted(rows, key=lambda row: (row["id"], row["method"]))

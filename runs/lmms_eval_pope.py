@@ -49,7 +49,14 @@ def main() -> None:
         vlm.processor.save_pretrained(folder / "model")
         ours = [sys.executable, "-m", "vlm_anchors"]
         seconds([*ours, "scenes", "export", "--out", folder / "scenes", "--images", MANY // 6])
-        data = ["--data", folder / "scenes" / "pope", "--images", folder / "scenes" / "images", "--split", "adversarial"]
+        data = [
+            "--data",
+            folder / "scenes" / "pope",
+            "--images",
+            folder / "scenes" / "images",
+            "--split",
+            "adversarial",
+        ]
         seconds([*ours, "lmms-task", "pope", *data, "--out", folder / "task"])
         task = next((folder / "task").glob("*.yaml")).stem
 
@@ -75,13 +82,17 @@ def main() -> None:
         for batch in (1, 24):
             rates[f"vlm-anchors, batch {batch}"] = rate(eval_at(batch))
         version = subprocess.run(
-            [python, "-c", "import importlib.metadata as m; print(m.version('lmms-eval'))"], capture_output=True, text=True
+            [python, "-c", "import importlib.metadata as m; print(m.version('lmms-eval'))"],
+            capture_output=True,
+            text=True,
         ).stdout.strip()
         whole = folder / "lmms" / f"{MANY}-0"
         scores = json.loads(next(whole.rglob("*_results.json")).read_text("utf-8"))["results"][task]
         said = [json.loads(line) for line in next(whole.rglob("*samples*.jsonl")).read_text("utf-8").splitlines()]
         found = {"lmms-eval, llava_hf, batch 1": {name: round(scores[f"{name},none"], 4) for name in METRICS}}
-        documents = [json.loads(line) for line in next((folder / "task").glob("*.jsonl")).read_text("utf-8").splitlines()]
+        documents = [
+            json.loads(line) for line in next((folder / "task").glob("*.jsonl")).read_text("utf-8").splitlines()
+        ]
         texts = {json.loads(documents[one["doc_id"]]["record"])["id"]: one["filtered_resps"] for one in said}
         same = {}
         for batch in (1, 24):

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from vlm_anchors.evaluation.reporting.tables import read_run
+from vlm_anchors.evaluation.reporting.runs import read_run
 
 
 def margins(records):

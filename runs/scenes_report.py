@@ -19,7 +19,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from vlm_anchors.evaluation.reporting.tables import key_of, read_run
+from vlm_anchors.evaluation.reporting.runs import read_run
+from vlm_anchors.evaluation.reporting.tables import key_of
 
 ROOT = Path(__file__).parent.parent
 NOISE = 0.001

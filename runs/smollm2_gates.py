@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from vlm_anchors.evaluation.reporting.tables import read_run, tables
+from vlm_anchors.evaluation.reporting.runs import read_run
+from vlm_anchors.evaluation.reporting.tables import tables
 from vlm_anchors.provenance import provenance
 from vlm_anchors.scenes import coco, smollm2
 

@@ -148,7 +148,10 @@ BENCHMARKS = {
         '"yes" moved until it says yes as often as with CLVA.',
     ),
     "mme": (("score", "accuracy"), "Existence, count, position and colour; 200 points each."),
-    "chair": (("chair_i", "chair_s", "recall"), "Captions: fewer hallucinated objects are better, more recall is better."),
+    "chair": (
+        ("chair_i", "chair_s", "recall"),
+        "Captions: fewer hallucinated objects are better, more recall is better.",
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """A few bundled questions answered by a tiny model, as several test files do it."""
 
-from vlm_anchors.evaluation.reporting.tables import read_run
+from vlm_anchors.evaluation.reporting.runs import read_run
 from vlm_anchors.evaluation.runner import evaluate
 
 SCENES = 6

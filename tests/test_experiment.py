@@ -7,7 +7,7 @@ import pytest
 
 from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import BadData, BadSetting, UnknownName, UserError
-from vlm_anchors.evaluation.reporting.tables import read_run
+from vlm_anchors.evaluation.reporting.runs import read_run
 from vlm_anchors.evaluation.runner.bundled import export
 from vlm_anchors.experiments.cells import cells, listing
 from vlm_anchors.experiments.execute import run_experiment

@@ -9,7 +9,7 @@ import pytest
 
 from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import AnchorsWarning, BadData, BadRun, BadSetting
-from vlm_anchors.evaluation.reporting.tables import read_run
+from vlm_anchors.evaluation.reporting.runs import read_run
 from vlm_anchors.evaluation.runner import evaluate
 from vlm_anchors.evaluation.runner.bundled import bundled_data, export
 from vlm_anchors.evaluation.runner.folder import shard

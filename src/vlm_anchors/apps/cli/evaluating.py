@@ -172,11 +172,12 @@ def report(
     from ...evaluation.reporting import html as report_page
     from ...evaluation.reporting import sheets, tables
     from ...evaluation.reporting import text as report_text
+    from ...evaluation.reporting.runs import read_info
     from ...registry import did_you_mean
 
     def with_runs(made: Any) -> str:
         """The tables and the birth certificates of the runs they come from."""
-        reported_runs = [tables.read_info(run) for run in runs]
+        reported_runs = [read_info(run) for run in runs]
         return json.dumps({"runs": reported_runs, "tables": json.loads(tables.as_json(made))}, indent=1) + "\n"
 
     forms: dict[str, Any] = {
