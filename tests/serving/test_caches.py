@@ -14,6 +14,8 @@ from vlm_anchors.integrations.serving.chat_request import read_request
 from vlm_anchors.interventions.attachment import attach
 from vlm_anchors.interventions.branch.bounded_store import BoundedStore
 from vlm_anchors.interventions.branch.feature_cache import FeatureCache
+from vlm_anchors.interventions.branch.prefix_store import PrefixStore
+from vlm_anchors.methods import METHODS
 from vlm_anchors.models.families import family_of
 from vlm_anchors.scenes.questions import POPE
 
@@ -211,3 +213,29 @@ def test_every_family_answers_the_same(name):
                 same = torch.stack(model.generate(**found, **how).logits)
             assert (plain - same).abs().max() < 1e-9
     assert (len(cache.store), cache.store.hits) == (2, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(tiny_families.FAMILIES))
+def test_every_family_that_shares_a_prefix_goes_on_from_it_exactly(name):
+    """A prefix that was read now, and one that is remembered, against the prompt read whole."""
+    family = tiny_families.FAMILIES[name]
+    model = family.build().double()
+    processor = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=tiny_families.PAD))
+    vlm = SimpleNamespace(model=model, family=family_of(model.config), processor=processor)
+    store = PrefixStore(64 * MIB, FeatureCache(64 * MIB))
+    batch = tiny_families.batch(family, tiny_families.prompts(family, [".i..."]))
+    batch = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
+    for spec in ("none", "clva:tau=1"):
+        method = METHODS.build(spec)
+        with attach(model, method) as handle, torch.no_grad():
+            how = {"max_new_tokens": 2, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+            whole, effects = torch.stack(model.generate(**batch, **how).logits), handle.effects
+            for _ in range(2):
+                found = store.inputs(vlm, handle, [method], batch, [1])
+                if found is None:
+                    assert name not in ("llava", "llava-next", "llava-onevision")
+                    return
+                again = torch.stack(model.generate(**found, **how).logits)
+                assert (whole - again).abs().max() < 1e-9 and handle.effects == effects
+    assert (len(store.store), store.store.hits) == (2, 2)

@@ -212,6 +212,11 @@ def test_models_metrics_and_unknown_addresses(served):
     assert "scenes" in names and "scenes@clva" in names
     page = httpx.get(f"http://127.0.0.1:{served}/metrics").text
     assert 'vlm_anchors_requests_total{method="clva",status="200"}' in page
+    for what in ("hits", "misses", "bytes"):
+        assert (
+            f'vlm_anchors_cache_{what}{{cache="prefix"}}' in page
+            and f'vlm_anchors_cache_{what}{{cache="image"}}' in page
+        )
     for path in ("/load_model", "/reset", "/docs", "/openapi.json"):
         assert httpx.post(f"http://127.0.0.1:{served}{path}", json={}).status_code in (404, 405)
 

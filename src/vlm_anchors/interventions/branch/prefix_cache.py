@@ -42,6 +42,7 @@ def shares_prefix(model: Any, family: Family, methods: Sequence[Method]) -> bool
     reads_again = any(type(method).branch is not Method.branch for method in methods)
     return (
         reusable(model, family)
+        and not family.end_tag_follows  # the tag would begin the second piece, where nothing says that it is one
         and all(method.leaves_prefix_alone for method in methods)
         and (not reads_again or family.again == "pixels")
     )

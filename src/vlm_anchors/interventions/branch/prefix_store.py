@@ -60,7 +60,7 @@ class PrefixStore:
     """
 
     def __init__(self, max_bytes: int, images: FeatureCache):
-        self.store, self._images = BoundedStore(max_bytes), images
+        self.store, self._images, self._copies = BoundedStore(max_bytes), images, True
 
     def inputs(
         self, vlm: Vlm, handle: Handle, methods: Sequence[Method], tensors: Mapping[str, Any], images: Sequence[int]
@@ -78,7 +78,9 @@ class PrefixStore:
             Token ids, mask and cache; None where prompts cannot be shared: the class or a method does not allow it, a prompt
             has not one image, or prompts differ in the length of what stands before the question.
         """
-        if not self.store.max_bytes or set(images) != {1} or not shares_prefix(vlm.model, vlm.family, methods):
+        if not self.store.max_bytes or not self._copies or set(images) != {1}:
+            return None
+        if not shares_prefix(vlm.model, vlm.family, methods):
             return None
         given = encoder_arguments(vlm.model.base_model, "image", tensors)
         rows, heads, tails = by_image(given, images), *_cut(vlm, tensors)
@@ -105,14 +107,17 @@ class PrefixStore:
         words = {"input_ids": heads, "attention_mask": torch.ones_like(heads)}
         cache = prefill_prefix(vlm.model, self._images.encoded(vlm, {**words, **together(rows)}, [1] * len(rows)))
         generation: GenerationState | None = getattr(cache, STATE_ATTRIBUTE, None)
-        if not holds_all(cache):
+        if not holds_all(cache):  # layers of other kinds keep more than keys and values
+            self._copies = False
             return None
         return [_prefix_of(cache, generation, row, i) for i, row in enumerate(rows)]
 
 
 def _cut(vlm: Vlm, tensors: Mapping[str, Any]) -> tuple[Int[Tensor, "b p"] | None, list[list[int]]]:
     """The prefixes up to the last visual token, and what follows; None where prefixes are not of one length."""
-    visual = vlm.model.config.image_token_id
+    visual = getattr(vlm.model.config, "image_token_id", None)
+    if visual is None:
+        return None, []
     rows = [row[real] for row, real in zip(tensors["input_ids"], tensors["attention_mask"].bool(), strict=True)]
     if not all((row == visual).any() for row in rows):
         return None, []
