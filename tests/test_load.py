@@ -214,3 +214,8 @@ def test_the_bundled_model():
         warnings.simplefilter("error")
         AutoModelForImageTextToText.from_pretrained(BUNDLED_FOLDER, local_files_only=True)
         AutoProcessor.from_pretrained(BUNDLED_FOLDER, local_files_only=True)
+
+
+def test_a_name_that_no_file_system_takes():
+    with pytest.raises(BadModel, match="No model 'x+': File name too long"):
+        va.load("x" * 300)

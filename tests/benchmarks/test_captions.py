@@ -128,6 +128,11 @@ def test_a_line_break_of_any_kind_leaves_every_caption_in_its_place(place):
     assert [each for [each] in made.values()] == [each for [each] in found.values()] == plain
 
 
+def test_half_of_a_surrogate_pair_is_a_sign_like_others():
+    """Answers may hold it: records.jsonl keeps it as an escape."""
+    assert captions.one_line("a \ud800dog\u2028runs") == "a ?dog runs"
+
+
 def test_shifted_lines_are_refused():
     class Shifting:
         def tokenize(self, captions):

@@ -265,3 +265,11 @@ def test_official_objects(official):
     questions = Chair().questions(path)
     assert len(questions) == 123287
     assert chair.Chair().score([q.record("A person.") for q in questions[:100]]).n == 100
+
+
+def test_hidden_files_beside_the_data_are_passed_over(tmp_path):
+    """macOS leaves `._NAME` beside each file that it copies."""
+    (tmp_path / "objects.json").write_text('{"7": ["dog"]}', "utf-8")
+    for name in ("._objects.json", "._instances_val2014.json"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    assert [question.id for question in Chair().questions(tmp_path)] == ["7"]

@@ -206,3 +206,9 @@ def test_wording_and_answers():
     one, two = map(json.loads, text.splitlines())
     assert one == {"question_id": "7", "prompt": "<image>\n?", "text": "B"}
     assert "<image>" not in two["prompt"]
+
+
+def test_an_index_of_thousands_of_digits(tmp_path):
+    (file := tmp_path / "mmbench.tsv").write_text(f"index\tquestion\tA\tB\tanswer\n{'9' * 5000}\t?\ta\tb\tA\n", "utf-8")
+    with pytest.raises(BadData, match="expected a whole number in the field 'index'"):
+        MmBench().questions(file)

@@ -204,3 +204,9 @@ def test_official_files_are_known_by_their_hash(official):
 
 def test_other_files_are_not(tmp_path):
     assert files.identify(write(tmp_path / "x", "y")) is None
+
+
+def test_a_name_longer_than_file_systems_take(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(BadData, match="longer than file systems take"):
+        files.find_image(tmp_path)("x" * 300 + ".jpg")

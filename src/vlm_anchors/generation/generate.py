@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AnchorsWarning, CannotAct
-from ..inputs.prompt_builder import Inputs, Sample, is_token_mismatch, prepare, token_mismatch
+from ..inputs.mismatch import processor_blamed
+from ..inputs.prompt_builder import Inputs, Sample, prepare
 from ..interventions.method import preparing
 from ..models.vlm import Vlm
 from ..parameters import known_arguments
@@ -167,7 +168,8 @@ def answer_prepared(
     from ..interventions.recorders import LastLayerAttention, Shares
     from .sampling import Broken, KeyedNoise, YesNo
 
-    tensors, search = prepared(run, inputs, samples), None
+    with processor_blamed(run.vlm):
+        tensors, search = prepared(run, inputs, samples), None
     made = getattr(tensors, "effects", []) if any(method.reads_samples for method in run.methods) else []
     yes_no, broken = YesNo(run.vlm.processor.tokenizer), Broken()
     processors: list[Any] = [broken, yes_no]
@@ -179,14 +181,13 @@ def answer_prepared(
         assert isinstance(handle.recorder, LastLayerAttention)
         search = extra["custom_generate"] = OperaSearch(run.decoding, handle.recorder)
     try:
-        rows = run.vlm.model.generate(
-            **tensors, generation_config=run.config(), logits_processor=processors, **extra
-        ).tolist()
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, RuntimeError) and "without overflow" in str(error):
+        with processor_blamed(run.vlm):
+            rows = run.vlm.model.generate(
+                **tensors, generation_config=run.config(), logits_processor=processors, **extra
+            ).tolist()
+    except RuntimeError as error:
+        if "without overflow" in str(error):
             raise CannotAct(no_numbers(run)) from error
-        if is_token_mismatch(error):
-            raise token_mismatch(run.vlm, error) from error
         raise
     if broken.seen:
         raise CannotAct(no_numbers(run))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AnchorsWarning, BadImage, BadModel, BadQuestion, MissingPackage, UserError
 from ..models.vlm import Vlm
 from .chat import Chat
+from .mismatch import require_known_tokens
 from .videos import Video
 
 if TYPE_CHECKING:
@@ -76,21 +77,42 @@ def prompt_of(vlm: Vlm, question: str, images: int) -> str:
     if vlm.processor.chat_template is None:
         return _plain_prompt(vlm, question, images, token)
     content = [{"type": "image"} for _ in range(images)] + [{"type": "text", "text": question}]
-    turn = [{"role": "user", "content": content}]
+    turns = [{"role": "user", "content": content}]
     try:
-        return vlm.processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        prompt = _templated(vlm, turns)
     except Exception as error:  # a template is a program: it may raise anything
         raise BadModel(
-            f"The chat template of {vlm.name} cannot write a question with {images} images ({_first_line(error)}). Correct "
-            "its chat_template, or set processor.chat_template and load the (model, processor) pair."
+            f"The chat template of {vlm.name} cannot write a question with {images} images ({_first_line(error)}). {_CORRECT}"
         ) from error
+    _require_question(vlm, prompt, turns)
+    return prompt
+
+
+_CORRECT = "Correct its chat_template, or set processor.chat_template and load the (model, processor) pair."
+
+
+def _templated(vlm: Vlm, turns: "Sequence[Mapping[str, Any]]") -> str:
+    return vlm.processor.apply_chat_template(list(turns), add_generation_prompt=True, tokenize=False)
+
+
+def _require_question(vlm: Vlm, prompt: str, turns: "Sequence[Mapping[str, Any]]") -> None:
+    """Raises `BadModel` where the template makes the same prompt of two questions. It may trim or escape what it shows."""
+    *before, last = turns
+    *parts, text = last["content"]
+    if text["type"] != "text" or text["text"].strip() in prompt:
+        return
+    other = {**last, "content": [*parts, {"type": "text", "text": f"{text['text']} ?"}]}
+    if _templated(vlm, [*before, other]) == prompt:
+        raise BadModel(
+            f"The chat template of {vlm.name} shows the model no question: its prompt is {prompt!r:.80}. {_CORRECT}"
+        )
 
 
 def prepare(vlm: Vlm, samples: Sequence[Sample], max_new_tokens: int = 0) -> Inputs:
     """Inputs of a batch, padded on the left, on the model's device and in its dtype.
 
     Raises:
-        BadQuestion: Prompt and answer (`max_new_tokens`) do not fit the model's context.
+        BadQuestion: Prompt and answer (`max_new_tokens`) do not fit the model's context, or the processor cannot take the words.
         BadImage: The processor cannot take these images, while it takes an ordinary one.
         BadModel: The processor takes no image at all, or its template shows the model none.
     """
@@ -110,7 +132,7 @@ def prompt_of_chat(vlm: Vlm, chat: "Sequence[Mapping[str, Any]]") -> str:
 
     Raises:
         BadQuestion: The template refuses it, or its text holds the model's mark for an image.
-        BadModel: The processor has no chat template.
+        BadModel: The processor has no chat template, or one that cannot write a single question either.
     """
     _require_no_marks(
         vlm, "conversation", [part["text"] for turn in chat for part in turn["content"] if "text" in part]
@@ -120,9 +142,17 @@ def prompt_of_chat(vlm: Vlm, chat: "Sequence[Mapping[str, Any]]") -> str:
             f"The processor of {vlm.name} has no chat template, so it takes no conversation. Ask one question about one image."
         )
     try:
-        return vlm.processor.apply_chat_template(list(chat), add_generation_prompt=True, tokenize=False)
+        prompt = _templated(vlm, chat)
     except Exception as error:  # a template may refuse roles or their order, each with an error of its own
-        raise BadQuestion(f"The chat template of {vlm.name} does not take this conversation: {error}") from error
+        prompt_of(
+            vlm, "?", 0 if vlm.family.target == "qformer" else 1
+        )  # raises where it takes no single question either
+        raise BadQuestion(
+            f"The chat template of {vlm.name} does not take this conversation: {_first_line(error)}. Change its roles or "
+            "their order."
+        ) from error
+    _require_question(vlm, prompt, chat)
+    return prompt
 
 
 def inputs_of(vlm: Vlm, prompts: Sequence[str], samples: Sequence[Sample], max_new_tokens: int) -> Inputs:
@@ -140,9 +170,10 @@ def inputs_of(vlm: Vlm, prompts: Sequence[str], samples: Sequence[Sample], max_n
     except Exception as error:  # each processor has its own errors
         if videos:
             raise _video_fault(vlm, error) from error
-        raise _processor_fault(vlm, max(map(len, images), default=0), error) from error
+        raise _processor_fault(vlm, images, error) from error
     batch.pop("video_metadata", None)
     _require_placeholders(vlm, images, batch["input_ids"])
+    require_known_tokens(vlm, batch["input_ids"])
     _pad_questions_right(vlm, prompts, batch)
     inputs = Inputs(tuple(prompts), dict(batch.to(vlm.device, vlm.dtype)))
     _require_context(vlm, inputs.length, max_new_tokens)
@@ -168,9 +199,27 @@ def _video_fault(vlm: Vlm, error: Exception) -> UserError:
             f"A video file is read by torchcodec, which is not installed or does not run here: pip install torchcodec. Or give "
             f"{vlm.name} the video's frames: a list of images."
         )
+    if not _takes_videos(vlm):
+        return BadModel(
+            f"The processor of {vlm.name} cannot prepare any video ({_first_line(error)}). Check the settings of its "
+            "video_processor and its chat template against the model, or copy both again."
+        )
     return BadImage(
         f"The processor of {vlm.name} cannot take this video ({_first_line(error)}). Give its frames, a list of images."
     )
+
+
+def _takes_videos(vlm: Vlm) -> bool:
+    """Whether the processor prepares four ordinary frames beside an ordinary question."""
+    from PIL import Image
+
+    frames = [Image.new("RGB", (224, 224), "gray")] * 4
+    try:
+        prompt = _templated(vlm, [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "?"}]}])
+        vlm.processor(text=[prompt], videos=[frames], do_sample_frames=False, return_tensors="pt")
+    except Exception:
+        return False
+    return True
 
 
 def _require_no_marks(vlm: Vlm, what: str, texts: Sequence[str]) -> None:
@@ -182,26 +231,37 @@ def _require_no_marks(vlm: Vlm, what: str, texts: Sequence[str]) -> None:
             raise BadQuestion(f"The {what} holds {token}, the model's own mark for {article} {kind}. Take it out.")
 
 
-def _processor_fault(vlm: Vlm, count: int, error: Exception) -> UserError:
-    """`BadImage` only where another image would help: the processor is tried with an ordinary one."""
+def _processor_fault(vlm: Vlm, images: "Sequence[Sequence[Image.Image]]", error: Exception) -> UserError:
+    """Blames what is at fault: the processor is tried with ordinary images and words, then with these images."""
     from PIL import Image
 
-    why = _first_line(error)
+    why, count = _first_line(error), max(map(len, images), default=0)
     if isinstance(error, MemoryError):
         return BadImage(
             f"Not enough memory to prepare these images for {vlm.name}. Use smaller images or smaller batches."
         )
-    try:
-        images = [Image.new("RGB", (224, 224), "gray") for _ in range(count)]
-        vlm.processor(text=[prompt_of(vlm, "?", count)], images=[images] if images else None, return_tensors="pt")
-    except Exception:
+    if not _takes(vlm, [Image.new("RGB", (224, 224), "gray") for _ in range(count)]):
         return BadModel(
             f"The processor of {vlm.name} cannot prepare {'any image' if count else 'a question'} ({why}). Check its settings "
             "(patch_size, vision_feature_select_strategy, chat template) against those of the model, or copy both again."
         )
-    return BadImage(
-        f"The processor of {vlm.name} cannot take these images ({why}). Try one image of ordinary size and shape."
+    if not all(_takes(vlm, own) for own in images):
+        return BadImage(
+            f"The processor of {vlm.name} cannot take these images ({why}). Try one image of ordinary size and shape."
+        )
+    return BadQuestion(
+        f"The processor of {vlm.name} cannot take these words ({why}). Word the question in another way."
     )
+
+
+def _takes(vlm: Vlm, images: "Sequence[Image.Image]") -> bool:
+    """Whether the processor prepares these images beside an ordinary question."""
+    try:
+        prompt = prompt_of(vlm, "?", len(images))
+        vlm.processor(text=[prompt], images=[list(images)] if images else None, return_tensors="pt")
+    except Exception:
+        return False
+    return True
 
 
 def _require_placeholders(vlm: Vlm, images: "Sequence[Sequence[Image.Image]]", ids: Any) -> None:
@@ -214,20 +274,6 @@ def _require_placeholders(vlm: Vlm, images: "Sequence[Sequence[Image.Image]]", i
                 f"The chat template of {vlm.name} shows the model no image: its image token {token} is not in the prompt. "
                 "Correct the chat template, or image_token_id in the model's config."
             )
-
-
-def is_token_mismatch(error: Exception) -> bool:
-    """Whether transformers says that a prompt holds another number of image tokens than the image gives."""
-    text = str(error).lower()
-    return "do not match" in text and "tokens" in text and "features" in text
-
-
-def token_mismatch(vlm: Vlm, error: Exception) -> BadModel:
-    """The sentence for it: the processor counts by another rule than the model, whatever the image."""
-    return BadModel(
-        f"The processor of {vlm.name} writes another number of image tokens than its model makes ({_first_line(error)}). "
-        "Give both the same patch_size, vision_feature_select_strategy and num_additional_image_tokens."
-    )
 
 
 def _first_line(error: BaseException) -> str:

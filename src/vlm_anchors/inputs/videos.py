@@ -42,11 +42,14 @@ def _existing_file(source: "str | Path") -> str:
     if str(source).startswith(("http://", "https://")):
         raise BadImage(f"Expected a video on this machine; found the address {source}. Download it first.")
     path = expand(source)
-    if path.is_dir():
-        raise BadImage(f"Expected a video file or a list of frames; {source} is a folder. List the files in it.")
-    if not str(source).strip() or not path.exists():
-        raise BadImage(f"No video at {str(source)!r}. Check the path; it is read from {Path.cwd()}.")
-    require_regular(path, BadImage)
+    try:
+        if path.is_dir():
+            raise BadImage(f"Expected a video file or a list of frames; {source} is a folder. List the files in it.")
+        if not str(source).strip() or not path.exists():
+            raise BadImage(f"No video at {str(source)!r}. Check the path; it is read from {Path.cwd()}.")
+        require_regular(path, BadImage)
+    except (OSError, ValueError) as error:
+        raise BadImage(f"The video path {str(source)[:80]!r} cannot be read: {error}.") from error
     return str(path)
 
 

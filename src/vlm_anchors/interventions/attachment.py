@@ -37,8 +37,9 @@ from .token_map import must_encode
 ATTACHMENT = "_vlm_anchors_attachment"
 """The attribute of a stack of layers that holds its `Attachment`, so that both are freed together."""
 _lock = threading.RLock()
-# A child that is forked while another thread holds the lock would wait for ever.
-os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+# A child that is forked while another thread holds the lock would wait for ever. Windows does not fork.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 @known_arguments

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import CannotAct
 from ..parameters import name_of
 from .branch.contrastive import stop_following
 from .call_context import NO_METHOD, active, current
@@ -187,6 +188,8 @@ class Handle:
         self._release()
 
     def __enter__(self) -> "Handle":
+        if self._base is None:
+            raise CannotAct("This handle was taken off, so its method would act nowhere. Attach the method again.")
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -59,6 +59,11 @@ def put_on(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     except Exception as error:  # weights of other shapes, unknown settings: peft raises very different things
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise BadModel(f"The adapter in {folder} does not fit its base model: {first[:200]}") from error
+    if wrapped.active_peft_config.is_prompt_learning:  # it stands before the prompt, which only the wrapper knows
+        raise BadModel(
+            f"The adapter in {folder} is a learned prompt ({wrapped.active_peft_config.peft_type.value}), not a change of the "
+            "model's layers, and is not supported. Expected LoRA or another adapter of layers."
+        )
     _require_all_placed(wrapped, folder, [str(one.message) for one in caught])
     return wrapped
 

@@ -1,7 +1,6 @@
 """`load`: a name, a folder or a pair becomes a `Vlm`, or a sentence that says what is wrong with it."""
 
 import os
-import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from ..scenes import smollm2
 from ..text_files import expand, read_object
 from . import adapter
 from .families import family_of
+from .load_faults import first_line, is_original_llava, missing_package, original_llava, why_not
 from .settings import device_map_of, device_of, dtype_of, quantization_of, set_pixels
 from .vlm import Vlm, is_pipeline, model_and_processor
 
@@ -174,9 +174,23 @@ def _from_pair(pair: Any) -> Vlm:
             "AutoModelForImageTextToText and AutoProcessor make them."
         )
     model, processor = pair
-    _require_vlm(type(model).__name__, model.config)
-    _require_tokens(type(model).__name__, model)
+    name = type(model).__name__
+    _require_vlm(name, model.config)
+    if not model.can_generate():
+        raise BadModel(f"{name} has no language-model head, so it writes no answer. {_WITH_HEAD}")
+    if _is_empty(model):
+        raise BadModel(f"{name} lies on the device meta: its weights hold no numbers. Load them with from_pretrained.")
+    _require_tokens(name, model)
     return Vlm(model.eval(), processor, family_of(model.config), model.config.name_or_path or type(model).__name__)
+
+
+_WITH_HEAD = "Expected a class such as LlavaForConditionalGeneration; AutoModelForImageTextToText chooses it."
+
+
+def _is_empty(model: Any) -> bool:
+    """Whether weights hold no numbers, and no hook of accelerate brings them from elsewhere."""
+    empty = any(weight.device.type == "meta" for weight in model.parameters())
+    return empty and not any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
 def _unwrapped(model: Any) -> Any:
@@ -216,7 +230,13 @@ def _locate(name: str) -> str:
     if name == smollm2.NAME:
         return str(smollm2.folder())
     path = expand(name)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that no file system takes
+        raise BadModel(
+            f"No model {name[:80]!r}: {error.strerror}. Expected a Hugging Face id or a local folder."
+        ) from error
+    if is_folder:
         _require_model_folder(path)
         return str(path)
     if path.exists():
@@ -252,8 +272,8 @@ def _require_model_folder(path: Path) -> None:
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         raise BadModel(f"{path} is no model folder: it has no config.json (it holds {found}).")
     kind = read_object(file, BadModel, "Copy or download the model again.")
-    if _is_original_llava(kind):
-        raise BadModel(_original_llava(str(path)))
+    if is_original_llava(kind):
+        raise BadModel(original_llava(str(path)))
     if "model_type" not in kind:
         raise BadModel(f"{file} names no model_type, so this is no transformers model. Expected a saved model folder.")
     if not list(path.glob("*.safetensors")):
@@ -266,27 +286,13 @@ def _require_model_folder(path: Path) -> None:
         raise BadModel(f"{path} has a config.json but no weights. Expected .safetensors files beside it.")
 
 
-def _is_original_llava(kind: dict[str, Any]) -> bool:
-    """Whether a config is of the layout that LLaVA's authors use, which their own code alone can load."""
-    return "mm_vision_tower" in kind or str(kind.get("model_type")).startswith(
-        ("llava_llama", "llava_mistral", "llava_qwen")
-    )
-
-
-def _original_llava(name: str) -> str:
-    return (
-        f"{name} holds LLaVA in its authors' own layout, which transformers cannot load. Use a conversion for transformers: "
-        "llava-hf/llava-1.5-7b-hf, llava-hf/llava-v1.6-vicuna-7b-hf or another model of llava-hf on huggingface.co."
-    )
-
-
 def _config(name: str, where: str, settings_for_all: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(where, **settings_for_all)
     except Exception as error:  # the Hub client, the config classes and remote code raise very different things
-        raise BadModel(_why_not(name, error)) from error
+        raise BadModel(why_not(name, error)) from error
 
 
 def _require_vlm(name: str, config: Any) -> None:
@@ -308,12 +314,12 @@ def _processor(name: str, where: str, settings_for_all: dict[str, Any]) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(where, **settings_for_all)
     except Exception as error:
-        if needed := _missing_package(error):
+        if needed := missing_package(error):
             raise BadModel(
                 f"The processor of {name} needs {needed}, which is not installed here: pip install {needed}."
             ) from error
         raise BadModel(
-            f"{name} has no processor that can be loaded ({_first_line(error)}). Expected the processor and tokenizer "
+            f"{name} has no processor that can be loaded ({first_line(error)}). Expected the processor and tokenizer "
             "files beside the weights."
         ) from error
     if not isinstance(processor, ProcessorMixin):
@@ -332,7 +338,7 @@ def _model(name: str, where: str, settings: dict[str, Any]) -> Any:
             where, use_safetensors=True, output_loading_info=True, **settings
         )
     except Exception as error:
-        raise BadModel(_why_not(name, error)) from error
+        raise BadModel(why_not(name, error)) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise BadModel(
@@ -346,45 +352,6 @@ def _model(name: str, where: str, settings: dict[str, Any]) -> Any:
             stacklevel=4,
         )
     return model
-
-
-def _why_not(name: str, error: BaseException) -> str:
-    """One or two sentences for what transformers and the Hub client report in many ways."""
-    from huggingface_hub import errors as hub
-
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    if any(isinstance(each, (hub.GatedRepoError,)) for each in chain):
-        return f"{name} is gated: accept its terms on huggingface.co and log in with `hf auth login`."
-    if any(isinstance(each, hub.RevisionNotFoundError) for each in chain):
-        return f"{name} has no such revision. Name a branch, tag or commit that exists there."
-    if any(isinstance(each, (hub.RepositoryNotFoundError, hub.HFValidationError)) for each in chain):
-        return f"No model {name} on huggingface.co, and no such folder here. Check the spelling."
-    if any(
-        isinstance(each, (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError)) for each in chain
-    ):
-        return (
-            f"{name} is not on this disk and huggingface.co cannot be reached. Connect once to download it, "
-            f"or load a local folder or {BUNDLED!r}."
-        )
-    if any(f"llava_{each}" in str(one) for one in chain for each in ("llama", "mistral", "qwen")):
-        return _original_llava(name)
-    if isinstance(error, ImportError):
-        return f"{name} cannot be loaded as asked: {_first_line(error)}."
-    return f"{name} cannot be loaded: {_first_line(error)}."
-
-
-def _missing_package(error: BaseException) -> str | None:
-    """The library that transformers says a class requires; None where the fault is another one."""
-    found = re.search(r"requires the (\w+) library", str(error))
-    return found.group(1).lower() if found and isinstance(error, ImportError) else None
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def load_quietly(model: str, **settings: Any) -> Vlm:

@@ -216,12 +216,12 @@ LAST = "endofcaptions"
 
 
 def one_line(text: str) -> str:
-    """The text with a blank for every line break that Python or Java knows.
+    """The text with a blank for every line break that Python or Java knows, and a "?" for half of a surrogate pair.
 
     The tokenizer takes a caption a line and joins its output to the captions by line number: a break that only Java
-    sees shifts every later caption by one, in silence.
+    sees shifts every later caption by one, in silence. Java is given UTF-8, which holds no half of a pair.
     """
-    return LINE_BREAK.sub(" ", text)
+    return LINE_BREAK.sub(" ", text).encode("utf-8", "replace").decode("utf-8")
 
 
 def tokenize(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Tokenized:

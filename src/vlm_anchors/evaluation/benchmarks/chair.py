@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..reading.files import of_split, read_json, read_object, read_text, rows, unique
+from ..reading.files import of_split, read_json, read_object, read_text, rows, unique, visible_files
 from ..reading.language import nltk_tokens, nltk_version, wordnet_lemmas
 from ..reading.nouns import COCO, double_words, fixed, pattern, tokens
 from ..reading.official import json_lines, number_or_text
@@ -83,7 +83,7 @@ class Chair(Benchmark):
         """Objects by image, {"image id or name": [objects]}, or COCO's folder with instances_*.json and captions_*.json."""
         names: Mapping[str, str] = {}
         objects: Mapping[str, Collection[str]]
-        if data.is_dir() and any(data.glob("*instances_*.json")):
+        if data.is_dir() and visible_files(data, "*instances_*.json"):
             objects, names = self.at(data).objects_of(data)
         else:
             objects = _objects(data if data.is_file() else _only(data))
@@ -188,7 +188,7 @@ def both_files(folder: Path) -> list[tuple[Path, Path]]:
     """instances_X.json and captions_X.json of each X; people's captions are half of CHAIR's truth."""
     pairs = []
     for kind, other in (("instances", "captions"), ("captions", "instances")):
-        for path in sorted(folder.glob(f"*{kind}_*.json")):
+        for path in visible_files(folder, f"*{kind}_*.json"):
             beside = path.with_name(path.name.replace(kind, other))
             if not beside.is_file():
                 raise BadData(
@@ -241,7 +241,7 @@ def _objects(path: Path) -> dict[str, list[str]]:
 
 
 def _only(folder: Path) -> Path:
-    paths = [p for p in sorted(folder.glob("*.json*")) if "objects" in p.stem]
+    paths = [p for p in visible_files(folder, "*.json*") if "objects" in p.stem]
     if len(paths) != 1:
         raise BadData(
             f"{folder} must hold COCO's instances_*.json and captions_*.json, or one file of objects by image "

@@ -10,6 +10,7 @@ was not asked does not count against a question.
 import base64
 import binascii
 import csv
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ PROBLEM = Schema(
     image=optional(WORDS),
     subject=optional(WORDS),
 )
-INDEX = Kind("a whole number", lambda value: isinstance(value, str) and value.isascii() and value.isdecimal())
+INDEX = Kind("a whole number", lambda value: isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value) is not None)
 ROW = Schema(index=INDEX, question=WORDS, A=TEXT, B=TEXT)
 MISSING = frozenset(
     ",#N/A,#N/A N/A,#NA,-1.#IND,-1.#QNAN,-NaN,-nan,1.#IND,1.#QNAN,<NA>,N/A,NA,NULL,NaN,None,n/a,nan,null".split(",")

@@ -21,6 +21,8 @@ OTHER_FILES = {
     "<?xml": "an XML document",
     "version https://git-lfs": "a pointer of Git LFS",
 }
+LONGEST_NAME = 255
+"""Bytes of a file's name, on every common file system."""
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _reads: ContextVar[set[Path] | None] = ContextVar("reads", default=None)
 
@@ -235,6 +237,10 @@ def find_image(folder: Path) -> Callable[[str], Path]:
 def check_inside(name: str) -> None:
     """Raises `BadData` for an image name that is absolute, climbs out of its folder or names nothing."""
     path = PurePath(name.replace("\\", "/"))
+    if any(len(part.encode("utf-8", "surrogatepass")) > LONGEST_NAME for part in path.parts):
+        raise BadData(
+            f"Expected the name of an image; found {short(name)}, longer than file systems take. Correct the data."
+        )
     if path.is_absolute() or ".." in path.parts or not path.name or PureWindowsPath(name).drive or "\0" in name:
         raise BadData(
             f"Expected the name of an image in the image folder; found {short(name)}, which leads elsewhere. Correct the data."
@@ -271,6 +277,11 @@ def question_files(data: Path, endings: Sequence[str] = (".json", ".jsonl")) -> 
             f"The folder {data} holds no {' or '.join(endings)} file. Give the folder with the official question files."
         )
     return found
+
+
+def visible_files(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder whose names match, sorted. Hidden ones, such as macOS's `._a.json`, are passed over."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def sha256(data: Path, read: Iterable[Path] | None = None) -> str:

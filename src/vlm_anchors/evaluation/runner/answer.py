@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...generation.generate import answer_prepared
 from ...generation.plan import GenerationPlan, without_insertion
+from ...inputs.mismatch import processor_blamed
 from ...inputs.prompt_builder import Inputs, Sample, prepare, prompt_of
 from ...interventions.attachment import attach
 from ...interventions.branch.image_cache import images_once
@@ -37,7 +38,8 @@ def answer_batch(run: GenerationPlan, samples: Sequence[Sample], reuse: bool) ->
             with images_once(run.vlm.model, owner if once else ()):
                 return answer_prepared(run, samples, inputs, handle, began)
         inputs, prefix, rows = shared
-        cache = prefill_prefix(run.vlm.model, prefix)
+        with processor_blamed(run.vlm):
+            cache = prefill_prefix(run.vlm.model, prefix)
         return answer_prepared(run, samples, inputs, handle, began, **continued(cache, _expanded(run, rows)))
 
 
