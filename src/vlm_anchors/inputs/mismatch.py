@@ -30,7 +30,7 @@ def processor_blamed(vlm: Vlm) -> Iterator[None]:
     except (CannotAct, RuntimeError, ValueError, AttributeError, TypeError, LookupError) as error:
         if (fault := _fault(vlm, error)) is None:
             raise
-        raise BadModel(fault) from error
+        raise fault from error
 
 
 def require_known_tokens(vlm: Vlm, ids: Any) -> None:
@@ -48,13 +48,13 @@ def require_known_tokens(vlm: Vlm, ids: Any) -> None:
         )
 
 
-def _fault(vlm: Vlm, error: Exception) -> str | None:
-    """What does not fit, in one or two sentences; None where the error is of another kind."""
+def _fault(vlm: Vlm, error: Exception) -> BadModel | None:
+    """The sentence on what does not fit; None where the error is of another kind."""
     why = next((line.strip().rstrip(".")[:200] for line in str(error).splitlines() if line.strip()), "")
     text = str(error).lower()
     counted = "placeholders for image tokens" in text and "images give" in text  # a method that reads both counts first
     if counted or ("do not match" in text and "tokens" in text and "features" in text):
-        return (
+        return BadModel(
             f"The processor of {vlm.name} writes another number of image tokens than its model makes ({why}). "
             "Give both the same patch_size, vision_feature_select_strategy and num_additional_image_tokens."
         )
@@ -62,12 +62,12 @@ def _fault(vlm: Vlm, error: Exception) -> str | None:
         return None
     expected = _expected_processor(vlm)
     if expected is not None:
-        return (
+        return BadModel(
             f"{vlm.name} cannot read what its processor prepared ({why}): {type(vlm.processor).__name__} is another family's. "
             f"Expected {expected}; AutoProcessor.from_pretrained makes the right one."
         )
     if re.search("size|shape|match|dimension|channel|out of range|out of bounds", text) and _reading_images(error):
-        return (
+        return BadModel(
             f"{vlm.name} cannot read the images as its processor prepared them ({why}). Give both the same image size, "
             "patch_size and merge_size."
         )

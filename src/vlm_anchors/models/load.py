@@ -273,7 +273,7 @@ def _require_model_folder(path: Path) -> None:
         raise BadModel(f"{path} is no model folder: it has no config.json (it holds {found}).")
     kind = read_object(file, BadModel, "Copy or download the model again.")
     if is_original_llava(kind):
-        raise BadModel(original_llava(str(path)))
+        raise original_llava(str(path))
     if "model_type" not in kind:
         raise BadModel(f"{file} names no model_type, so this is no transformers model. Expected a saved model folder.")
     if not list(path.glob("*.safetensors")):
@@ -292,7 +292,7 @@ def _config(name: str, where: str, settings_for_all: dict[str, Any]) -> Any:
     try:
         return AutoConfig.from_pretrained(where, **settings_for_all)
     except Exception as error:  # the Hub client, the config classes and remote code raise very different things
-        raise BadModel(why_not(name, error)) from error
+        raise why_not(name, error) from error
 
 
 def _require_vlm(name: str, config: Any) -> None:
@@ -338,7 +338,7 @@ def _model(name: str, where: str, settings: dict[str, Any]) -> Any:
             where, use_safetensors=True, output_loading_info=True, **settings
         )
     except Exception as error:
-        raise BadModel(why_not(name, error)) from error
+        raise why_not(name, error) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise BadModel(
