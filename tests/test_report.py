@@ -120,6 +120,14 @@ def test_a_torn_last_line_is_left_out_and_said(tmp_path):
     [
         (lambda run: (run / "run.json").unlink(), "is no run: it has no run.json"),
         (lambda run: (run / "run.json").write_text("{"), "run.json is not valid JSON in line 1"),
+        (
+            lambda run: (run / "run.json").write_text('{"protocol": []}'),
+            "expected a text, or nothing in the field 'protocol'",
+        ),
+        (
+            lambda run: (run / "run.json").write_text('{"data_sha256": {}}'),
+            "or nothing in the field 'data_sha256'; found {}",
+        ),
         (lambda run: (run / "run.json").write_text("{}"), "names no benchmark; found None. Expected a SPEC"),
         (lambda run: (run / "records.jsonl").unlink(), "holds no records.jsonl. Answer some questions first"),
         (

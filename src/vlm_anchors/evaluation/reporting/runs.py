@@ -13,6 +13,7 @@ from ...text_files import read_object
 from ..benchmarks import BENCHMARKS
 from ..benchmarks.base import BadData, Benchmark
 from ..judging import reviews
+from ..reading.schema import OBJECT, TEXT, Schema, optional
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,15 @@ def read_info(path: Path) -> dict[str, Any]:
     """What run.json says of a run."""
     if not (path / "run.json").exists():
         raise BadData(f"{path} is no run: it has no run.json. Give a folder that `vlm-anchors eval --out` wrote.")
-    return read_object(path / "run.json", advice="Run eval again.")
+    info = read_object(path / "run.json", advice="Run eval again.")
+    return INFO.check(info, str(path / "run.json"))
+
+
+INFO = Schema(
+    dict.fromkeys(("model", "revision", "version", "data", "data_sha256", "protocol", "date"), optional(TEXT)),
+    versions=optional(OBJECT),
+)
+"""What tables name of a run; which fields must be there is said where they are needed."""
 
 
 UNSCORED = frozenset({"prompt", "effects", "tokens", "made_with", "yes_no"})
