@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Every method at its preset on POPE, CHAIR and MME over held-out scenes, beside the plain model and CLVA:
-# results/scenes_methods_{pope,chair,mme}.json. OPERA, a decoding, captions only (CHAIR), beside its five beams. The rule for presets stands in runs/scenes_methods.py.
+# results/scenes_methods_{pope,chair,mme}.json. OPERA, a decoding, answers captions only (CHAIR), beside five plain beams. The
+# rule for presets stands in runs/scenes_methods.py.
 #
-#     runs/scenes_all_methods.sh            greedy
-#     runs/scenes_all_methods.sh nucleus    and sampled, with one seed
+#     runs/scenes_all_methods.sh            greedy: the published tables
+#     runs/scenes_all_methods.sh nucleus    and sampled, with one seed, in the same files
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out="${RUN:-runs/out}/scenes"

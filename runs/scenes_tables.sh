@@ -26,6 +26,5 @@ done
 answer clva_sweep
 for benchmark in pope chair; do report "clva_sweep_$benchmark" "$out/clva_sweep/scenes/$benchmark"; done
 $python runs/clva_sweep.py
-runs/scenes_all_methods.sh nucleus
 $python runs/readme_table.py
 $python runs/results_page.py
