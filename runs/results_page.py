@@ -158,11 +158,12 @@ def section(title, stem, command, benchmarks):
 def cost():
     """Time and memory of every method against plain, beside what CLVA's paper prints."""
     parts = ["## What a method costs", "`runs/bench_methods.sh`", COST]
-    for batch in (1, 8):
-        file = f"bench_methods_mid_b{batch}_cpu"
+    files = {f"bench_methods_mid_b{batch}_cpu": f"Batch {batch}" for batch in (1, 8)}
+    files["bench_vicrop_scenes_cpu"] = "ViCrop, which needs an image, on the bundled model"
+    for file, words in files.items():
         told = load(file)
         if told is None:
-            parts.append(f"Batch {batch}: not run yet.")
+            parts.append(f"{words}: not run yet.")
             continue
         rows = []
         for row in told["rows"]:
@@ -172,7 +173,7 @@ def cost():
             f"{told['prompt tokens']} + {told['new tokens']} tokens, {told['rounds']} rounds, {told['seconds of']} time"
         )
         parts += [
-            f"Batch {batch}, {seconds} ([{file}.json](../results/{file}.json): {told['date']}, commit {told['commit']}).",
+            f"{words}, {seconds} ([{file}.json](../results/{file}.json): {told['date']}, commit {told['commit']}).",
             grid(["method", "first token", "decoding", "total", "memory", "theirs: seconds an answer, memory"], rows),
         ]
     return "\n\n".join(parts)
