@@ -1,6 +1,7 @@
 """System and image prefilled once and shared by the questions about it: exact where the prefix is causal."""
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,9 @@ from ..text_rows import TextRows
 from .branch_prompt import Prompt
 from .contrastive import BranchInputs
 from .vision_tower import pixels_given_to
+
+_prefilling: ContextVar[bool] = ContextVar("prefilling", default=False)
+"""Whether `prefill_prefix` runs. `generate` hands on encoded images too, and a prompt that ends with its image would look alike."""
 
 
 def reusable(model: Any, family: Family) -> bool:
@@ -52,7 +56,11 @@ def shares_prefix(model: Any, family: Family, methods: Sequence[Method]) -> bool
 def prefill_prefix(model: Any, tensors: dict[str, Tensor]) -> DynamicCache:
     """The cache after the prefix (b rows of equal length, no padding); a method attached rides on it."""
     cache = DynamicCache(config=model.config.get_text_config())
-    model(**tensors, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    token = _prefilling.set(True)
+    try:
+        model(**tensors, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    finally:
+        _prefilling.reset(token)
     return cache
 
 
@@ -80,7 +88,8 @@ def note_prefix(
         return
     encoded, pixels = call_context.mm_encoder_outputs, call_context.pixels
     if encoded is not None:
-        pixels = None if insertion_of(encoded) is not None else pixels_given_to(encoded.get("image"))
+        inserted = insertion_of(encoded) is not None
+        pixels = pixels_given_to(encoded.get("image")) if _prefilling.get() and not inserted else None
         if pixels is None:
             return
     generation = forward_state.generation
