@@ -24,7 +24,7 @@ from .contrastive import BranchInputs
 from .vision_tower import pixels_given_to
 
 _prefilling: ContextVar[bool] = ContextVar("prefilling", default=False)
-"""Whether `prefill_prefix` runs. `generate` hands on encoded images too, and a prompt that ends with its image would look alike."""
+"""Whether `prefill_prefix` runs. `generate` encodes images ahead too, and a prompt that ends with its image would look alike."""
 
 
 def reusable(model: Any, family: Family) -> bool:
