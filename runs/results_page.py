@@ -43,8 +43,7 @@ LLaVA-1.5-7B's preset for the benchmark, else for any task, else the method's de
 put on a model that never saw it.
 
 OPERA is a decoding, with five beams of its own: hold its row against the plain model's `beam`, not against greedy search. It
-was asked for captions alone. MME's file is older: it lacks AvisC, DoLa, M3ID, ONLY, SID, ViCrop, pruning and
-the middle layers' method, and holds sampled answers too.""",
+was asked for captions alone.""",
     "scenes": "The shape of the paper's Table 6, whose figures, for LLaVA-1.5-7B and COCO, are:",
     "clva_ablations": """\
 Table 4 of the paper: `clva:beta=0` is positive only, `clva:alpha=0` negative only, `clva` both; it gives no sizes for "signs

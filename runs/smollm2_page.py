@@ -39,9 +39,9 @@ LEFT_OUT = """\
 ## What was not run
 
 `runs/smollm2.sh` asks about 500 test scenes; 60 were asked about here, 50 for the gates. The baselines were tuned and judged on
-validation scenes (above), and not asked about test scenes. Captions (CHAIR) were begun and not finished: captions, colours, positions and
-counts had hardly begun to be learnt when training stopped after 62 steps; `tools.scenes_smollm2.train` goes on from its
-checkpoint. Fig. 1 of the paper was not drawn."""
+validation scenes (above), and not asked about test scenes. Captions (CHAIR) were begun and not finished: captions, colours,
+positions and counts had hardly begun to be learnt when training stopped after 62 steps; `tools.scenes_smollm2.train` goes on
+from its checkpoint. Fig. 1 of the paper was not drawn."""
 
 
 def load(name):
