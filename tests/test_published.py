@@ -1,7 +1,7 @@
 """The papers' figures: read whole, put beside ours, and called theirs."""
 
 import pytest
-from pope_runs import pope_records, write
+from pope_runs import pope_records, two_methods, write
 
 from vlm_anchors.evaluation import published
 from vlm_anchors.evaluation.reporting import html as report_page
@@ -11,8 +11,7 @@ from vlm_anchors.evaluation.reporting import text as report_text
 
 @pytest.fixture
 def run(tmp_path):
-    plain, better = [i % 4 > 0 for i in range(120)], [i % 8 > 0 for i in range(120)]
-    return write(tmp_path / "run", pope_records("none", plain) + pope_records("clva", better))
+    return two_methods(tmp_path / "run")
 
 
 def test_published_figures_stand_beside_ours_and_are_called_theirs(run):

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from pope_runs import pope_records, write
+from pope_runs import pope_records, two_methods, write
 
 from vlm_anchors.apps.cli import main
 from vlm_anchors.errors import UnknownName
@@ -17,8 +17,7 @@ from vlm_anchors.evaluation.reporting import text as report_text
 
 @pytest.fixture
 def run(tmp_path):
-    plain, better = [i % 4 > 0 for i in range(120)], [i % 8 > 0 for i in range(120)]
-    return write(tmp_path / "run", pope_records("none", plain) + pope_records("clva", better))
+    return two_methods(tmp_path / "run")
 
 
 def test_a_table_has_numbers_intervals_and_a_paired_difference(run):

@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from pope_runs import pope_records, write
+from pope_runs import pope_records, two_methods, write
 
 from vlm_anchors.errors import UnknownName
 from vlm_anchors.evaluation.reporting import html as report_page
@@ -18,8 +18,7 @@ from vlm_anchors.evaluation.reporting.columns import columns
 
 @pytest.fixture
 def run(tmp_path):
-    plain, better = [i % 4 > 0 for i in range(120)], [i % 8 > 0 for i in range(120)]
-    return write(tmp_path / "run", pope_records("none", plain) + pope_records("clva", better))
+    return two_methods(tmp_path / "run")
 
 
 def test_what_is_written_as_json_is_read_back_as_it_was(run):

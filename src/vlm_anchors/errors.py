@@ -67,3 +67,10 @@ class CannotAct(UserError):
 
 class AnchorsWarning(UserWarning):
     """Something works, but not as the user probably expects (a method that cannot act, an assumption made)."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, short enough for a sentence: its first line, or its class where it says nothing."""
+    return next(
+        (line.strip().rstrip(".")[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadModel, CannotAct, UserError
+from ..errors import BadModel, CannotAct, UserError, first_line
 from ..models.vlm import Vlm
 
 _READ_IMAGES = ("get_image_features", "get_video_features", "get_rope_index")
@@ -50,8 +50,7 @@ def require_known_tokens(vlm: Vlm, ids: Any) -> None:
 
 def _fault(vlm: Vlm, error: Exception) -> BadModel | None:
     """The sentence on what does not fit; None where the error is of another kind."""
-    why = next((line.strip().rstrip(".")[:200] for line in str(error).splitlines() if line.strip()), "")
-    text = str(error).lower()
+    why, text = first_line(error), str(error).lower()
     counted = "placeholders for image tokens" in text and "images give" in text  # a method that reads both counts first
     if counted or ("do not match" in text and "tokens" in text and "features" in text):
         return BadModel(

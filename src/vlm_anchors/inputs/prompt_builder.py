@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AnchorsWarning, BadImage, BadModel, BadQuestion, MissingPackage, UserError
+from ..errors import AnchorsWarning, BadImage, BadModel, BadQuestion, MissingPackage, UserError, first_line
 from ..models.vlm import Vlm
 from .chat import Chat
 from .mismatch import require_known_tokens
@@ -82,7 +82,7 @@ def prompt_of(vlm: Vlm, question: str, images: int) -> str:
         prompt = _templated(vlm, turns)
     except Exception as error:  # a template is a program: it may raise anything
         raise BadModel(
-            f"The chat template of {vlm.name} cannot write a question with {images} images ({_first_line(error)}). {_CORRECT}"
+            f"The chat template of {vlm.name} cannot write a question with {images} images ({first_line(error)}). {_CORRECT}"
         ) from error
     _require_question(vlm, prompt, turns)
     return prompt
@@ -148,7 +148,7 @@ def prompt_of_chat(vlm: Vlm, chat: "Sequence[Mapping[str, Any]]") -> str:
             vlm, "?", 0 if vlm.family.target == "qformer" else 1
         )  # raises where it takes no single question either
         raise BadQuestion(
-            f"The chat template of {vlm.name} does not take this conversation: {_first_line(error)}. Change its roles or "
+            f"The chat template of {vlm.name} does not take this conversation: {first_line(error)}. Change its roles or "
             "their order."
         ) from error
     _require_question(vlm, prompt, chat)
@@ -201,11 +201,11 @@ def _video_fault(vlm: Vlm, error: Exception) -> UserError:
         )
     if not _takes_videos(vlm):
         return BadModel(
-            f"The processor of {vlm.name} cannot prepare any video ({_first_line(error)}). Check the settings of its "
+            f"The processor of {vlm.name} cannot prepare any video ({first_line(error)}). Check the settings of its "
             "video_processor and its chat template against the model, or copy both again."
         )
     return BadImage(
-        f"The processor of {vlm.name} cannot take this video ({_first_line(error)}). Give its frames, a list of images."
+        f"The processor of {vlm.name} cannot take this video ({first_line(error)}). Give its frames, a list of images."
     )
 
 
@@ -235,7 +235,7 @@ def _processor_fault(vlm: Vlm, images: "Sequence[Sequence[Image.Image]]", error:
     """Blames what is at fault: the processor is tried with ordinary images and words, then with these images."""
     from PIL import Image
 
-    why, count = _first_line(error), max(map(len, images), default=0)
+    why, count = first_line(error), max(map(len, images), default=0)
     if isinstance(error, MemoryError):
         return BadImage(
             f"Not enough memory to prepare these images for {vlm.name}. Use smaller images or smaller batches."
@@ -274,12 +274,6 @@ def _require_placeholders(vlm: Vlm, images: "Sequence[Sequence[Image.Image]]", i
                 f"The chat template of {vlm.name} shows the model no image: its image token {token} is not in the prompt. "
                 "Correct the chat template, or image_token_id in the model's config."
             )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(
-        (line.strip().rstrip(".")[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__
-    )
 
 
 def _require_context(vlm: Vlm, length: int, max_new_tokens: int) -> None:

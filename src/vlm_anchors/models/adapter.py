@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..durable import write_whole
-from ..errors import BadModel, MissingPackage
+from ..errors import BadModel, MissingPackage, first_line
 from ..text_files import expand, read_object
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def put_on(model: "PreTrainedModel", folder: Path) -> "PeftModel":
             warnings.simplefilter("always")
             wrapped = PeftModel.from_pretrained(model, str(folder))
     except Exception as error:  # weights of other shapes, unknown settings: peft raises very different things
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise BadModel(f"The adapter in {folder} does not fit its base model: {first[:200]}") from error
+        raise BadModel(f"The adapter in {folder} does not fit its base model: {first_line(error)}.") from error
     if wrapped.active_peft_config.is_prompt_learning:  # it stands before the prompt, which only the wrapper knows
         raise BadModel(
             f"The adapter in {folder} is a learned prompt ({wrapped.active_peft_config.peft_type.value}), not a change of the "

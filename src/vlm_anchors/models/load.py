@@ -5,13 +5,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AnchorsWarning, BadModel, BadSetting, UnknownName
+from ..errors import AnchorsWarning, BadModel, BadSetting, UnknownName, first_line
 from ..parameters import known_arguments
 from ..scenes import smollm2
 from ..text_files import expand, read_object
 from . import adapter
 from .families import family_of
-from .load_faults import first_line, is_original_llava, missing_package, original_llava, why_not
+from .load_faults import is_original_llava, missing_package, original_llava, why_not
 from .settings import device_map_of, device_of, dtype_of, quantization_of, set_pixels
 from .vlm import Vlm, is_pipeline, model_and_processor
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from ..errors import BadModel
+from ..errors import BadModel, first_line
 
 
 def is_original_llava(kind: dict[str, Any]) -> bool:
@@ -53,7 +53,3 @@ def missing_package(error: BaseException) -> str | None:
     """The library that transformers says a class requires; None where the fault is another one."""
     found = re.search(r"requires the (\w+) library", str(error))
     return found.group(1).lower() if found and isinstance(error, ImportError) else None
-
-
-def first_line(error: BaseException) -> str:
-    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
