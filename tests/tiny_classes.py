@@ -16,6 +16,7 @@ import transformers as hf
 from tiny_ties import IMAGE, TIED, stubbed
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.models.kosmos2 import modeling_kosmos2 as kosmos2
 
 from vlm_anchors.models.decoder import is_tag
 from vlm_anchors.models.vision_features import projected
@@ -167,6 +168,8 @@ class TinyClass:
             for name, value in self.pixels.items()
         }  # fmt: skip
         inputs = {"input_ids": row, "attention_mask": torch.ones_like(row), **pixels}
+        if hasattr(self.model, "image_to_text_projection"):
+            inputs["image_embeds_position_mask"] = (row == IMAGE).long()
         kinds = "mm_token_type_ids" in inspect.signature(self.model.forward).parameters
         if kinds and hasattr(self.model.base_model, "get_rope_index"):
             inputs["mm_token_type_ids"] = (row == IMAGE).long()
@@ -229,6 +232,8 @@ def tiny(model_type, seed=0, **overrides):
         model = build(model_type, seed, **overrides)
         if hasattr(model, "qformer"):
             return TinyClass(model_type, model, *_queried(model), {})
+        if hasattr(model, "image_to_text_projection"):
+            return TinyClass(model_type, model, *_masked(model), {})
         pixels, tokens = _picture(model)
         _tell_tokens_apart(model, pixels)
     tags = {name: value for name, value in vars(model.config).items() if is_tag(name) and isinstance(value, int | list)}
@@ -250,6 +255,32 @@ def _queried(model):
         pixels["qformer_input_ids"] = torch.randint(WORD, WORDS - 1, (1, 4), generator=generator)
         pixels["qformer_attention_mask"] = torch.ones(1, 4, dtype=torch.long)
     return pixels, model.config.num_query_tokens * (4 if video else 1)
+
+
+def causal_mask(shape, dtype, device, past_key_values_length=0):
+    """`(b, 1, q, past + q)` to add to scores, in precision `dtype`."""
+    q, past = shape[1], past_key_values_length
+    mask = torch.full((q, past + q), torch.finfo(dtype).min, dtype=dtype, device=device).triu(past + 1)
+    return mask.expand(shape[0], 1, -1, -1)
+
+
+def _masked(model):
+    """Pixels of one image for a class whose prompt's image a mask marks, and the latents it becomes."""
+    generator = torch.Generator().manual_seed(5)
+    patches = "flattened_patches" in inspect.signature(model.forward).parameters
+    if patches:
+        places = torch.stack(torch.meshgrid(torch.arange(1.0, 9), torch.arange(1.0, 9), indexing="ij"), -1).view(
+            1, 64, 2
+        )
+        colours = torch.randn(1, 64, model.config.vision_config.patch_embed_hidden_size, generator=generator)
+        pixels = {"flattened_patches": torch.cat([places, colours], -1)}
+    else:
+        pixels = {"pixel_values": torch.randn(1, 3, 32, 32, generator=generator)}
+    with torch.no_grad():
+        model.image_to_text_projection.latent_query.normal_(generator=generator)
+    # Kosmos-2 fills its mask in the default precision with the lowest number of the model's.
+    kosmos2._make_causal_mask = causal_mask
+    return pixels, model.config.latent_query_num
 
 
 def _tell_tokens_apart(model, pixels):

@@ -124,6 +124,8 @@ _FLAT = _set("vision_config", initializer_range=0.1)
 _QUERIES = _set(num_query_tokens=6)
 _GLM, _HALF_GLM = _glm([2, 3, 3]), _glm([2, 1, 1])
 TIED = {
+    "kosmos-2": _set(latent_query_num=16),
+    "kosmos-2.5": _set(latent_query_num=16),
     "aria": _set(projector_patch_to_query_dict={64: 16}),
     "chameleon": _both(_VQ, _set("vq_config", num_embeddings=20, latent_channels=8), _CODES),
     "emu3": _both(_VQ, _set("vq_config", codebook_size=20, hidden_size=32), _EMU_CODES),

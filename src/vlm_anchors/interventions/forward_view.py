@@ -34,7 +34,7 @@ class HookedModel(Protocol):
 
     noted: NotedFeatures | None
 
-    def last_outputs(self, branch_inputs: BranchInputs | ModelInputs) -> Float[Tensor, "b l d"]: ...
+    def last_outputs(self, branch_inputs: BranchInputs | ModelInputs, method: Any) -> Float[Tensor, "b l d"]: ...
 
 
 @dataclass(eq=False)

@@ -26,6 +26,7 @@ from .composition import Part
 from .forward_pass import ForwardState, Setup
 from .forward_view import ForwardPass, Head
 from .pass_marks import real_rows
+from .streams import Join, join_of
 
 BEYOND = frozenset({"mlp", "hidden", "logits"})
 ONE_GRAPH = "A method with hooks beyond attention is no part of a compiled graph. Compile with fullgraph=False."
@@ -48,6 +49,7 @@ class ModelHooks:
     def __init__(self) -> None:
         self.target: AttentionTarget
         self.head: Head
+        self.join: Join
         self._hooks: list[Any] = []
         self._places: set[tuple[str, int]] = set()
         self.noted: NotedFeatures | None = None
@@ -60,7 +62,7 @@ class ModelHooks:
         method = parts[0].method
         self.target, self.head = target, find_head(target, method)
         if (hidden := setup.methods.at("hidden")) is not None and setup.hidden_layers:
-            refuse_streams(target, hidden.method)
+            self.join = join_of(target, hidden.method)
         layers, mlp = layers_of(target), setup.methods.at("mlp")
         mlps = {} if mlp is None else {layer: mlp_of(layers[layer - 1], mlp.method) for layer in setup.mlp_layers}
         self._once("enter", 0, lambda: target.stack.register_forward_pre_hook(self._enter, with_kwargs=True))
@@ -111,6 +113,7 @@ class ModelHooks:
         embeds = kwargs.get("inputs_embeds")
         if embeds is None:
             embeds = module.get_input_embeddings()(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
+            embeds = with_features(embeds, kwargs, self.target.family.visual_mask)
         mask = kwargs.get("attention_mask")
         if forward_state.idle:
             note_prefix(forward_state, embeds, mask, current.get(), self.target.family.mrope)
@@ -161,7 +164,7 @@ class ModelHooks:
     def _hidden(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         view = self._view("hidden")
         if view is not None and layer in view.generation.setup.hidden_layers:
-            view.method.hidden(view, layer, output[0] if isinstance(output, tuple) else output)
+            view.method.hidden(view, layer, self.join(output[0] if isinstance(output, tuple) else output))
 
     def _mlp(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         view = self._view("mlp")
@@ -170,10 +173,11 @@ class ModelHooks:
         first = (
             output[0] if isinstance(output, tuple) else output
         )  # some experts return their router's scores beside it
-        new = view.method.mlp(view, layer, args[0], first)
+        rows = first.view_as(args[0])  # some experts flatten the batch
+        new = view.method.mlp(view, layer, args[0], rows)
         if new is None:
             return None
-        new = view.seeing(new, first)
+        new = view.seeing(new, rows).view_as(first)
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
     def _to_head(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
@@ -222,14 +226,15 @@ class ModelHooks:
             generation.branch = None if cache is None else branch
             return branch.first_logits(self.head, self.target.stack, view.branch_inputs, cache)
 
-    def last_outputs(self, branch_inputs: BranchInputs | ModelInputs) -> Float[Tensor, "b l d"]:
+    def last_outputs(self, branch_inputs: BranchInputs | ModelInputs, method: Any) -> Float[Tensor, "b l d"]:
         """Every layer's output for a branch's last token, in a pass of its own."""
         seen: list[Tensor] = []
+        join = join_of(self.target, method)
         here = threading.get_ident()
 
         def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if threading.get_ident() == here:
-                seen.append((output[0] if isinstance(output, tuple) else output)[:, -1])
+                seen.append(join(output[0] if isinstance(output, tuple) else output)[:, -1])
 
         hooks = [layer.register_forward_hook(note) for layer in layers_of(self.target)]
         try:
@@ -240,6 +245,14 @@ class ModelHooks:
             for hook in hooks:
                 hook.remove()
         return torch.stack(seen, 1)
+
+
+def with_features(embeds: Tensor, kwargs: dict[str, Any], visual_mask: str) -> Tensor:
+    """Embeddings with the image's features at their places, where the decoder itself puts them there."""
+    mask, features = kwargs.get(visual_mask), kwargs.get("image_embeds")
+    if mask is None or features is None:
+        return embeds
+    return embeds.masked_scatter(mask.bool()[..., None], features.to(embeds))
 
 
 def find_head(target: AttentionTarget, method: Any) -> Head:
@@ -268,20 +281,6 @@ def layers_of(target: AttentionTarget) -> Any:
     return layers
 
 
-STREAMS = ("altup_num_inputs", "hc_mult", "hc_count")
-"""Config attributes that count the streams of hidden states between layers (AltUp, hyper-connections)."""
-
-
-def refuse_streams(target: AttentionTarget, method: Any) -> None:
-    """A layer's output has logits of its own only where layers hand on one hidden state a token."""
-    count = next((one for name in STREAMS if (one := getattr(target.config, name, None) or 0) > 1), 0)
-    if count:
-        raise CannotAct(
-            f"{name_of(method)} reads what single layers would say, but {target.family.title}'s layers hand on {count} "
-            "streams of hidden states, which are joined after the last layer only. Use another method."
-        )
-
-
 WIDENING = ("up_proj", "gate_up_proj", "fc1")
 
 
@@ -298,8 +297,11 @@ def widening_of(layer: nn.Module, method: Any) -> Tensor:
     return weight
 
 
+MLPS = ("mlp", "feed_forward", "ffn")
+
+
 def mlp_of(layer: nn.Module, method: Any) -> nn.Module:
-    mlp = getattr(layer, "mlp", None)
+    mlp = next((getattr(layer, name) for name in MLPS if hasattr(layer, name)), None)
     if not isinstance(mlp, nn.Module):
         raise CannotAct(f"{name_of(method)} acts on MLPs, and {type(layer).__name__} has none by that name.")
     return mlp

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..models.decoder import AttentionTarget
 from .call_context import CallContext
 from .insertion.anchored import insertion_of
-from .token_map import Marks, mark_found, mark_ids
+from .token_map import Marks, mark_found, mark_ids, mark_masked
 
 
 def pass_marks(target: AttentionTarget, call_context: CallContext, kwargs: dict[str, Any], q: int) -> Marks:
@@ -25,6 +25,11 @@ def pass_marks(target: AttentionTarget, call_context: CallContext, kwargs: dict[
         return inserted.marks_of(*kwargs["inputs_embeds"].shape[:2])
     if ids is None or ids.shape[1] != q:
         ids = _ids_of_embeddings(target, call_context.inputs_embeds)
+    if name := target.family.visual_mask:
+        mask = kwargs.get(name)
+        return mark_masked(
+            target, ids, torch.zeros_like(ids, dtype=torch.bool) if mask is None else mask[:, -q:].bool()
+        )
     return mark_ids(target, ids, call_context)
 
 

@@ -8,7 +8,7 @@ Shapes: b samples, q tokens of this pass.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,12 @@ def mark_ids(target: AttentionTarget, ids: Int[Tensor, "b q"], call_context: Cal
     if target.end_follows:
         delimiters = delimiters | _behind_rows(visual, number)
     return Marks(visual, number.where(visual, 0), delimiters | _between(visual, number), _is_cut(target, call_context))
+
+
+def mark_masked(target: AttentionTarget, ids: Int[Tensor, "b q"], visual: Bool[Tensor, "b q"]) -> Marks:
+    """Marks of a pass whose visual tokens a mask beside the prompt shows: an image is an unbroken run."""
+    marks = mark_found(visual)
+    return replace(marks, delimiters=is_one_of(ids, target.delimiter_ids) & ~visual)
 
 
 def mark_found(visual: Bool[Tensor, "b q"]) -> Marks:

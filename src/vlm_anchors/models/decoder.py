@@ -5,6 +5,7 @@ import warnings
 from typing import Any
 
 from torch import nn
+from transformers import GenerationMixin
 
 from ..errors import AnchorsWarning, BadModel, CannotAct
 from .attention_target import AttentionTarget, self_attention, takes_keywords
@@ -48,7 +49,7 @@ def _decoder_target(model: nn.Module, base: nn.Module, family: Family, tokenizer
     stack = _stack_of(base)
     attention = [] if stack is None else self_attention(stack)
     visual = {name: one for name in family.visual if (one := config_id(base.config, name)) is not None}
-    if stack is None or not attention or not visual or not takes_keywords(type(stack)):
+    if stack is None or not attention or not (visual or family.visual_mask) or not takes_keywords(type(stack)):
         raise BadModel(
             f"{type(base).__name__} has no decoder attention layers with visual placeholders that can be reached. "
             f"Families that work: {_names()} (vlm-anchors families)."
@@ -82,7 +83,8 @@ def _decoder_target(model: nn.Module, base: nn.Module, family: Family, tokenizer
 
 def _stack_of(base: nn.Module) -> nn.Module | None:
     """The module that runs the decoder's layers; some classes name the language model with its head instead."""
-    stack = base.get_decoder() if hasattr(base, "get_decoder") else None
+    speaker = _speaker(base) or base
+    stack = speaker.get_decoder() if hasattr(speaker, "get_decoder") else None
     while isinstance(stack, nn.Module) and not hasattr(stack, "layers") and hasattr(stack, "get_decoder"):
         inner = stack.get_decoder()
         if inner is stack:
@@ -171,11 +173,17 @@ def _say_what_is_assumed(
         )
 
 
+def _speaker(base: nn.Module) -> nn.Module | None:
+    """The language model with its head to which a class's own `generate` hands over; None where there is none."""
+    inner = getattr(base, "text_model", None)
+    return inner if isinstance(inner, GenerationMixin) else None
+
+
 def _outer(model: nn.Module, base: nn.Module, stack: nn.Module) -> tuple[nn.Module, ...]:
     """Every module on the way in that sees token ids or labels: the wrapper, the model, the model inside it."""
     seen: list[nn.Module] = []
-    for module in (model, base, base.base_model):
-        if module is not stack and not any(module is other for other in seen):
+    for module in (model, base, base.base_model, _speaker(base)):
+        if module is not None and module is not stack and not any(module is other for other in seen):
             seen.append(module)
     return tuple(seen)
 

@@ -36,13 +36,6 @@ REFUSED: tuple[Family, ...] = (
         "image stands among the prompt's tokens. " + _OTHER,
     ),
     Family(
-        "kosmos-2",
-        ("kosmos-2", "kosmos-2.5"),
-        "Kosmos-2, Kosmos-2.5",
-        refused="its image stands among tokens that are "
-        "marked by a mask beside the prompt, not by a placeholder's id. " + _OTHER,
-    ),
-    Family(
         "diffusion-gemma",
         ("diffusion_gemma",),
         "Diffusion Gemma",

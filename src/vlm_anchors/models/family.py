@@ -16,6 +16,8 @@ class Family:
         title: the checkpoints people know.
         target: where attention to the image happens ("decoder" or "qformer").
         visual: config attributes that hold the placeholder ids which become visual tokens.
+        visual_mask: argument of the decoder that marks the visual tokens, in families where no placeholder's id does.
+        learned_queries: visual tokens are the projector's queries, which stand for no place in the image.
         delimiter_tokens: spellings of the tags around and inside an image that only the tokenizer knows; neither visual
             tokens nor text.
         images: how one image is separated from the next: by "runs" of placeholders that a tag interrupts, or by the vision
@@ -43,6 +45,8 @@ class Family:
     title: str
     target: str = "decoder"
     visual: tuple[str, ...] = ("image_token_id",)
+    visual_mask: str = ""
+    learned_queries: bool = False
     delimiter_tokens: tuple[str, ...] = ()
     images: str = "runs"
     image_tags: tuple[str, str] | None = None

@@ -26,7 +26,7 @@ from ..pass_marks import pass_marks
 from ..text_rows import TextRows, prompt_rows
 from ..token_map import Marks, is_one_of
 from .contrastive import BranchInputs, left_padded
-from .model_branch import ModelInputs, kept_tokens, shared, text_positions
+from .model_branch import ModelInputs, first_position, kept_tokens, shared, text_positions
 from .vision_tower import encode, pixels_given_to, require_tower
 
 
@@ -123,10 +123,16 @@ class Prompt:
         if self.target.family.again or self.target.visual_features is not None:
             return left_padded(prompt_inputs, keep, self.target.family.mrope)
         tokens, real = kept_tokens(self._whole_call(), keep, self.target.known_ids)
-        return ModelInputs(tokens, real, text_positions(real, has_mrope(self.target.outer[-1])))
+        positions = text_positions(real, has_mrope(self.target.outer[-1]))
+        return ModelInputs(tokens, real, positions + first_position(self.target.stack))
 
     def with_pixels(self, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> BranchInputs | ModelInputs:
         """The same prompt with other images. change: new arguments of `get_image_features`, of those that it was given."""
+        if self.target.family.visual_mask:
+            raise CannotAct(
+                f"{self.name} changes the image before the vision tower sees it, but {self.target.family.title}'s decoder is "
+                "given finished features. Use another method."
+            )
         if self.target.family.again == "pixels" or self.target.visual_features is not None:
             return self.with_images(self.encode(change(self.pixels())))
         call, real = self._whole_call(), self.as_prompted().real
@@ -272,7 +278,7 @@ class Prompt:
 
     def last_outputs(self, branch_inputs: BranchInputs | ModelInputs) -> Float[Tensor, "b l d"]:
         """Every layer's output for the last token of a branch, read in a pass of its own."""
-        return self.view.hooks.last_outputs(branch_inputs)
+        return self.view.hooks.last_outputs(branch_inputs, self.view.method)
 
     def embed(self, ids: Int[Tensor, "*b q"]) -> Float[Tensor, "*b q d"]:
         return self.target.stack.get_input_embeddings()(ids)

@@ -64,6 +64,12 @@ class ModelBranch(ContrastiveBranch):
         return out.logits[:, -1].float()
 
 
+def first_position(stack: nn.Module) -> int:
+    """Position of a text's first token: decoders after fairseq's count from behind the padding's id, others from 0."""
+    table: Any = getattr(stack, "embed_positions", None)
+    return table.padding_idx + 1 if hasattr(table, "create_position_ids_from_input_ids") else 0
+
+
 def text_positions(real: Bool[Tensor, "b q"], mrope: bool) -> Int[Tensor, "*n q"]:
     """Positions of a text padded on the left, counted from 0."""
     positions = (real.long().cumsum(1) - 1).clamp(min=0)

@@ -16,7 +16,7 @@ def insertion_target(method: str, vlm: Any) -> AttentionTarget:
     """The site of a model whose visual tokens stand for places in the image; a sentence for one whose do not."""
     network, processor = model_and_processor(vlm)
     config = plain_model(network).config
-    if family_of(config).target == "qformer":
+    if family_of(config).learned_queries:
         raise CannotAct(
             f"{method} places words beside the patches they resemble, but {family_of(config).title} hands its language "
             "model learned queries, which stand for no place in the image. Use another family, or clva."
