@@ -112,9 +112,11 @@ def test_first_steps_lead_to_the_end(tmp_path, monkeypatch, capfd):
             else:
                 subprocess.run(line, shell=True, check=True)
     assert "The drift that CLVA repairs is absent in this model." in capfd.readouterr().out
-    (python,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(compile(python, "first-steps.md", "exec"), {})
+    names = {}
+    for python in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(python, "first-steps.md", "exec"), names)
     assert capfd.readouterr().out.startswith("Yes (")
+    assert names["answer"].effects["clva"]["rows_edited"]
     assert (tmp_path / "seen" / "index.html").exists()
 
 
