@@ -13,7 +13,7 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "nltk")
 
 
 def provenance(device: Any = "cpu", **more: Any) -> dict[str, Any]:
-    """Versions, commit (with "-dirty" where files were changed), device name, date; plus whatever is given."""
+    """Versions, commit ("-dirty" where files other than results were changed), device name, date; plus what is given."""
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": _commit(),
@@ -54,8 +54,20 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    here = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True
-    )
-    return done.stdout.strip() or None
+    """The commit, "-dirty" where tracked files differ from it; results don't count, a run may write several of them.
+
+    None where git is missing, or the package is no checkout: one installed inside another project is not that project's.
+    """
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
+    named = _git("describe", "--always", "--abbrev=12")
+    if tracked is None or tracked.returncode or named is None or named.returncode:
+        return None
+    changed = _git("diff", "--quiet", "HEAD", "--", ":(top)", ":(top,exclude)results")
+    return named.stdout.strip() + ("-dirty" if changed is not None and changed.returncode else "")
+
+
+def _git(*arguments: str) -> "subprocess.CompletedProcess[str] | None":
+    try:
+        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return None
