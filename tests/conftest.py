@@ -24,7 +24,30 @@ from jaxtyping import install_import_hook
 
 install_import_hook("vlm_anchors", "shape_checks.shapes_only")
 
+import grids
 import pytest
+
+COLLECTED = pytest.StashKey[list]()
+"""Every collected test, those of a grid that are left out as well."""
+
+
+def pytest_addoption(parser):
+    parser.addoption("--whole-grids", action="store_true", help="run every case of tests marked grid, not a third")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    config.stash[COLLECTED] = list(items)
+    if not grids.wanted_whole(config):
+        out = grids.left_out(items)
+        config.hook.pytest_deselected(items=[item for item in items if item in out])
+        items[:] = [item for item in items if item not in out]
+
+
+@pytest.fixture(scope="session")
+def collected(request):
+    """Every test that was collected, whether it runs or not."""
+    return request.config.stash[COLLECTED]
 
 
 @pytest.fixture(scope="session")

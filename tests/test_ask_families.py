@@ -17,6 +17,7 @@ TEMPLATE = (
 )
 
 
+@pytest.mark.grid
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers' own processors
 @pytest.mark.parametrize("method", ["none", "clva:tau=1.5"])
 @pytest.mark.parametrize("name", PROCESSORS)
@@ -48,6 +49,7 @@ def asked_about_two_images(vlm, method):
     return alone, answer_batch(how, samples, can_reuse(how))
 
 
+@pytest.mark.grid
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("method", ["none", "clva:tau=1.5", "clva:tau=1.5,rows=all"])
 @pytest.mark.parametrize("name", PROCESSORS)
@@ -85,6 +87,7 @@ def qformer(name):
     return va.load((tiny_qformer.FAMILIES[name](), processor))
 
 
+@pytest.mark.grid
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*has no chat template")
 @pytest.mark.parametrize("method", ["none", "clva:tau=1.5"])

@@ -56,6 +56,7 @@ def logits_of(model, inputs):
         return model(**inputs).logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", [AttAnchor(tau=1.0), AttAnchorI2T(tau=1.0), AttAnchor().disabled()], ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_off_is_exactly_the_plain_model(name, method):
@@ -74,6 +75,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", VARIANTS, ids=lambda method: method.spec())
 @pytest.mark.parametrize("name", ["llava", "llava-next", "qwen2.5-vl", "internvl"])
 def test_variants_in_a_ragged_batch_equal_their_samples(name, method):
@@ -107,6 +109,7 @@ def test_words_that_move_leave_the_prompt(name):
     assert sum(effects["attanchor"]["tokens_removed"] for effects in moved.effects) > 1
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", FAMILIES)
 def test_images_encoded_ahead_change_no_bit(name):
     """A threshold that nothing reaches: the images are encoded by us, the rest is as it was."""
@@ -156,6 +159,7 @@ def expected_of(name, method, prompt):
     )
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", [WORDS_IN, PAUSED], ids=["words in", "patches out"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_woven_ids_are_the_reference_s(name, method):
@@ -167,6 +171,7 @@ def test_the_woven_ids_are_the_reference_s(name, method):
     assert sum(inserted(anchored)) > 3 * getattr(method, "pause_tokens", 0)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", [WORDS_IN, PATCHES_OUT, PAUSED], ids=["words in", "patches out", "pauses"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_ragged_batch_equals_its_samples(name, method):
@@ -180,6 +185,7 @@ def test_a_ragged_batch_equals_its_samples(name, method):
         assert (together[:, sample] - alone[:, 0]).abs().max() < BOUND
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", [WORDS_IN, PAUSED], ids=["words in", "patches out"])
 @pytest.mark.parametrize("name", [name for name, family in tiny.FAMILIES.items() if family.video])
 def test_videos_as_images(name, method):
@@ -197,6 +203,7 @@ def test_videos_as_images(name, method):
 OTHER_PLACES = [AttAnchor(tau=0.2, mrope="text"), AttAnchorI2T(tau=0.2, mrope="patch")]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", [WORDS_IN, PAUSED, *OTHER_PLACES], ids=str)
 @pytest.mark.parametrize("name", MROPE)
 def test_positions_go_on_after_the_prompt(name, method):
@@ -308,6 +315,7 @@ MODES = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", [WORDS_IN, PAUSED], ids=["words in", "patches out"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["llava", "qwen2.5-vl", "qwen3-vl", "gemma3", "paligemma", "internvl"])
@@ -338,6 +346,7 @@ def test_prompt_lookup_where_no_placeholder_is_proposed(name):
     assert torch.equal(greedy, model.generate(**anchored, prompt_lookup_num_tokens=3, **rules))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", [WORDS_IN, PAUSED], ids=["words in", "patches out"])
 @pytest.mark.parametrize("name", ["llava", "internvl", "qwen3-vl", "gemma3"])
 def test_together_with_clva_image_tokens_stay_the_visual_ones(name, method):

@@ -29,6 +29,7 @@ def vlm(request, monkeypatch):
     return va.load((model_of(request.param), processor))
 
 
+@pytest.mark.grid
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers' own processors
 @pytest.mark.filterwarnings("error:.*chat template:vlm_anchors.AnchorsWarning")
 @pytest.mark.parametrize("vlm", PROCESSORS, indirect=True)

@@ -37,6 +37,7 @@ def paired(name, model):
     return model, tiny_processors.stand_in(name)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", METHODS, ids=["words in", "patches out"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_forward_pass_equals_one_on_prepared_inputs(name, method):
@@ -53,6 +54,7 @@ def test_a_forward_pass_equals_one_on_prepared_inputs(name, method):
         assert model(**batch).logits.shape[1] == batch["input_ids"].shape[1]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("cache", [None, "dynamic", "static", False])
 @pytest.mark.parametrize("name", ["llava", "qwen2.5-vl"])
 def test_generate_is_told_to_prepare(name, cache):

@@ -96,6 +96,7 @@ def test_words_into_the_image_equal_plain_loops(order, images):
     assert inserted > 100
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("each", ["word", "patch"])
 @pytest.mark.parametrize("place", ["patch", "row", "image"])
 @pytest.mark.parametrize("keep", ["all", "others", "anchors"])
@@ -130,6 +131,7 @@ def test_positions_close_up_behind_words_that_left():
     assert found[:, 0].tolist() == [[0, 1, 1, 1, 2], [0, 1, 1, 1, 2], [0, 1, 1, 2, 2]]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("order", ["raster", "cosine"])
 @pytest.mark.parametrize("pauses", [0, 3])
 def test_patches_into_the_prompt_equal_plain_loops(order, pauses):

@@ -42,6 +42,7 @@ def start(model, batch):
     return prefilled(model, batch, position_ids=position)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", BRANCHED, ids=lambda method: type(method).__name__)
 @pytest.mark.parametrize("change", ["reorder_cache", "batch_select_indices", "batch_repeat_interleave", "crop", "copy"])
 @torch.no_grad()
@@ -144,6 +145,7 @@ def test_two_generations_do_not_meet():
     assert all(torch.equal(a, b) for a, b in zip(alone, inserted, strict=True))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     "method",
     [*BRANCHED, IMCCD(), IMCCD(gate="weights", window="last"), DeCo(alpha=5.0), VISTA(), MemVR(gamma=0.5)],

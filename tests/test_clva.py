@@ -111,6 +111,7 @@ def method_of(parameters):
     return CLVA(**own)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("kv_heads", [None, 2])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_literal_reference(kv_heads, case):

@@ -51,6 +51,7 @@ def agrees(model, inputs, fast, **parameters):
     return clear
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(tiny.FAMILIES))
 def test_equals_the_literal_reference(name):
     model, clear = tiny.FAMILIES[name](), 0
@@ -92,6 +93,7 @@ def test_forward_and_generate_agree():
 OTHER = {"latents": "last", "heads": "concentration", "gain": "average", "normalise": "visual"}
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("parameter", OTHER)
 def test_other_choices_equal_the_literal_reference(parameter):
     parameters = {parameter: OTHER[parameter]}

@@ -46,6 +46,7 @@ def test_the_second_branch_runs_without_the_first_method():
     assert (both - wanted).abs().max() < 1e-5
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("methods", PAIRS, ids=lambda pair: "+".join(type(one).__name__ for one in pair))
 def test_pairs_keep_the_promises(methods):
     model, case = model_of("llava"), CASES["llava"]
@@ -103,6 +104,7 @@ def features_of(model, arguments):
     return torch.cat([row.reshape(-1, row.shape[-1]) for row in model.get_image_features(**wanted).pooler_output])
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     "method", [AttAnchor(tau=0.2), AttAnchorI2T(tau=0.3, pause_tokens=1)], ids=["words", "patches"]
 )
@@ -137,6 +139,7 @@ def test_attanchor_and_vcd_prepared_before_the_method_is_attached(name, method):
             assert torch.equal(tokens_of(model, single, num_beams=2)[0], beams[sample])
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     "spec", ["attanchor:tau=0.1+vcd", "attanchor-i2t:tau=0.1+vcd", "attanchor:tau=0.1+clva:tau=1+vcd"]
 )

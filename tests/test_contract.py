@@ -44,6 +44,7 @@ def hooks_of(model):
     return [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules()]
 
 
+@pytest.mark.grid
 @covering(IN_MODEL, 0)
 def test_off_equals_plain(name, case):
     model, batch = model_of(case), CASES[case].batch()
@@ -55,6 +56,7 @@ def test_off_equals_plain(name, case):
     assert torch.equal(plain, again) and torch.equal(tokens, same)
 
 
+@pytest.mark.grid
 @covering(IN_MODEL, 1)
 def test_acts_and_leaves_no_trace(name, case):
     model, batch = model_of(case), CASES[case].batch()
@@ -69,6 +71,7 @@ def test_acts_and_leaves_no_trace(name, case):
     assert (str(model.config), hooks_of(model), set(vars(model))) == (config, hooks, held)
 
 
+@pytest.mark.grid
 @covering(IN_MODEL, 2)
 def test_leaves_no_trace_after_an_exception(name, case):
     model, batch = model_of(case), CASES[case].batch()
@@ -81,6 +84,7 @@ def test_leaves_no_trace_after_an_exception(name, case):
     assert torch.equal(before, after) and hooks_of(model) == hooks
 
 
+@pytest.mark.grid
 @covering(IN_MODEL, 3)
 def test_order_does_not_matter(name, case):
     model, first, second = model_of(case), CASES[case].batch(1), CASES[case].batch(2)
@@ -92,6 +96,7 @@ def test_order_does_not_matter(name, case):
     assert torch.equal(alone, after)
 
 
+@pytest.mark.grid
 @covering(IN_MODEL, 4)
 def test_batch_equals_one_by_one(name, case):
     model, batch = model_of(case), CASES[case].batch()
@@ -104,6 +109,7 @@ def test_batch_equals_one_by_one(name, case):
             assert (together[:, sample] - alone[:, 0])[seen].abs().max() < BOUND
 
 
+@pytest.mark.grid
 @covering(IN_MODEL, 5)
 def test_beams_equal_one_by_one(name, case):
     model, batch = model_of(case), CASES[case].batch()
@@ -115,6 +121,7 @@ def test_beams_equal_one_by_one(name, case):
             assert torch.equal(alone[0], together[sample])
 
 
+@pytest.mark.grid
 @covering([*IN_MODEL, "imccd, gated"], 7, every=3)
 def test_a_beam_is_steered_by_its_own_past(name, case, monkeypatch):
     """A beam that changed places at every step has the logits of a run that was made to say its tokens."""
@@ -139,6 +146,7 @@ def test_a_beam_is_steered_by_its_own_past(name, case, monkeypatch):
     assert "gated" not in name or 0 < sum(gated)
 
 
+@pytest.mark.grid
 @covering(IN_MODEL, 6)
 def test_nucleus_repeats_with_its_seed(name, case):
     model, batch = model_of(case), CASES[case].batch()

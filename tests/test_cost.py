@@ -45,6 +45,7 @@ def test_a_decoding_step_adds_few_kernels_and_none_a_layer():
     assert extra[32] - extra[8] <= 2
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("spec", "bound"),
     [

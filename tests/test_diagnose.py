@@ -130,6 +130,7 @@ def test_drift_is_what_the_paper_draws_and_nothing_else(name, depth):
         assert verdicts.has_drift(seen) == (crosses and turns)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("questions", [2, 5, 40])
 @pytest.mark.parametrize("name", ["flat", "flat, one above"])
 def test_noise_is_seldom_called_drift(name, questions):

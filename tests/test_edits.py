@@ -42,6 +42,7 @@ class Try(Method):
         return AttentionEdit(key=view.key.clone())
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize(("one", "two"), [("value", "output"), ("bias", "shift"), ("key", "none")])
 def test_two_ways_of_one_edit(name, one, two):

@@ -35,6 +35,7 @@ def run(model, method, batch=None):
             return model(**(batch or tiny.llava_batch())).logits[:, -1], handle.effects
 
 
+@pytest.mark.grid
 @every_method
 def test_an_edit_that_is_switched_off_counts_nothing(name, monkeypatch):
     method, model = method_of(name), tiny.llava()
@@ -51,6 +52,7 @@ def test_an_edit_that_is_switched_off_counts_nothing(name, monkeypatch):
         assert not {count: one[name][count] for count in COUNTS if one[name].get(count)}
 
 
+@pytest.mark.grid
 @every_method
 def test_torchs_default_dtype_changes_nothing(name):
     model, method, batch = tiny.llava(), method_of(name), tiny.llava_batch()
@@ -63,6 +65,7 @@ def test_torchs_default_dtype_changes_nothing(name):
     assert torch.equal(found, wanted)
 
 
+@pytest.mark.grid
 @every_method
 def test_under_autocast(name):
     """Off is the plain model bit for bit, and the method's own change is that of float32 up to the model's rounding."""

@@ -74,27 +74,32 @@ def compare(name, kinds, kv_heads=2, seed=0, must_find=True, **parameters):
     return left_out
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", FAMILIES)
 def test_equals_the_literal_reference(name):
     left_out = compare(name, [".i.", ".i.i.", "i."])
     assert left_out == 0
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", FAMILIES)
 def test_images_that_touch_are_scored_each_by_itself(name):
     assert compare(name, [".ii.", "iii.", ".i."], seed=1) == 0
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", WITH_VIDEO)
 def test_video_equals_the_literal_reference(name):
     assert compare(name, [".v.", ".v.v.", "v."], seed=2) == 0
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", BOTH_AT_ONCE)
 def test_images_and_videos_in_one_prompt(name):
     assert compare(name, [".i.v.", ".vi.", "iv.i."], seed=3) == 0
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", FAMILIES)
 def test_neutral_equals_plain_bit_for_bit(name):
     family, model = tiny.FAMILIES[name], model_of(name)
@@ -106,6 +111,7 @@ def test_neutral_equals_plain_bit_for_bit(name):
     assert torch.equal(tokens, same)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", FAMILIES)
 def test_batch_equals_single(name):
     family, model = tiny.FAMILIES[name], model_of(name)
@@ -122,6 +128,7 @@ def hooks_of(model):
     return [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules()]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", FAMILIES)
 def test_leaves_no_trace(name):
     family, model = tiny.FAMILIES[name], model_of(name)
@@ -137,6 +144,7 @@ def test_leaves_no_trace(name):
     assert hooks_of(model) == hooks
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_forward_pass_equals_generate(name):
     """`generate` encodes images ahead of the decoder; a plain call must find the same images and rows."""
@@ -148,6 +156,7 @@ def test_a_forward_pass_equals_generate(name):
     assert (called - made[0]).abs().max() < BOUND[torch.float32]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", [name for name in FAMILIES if "qwen" not in name and name != "glm-4v"])
 def test_right_padding_is_no_text(name):
     """Training pads on the right, after the last row. (M-RoPE counts positions per sample: its own affair.)"""
@@ -175,6 +184,7 @@ def in_pieces(name, kind):
     return (whole - pieces).abs().max()
 
 
+@pytest.mark.grid
 @pytest.mark.filterwarnings("ignore:In a prompt fed in pieces")
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name.startswith(("llava", "qwen", "glm", "intern"))])
 def test_an_image_cut_by_a_piece_of_the_prompt_stays_one_image(name):
@@ -190,6 +200,7 @@ def test_tiles_rows_and_frames_in_pieces_are_refused(name, kind):
         in_pieces(name, kind)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_eager_kernel_gives_the_same(name):
     family, model = tiny.FAMILIES[name], tiny.FAMILIES[name].build()

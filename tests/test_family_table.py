@@ -52,6 +52,7 @@ def noise(width, height):
     return Image.fromarray(values.astype(np.uint8)).convert("RGB")
 
 
+@pytest.mark.grid
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers' own processors
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_what_the_real_processor_makes_is_understood(name):
@@ -119,6 +120,7 @@ def test_a_row_is_true_of_its_classes(name):
     assert bool(tiny.FAMILIES[name].video) == ("video_token_id" in row.visual or row.video_tags is not None)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_prefix_can_be_reused_where_the_row_says_so(name):
     """The prompt up to the end of its image prefilled first: the same logits as in one piece, or the row says no."""

@@ -52,6 +52,7 @@ def test_beams_are_those_of_transformers(tiny, red):
     assert list(answer.tokens) == plain_generate(tiny, red, QUESTION, num_beams=4)[1]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("decoding", DECODINGS)
 def test_a_batch_and_its_order_change_nothing(tiny, pairs, method, decoding):
@@ -132,6 +133,7 @@ def test_habits_of_the_checkpoint_do_not_leak_in(tiny, red):
             setattr(stored, name, value)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("decoding", ["greedy", "nucleus:seed=2"])
 def test_streamed_pieces_make_the_answer(tiny, red, method, decoding):

@@ -42,6 +42,7 @@ def check(vlm, summary):
     assert "Where did it look?" in page
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_decoders(name):
     make, image = PROCESSORS[name]

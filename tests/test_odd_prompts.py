@@ -50,6 +50,7 @@ def prefilled(model, inputs):
     return cache
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", [*IN_MODEL, "memvr, silu"])
 def test_a_sample_without_an_image_is_left_alone(name):
     method = MemVR(gamma=0.5, activation="silu") if "silu" in name else method_of(name)
@@ -66,6 +67,7 @@ def test_a_sample_without_an_image_is_left_alone(name):
         assert not torch.allclose(found[:, sample], plain[:, sample], atol=1e-6)
 
 
+@pytest.mark.grid
 @every_method
 def test_a_prompt_that_ends_with_its_image(name):
     """The first new token is then the first word behind the image."""
@@ -91,6 +93,7 @@ def test_a_prompt_that_ends_with_its_image(name):
     assert len(handle.effects) == 1 and name in handle.effects[0]
 
 
+@pytest.mark.grid
 @every_method
 def test_one_word_behind_a_prefix_is_a_prompt(name):
     """A question of one token is no decoding step: it equals the prompt in one piece, or is refused."""

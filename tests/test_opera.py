@@ -51,6 +51,7 @@ def compare(name, model, single, opera, length):
     return answer, effects
 
 
+@pytest.mark.grid
 @everywhere
 @pytest.mark.parametrize("method", ["none", "clva:target=decoder,tau=1"])
 def test_off_it_is_beam_search(name, method):
@@ -65,6 +66,7 @@ def test_off_it_is_beam_search(name, method):
     assert effects["rollbacks"] == effects["reordered"] == 0
 
 
+@pytest.mark.grid
 @everywhere
 def test_equals_the_literal_reference(name):
     """Over tokens that are judged by the image and tokens that are judged by their columns; it is not beam search."""

@@ -76,6 +76,7 @@ def test_clva_is_the_literal_reference_on_the_same_cache(one, cache):
     assert (found - whole)[1:].abs().max() > 1e-4, "the cache must round"
 
 
+@pytest.mark.grid
 @CACHES
 @pytest.mark.parametrize("method", ["clva", "vcd", "pai:alpha=0.5", "clearsight:enhance=2", "deco", "memvr:gamma=0"])
 def test_methods_act_and_are_off_at_zero(one, cache, method):

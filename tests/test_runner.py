@@ -238,6 +238,7 @@ def test_batches_are_a_function_of_the_questions():
     assert [one.question.image for one in made[0]] == ["0.png"] * 3 + ["1.png"]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", ["none", "clva", "vcd", "deco", "vista", "attanchor"])
 def test_questions_without_an_image_are_answered_too(tiny, tmp_path, method):
     """HallusionBench has them; there a method has nothing to act on, says so, and leaves the plain answer."""

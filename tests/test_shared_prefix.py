@@ -31,6 +31,7 @@ def asked_both_ways(vlm, method, decoding):
     return [answer.answer_batch(how, [sample], False)[0] for sample in samples], answer.answer_batch(how, samples, True)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", SHARING)
 @pytest.mark.parametrize("decoding", ["greedy", "beam:num_beams=3", "nucleus"])
 def test_a_reused_prefix_changes_nothing(double, method, decoding):
@@ -44,6 +45,7 @@ def test_methods_that_touch_the_prefix_read_every_prompt_whole(tiny, method):
     assert not answer.can_reuse(GenerationPlan.of(tiny, method, None, 4))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", ["clva", "vcd", "attanchor", "vista", "imccd", "clva:rows=all"])
 def test_the_vision_tower_sees_each_image_once(tiny, method):
     """In a batch, and once more where a method changes it; whether the prefix is shared or not."""

@@ -203,6 +203,7 @@ def test_pulls_are_the_model_s_own_scores(tiny, inputs):
                     assert row[f"keys_{name}"] == place + 1
 
 
+@pytest.mark.grid
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers' own processors
 @pytest.mark.parametrize("vlm", PROCESSORS, indirect=True)
 def test_pulled_weights_are_eager_s_on_every_family(vlm):

@@ -168,6 +168,7 @@ def in_a_loop(make):
         return pool.submit(contextvars.copy_context().run, lambda: asyncio.run(make())).result()
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", [name for name in METHODS.names() if name != "vicrop"])
 def test_a_model_is_freed_after_its_method(name):
     model = tiny.llava(layers=4)

@@ -87,6 +87,7 @@ def words_of(prompt):
     return {"input_ids": torch.tensor([kept]), "attention_mask": torch.ones(1, len(kept), dtype=torch.long)}
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("family", cases(VCD))
 def test_another_image(family):
     _, inputs = asked(family)
@@ -102,6 +103,7 @@ def test_another_image(family):
     compare(family, VCD(beta=0.0), inputs, {**inputs, "pixel_values": made[0]})
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("family", cases(ICD))
 def test_other_words_in_front(family):
     _, inputs = asked(family)
@@ -114,12 +116,14 @@ def test_other_words_in_front(family):
     compare(family, ICD(beta=0.0), inputs, other)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("family", cases(PAI))
 def test_the_words_alone(family):
     prompt, inputs = asked(family)
     compare(family, PAI(alpha=0.0, gamma=1.5, cut=0.0), inputs, words_of(prompt))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("family", cases(VISTA))
 def test_what_the_image_adds(family):
     prompt, inputs = asked(family)

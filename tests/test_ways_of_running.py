@@ -40,6 +40,7 @@ def answer(model, inputs, **more):
     return torch.stack(out.logits), out.sequences
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", BUDGETS)
 def test_off_is_plain_beyond_every_budget(name):
     """Classes that build their mask only under the name of their own kernel would see every key under ours."""

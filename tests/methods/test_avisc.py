@@ -63,6 +63,7 @@ def reference(case, method):
     return logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize("parameters", [{}, {"alpha": 2.0, "beta": 0.5, "gamma": 0.9, "lam": 0.5, "fill": "ones"}])
 def test_equals_the_literal_reference(name, parameters):

@@ -37,6 +37,7 @@ def vaf(enhance, suppress, raised=False, spare=None, heads=4, seen=None):
     return scores
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize(
     "parameters", [{}, {"negative": "raised"}, {"heads": "selected"}, {"enhance": 2.0, "suppress": 0.2}]

@@ -45,6 +45,7 @@ def reference(case, method):
     return logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize(
     "parameters", [{}, {"alpha": 50.0, "top_p": 0.15}, {"alpha": 50.0, "outside": "kept"}, {"top_k": 3}]

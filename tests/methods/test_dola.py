@@ -42,6 +42,7 @@ def reference(case, method, chosen):
     return logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize("parameters", [{}, {"bucket": "high", "alpha": 0.5, "cut": 0.0}, {"norm": True, "cut": 0.5}])
 def test_equals_the_literal_reference(name, parameters):

@@ -44,6 +44,7 @@ def reference(case, method):
     return logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize("parameters", [{}, {"alpha": 3.0, "beta": 0.8}])
 def test_equals_the_literal_reference(name, parameters):

@@ -89,6 +89,7 @@ def reference(case, method, rate, window=30):
     return logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("name", "rate"), [("llava", 1 / 3), ("instructblip", 2 / 3), ("qwen2.5-vl", 1.0)])
 @pytest.mark.parametrize("alpha", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_equals_the_literal_reference(name, rate, alpha):

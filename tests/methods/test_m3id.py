@@ -31,6 +31,7 @@ def reference(case, method):
     return logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize(
     "parameters",

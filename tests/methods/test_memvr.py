@@ -82,6 +82,7 @@ def reference(case, method, fired):
     return logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize("gamma", [0.5, 0.998])
 def test_equals_the_literal_reference(name, gamma):
@@ -93,6 +94,7 @@ def test_equals_the_literal_reference(name, gamma):
         assert all(len(one) == STEPS + 1 for one in fired)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize("norm", [True, False])
 def test_the_form_of_the_code_for_qwen_vl(name, norm):

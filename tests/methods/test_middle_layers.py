@@ -38,6 +38,7 @@ def reference(case, method):
     return logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize("parameters", [{"layers": (2, 5)}, {"alpha": 2.0, "layers": (1, 8)}])
 def test_equals_the_literal_reference(name, parameters):

@@ -87,6 +87,7 @@ def reference(case, method, signs):
     return logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize(
     "parameters", [{}, {"gamma": 2.0, "beta": 0.5}, {"layer": 3, "norm": False, "residual": 1.0, "final": 0.0}]

@@ -39,6 +39,7 @@ def reference(case, method):
     return logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize(
     "parameters", [{"gamma": 1.0}, {"gamma": 1.5}, {"alpha": 0.0, "cut": 0.9}, {"boost_prompt": False}]

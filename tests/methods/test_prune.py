@@ -39,6 +39,7 @@ def test_the_highest_of_each_image_equal_plain_loops(share):
             assert {at for at in range(longest) if found[sample, at]} == kept(scores[sample], groups, share)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize("parameters", [{}, {"share": 0.2, "layer": 3}])
 def test_by_attention_equals_the_literal_reference(name, parameters):
@@ -91,6 +92,7 @@ def test_by_cosine_equals_a_shorter_sequence():
         assert (together[sample, -1] - alone[0, -1]).abs().max() < 2e-6
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("by", ["cosine", "random"])
 @pytest.mark.parametrize("name", ["llava", "llava-next", "qwen2.5-vl", "qwen3-vl", "gemma3", "internvl", "idefics3"])
 def test_removed_tokens_are_gone_and_a_batch_equals_its_samples(name, by):
@@ -108,6 +110,7 @@ def test_removed_tokens_are_gone_and_a_batch_equals_its_samples(name, by):
         assert (together[:, sample] - alone[:, 0]).abs().max() < 2e-6
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("first", [AttAnchor(tau=0.2), AttAnchorI2T(tau=0.25)], ids=["words in", "patches out"])
 @pytest.mark.parametrize("by", ["attention", "cosine", "random"])
 @pytest.mark.parametrize("name", ["llava", "qwen2.5-vl", "llava-next"])

@@ -54,6 +54,7 @@ def reference(case, method):
     return logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize("parameters", [{}, {"alpha": 2.0, "beta": 0.5, "layer": 3, "keep": 2}])
 def test_equals_the_literal_reference(name, parameters):

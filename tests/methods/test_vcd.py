@@ -49,6 +49,7 @@ def reference(case, method):
     return logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize(
     "parameters", [{}, {"alpha": 3.0, "beta": 0.8}, {"alpha": 0.0, "beta": 0.9}, {"step": 999, "seed": 3}]

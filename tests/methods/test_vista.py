@@ -43,6 +43,7 @@ def reference(case, method):
     return logits
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize("parameters", [{}, {"lam": 0.0}, {"mix": 0.0}, {"norm": True}, {"pca": True}])
 def test_equals_the_literal_reference(name, parameters):

@@ -23,6 +23,7 @@ def adapted(pair, **settings):
     return model, [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", NAMES)
 def test_every_family_gets_layers_times_projections(name):
     pair = paired(name)
@@ -35,6 +36,7 @@ def test_every_family_gets_layers_times_projections(name):
     assert not any("vision" in each or "visual" in each for each in trained)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", NAMES)
 def test_the_projector_trains_whole(name):
     model, _ = adapted(paired(name), projector="full", rank=2)
@@ -43,6 +45,7 @@ def test_the_projector_trains_whole(name):
     assert len(trained) == sum(1 for _ in projector.modules_to_save["default"].parameters()) > 0
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "gemma3"])
 def test_the_projector_trains_by_adapters(name):
     _, without = adapted(paired(name), projector="frozen")
