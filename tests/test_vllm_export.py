@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers as hf
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -111,6 +112,15 @@ def test_a_prompt_is_read_as_the_attached_model_reads_it(bundled_config):
     assert map_prompt(target, ids, count, all_rows=True).first_text == 0
     plain = map_prompt(target, [1, 5, 7], count, all_rows=True)
     assert plain.first_text == 3 and not len(plain.visual)
+
+
+def test_a_prompt_with_a_video_is_refused():
+    config = hf.Qwen2_5_VLConfig()
+    image, video = config.image_token_id, config.video_token_id
+    prompt = map_prompt(target_of(config), [1, image, image, 2, 3], None, all_rows=False)
+    assert prompt.text.tolist() == [False, False, False, True, True]
+    with pytest.raises(CannotAct, match="holds a video"):
+        map_prompt(target_of(config), [1, video, video, 2, 3], None, all_rows=False)
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,16 @@ def map_prompt(
         tokens: The prompt's token ids, each visual token with its placeholder.
         tokens_per_image: Visual tokens of each image, where all have as many; tells images that touch apart.
         all_rows: Whether rows before the image are text rows as well (`Method.rows`).
+
+    Raises:
+        CannotAct: The prompt holds a video.
     """
+    videos = [one for one, kind in zip(target.visual_ids, target.modalities, strict=True) if kind == "video"]
+    if any(token in videos for token in tokens):
+        raise CannotAct(
+            "Inside vLLM, methods act on images, and this prompt holds a video, whose frames cannot be told apart by token "
+            "ids. Ask through transformers, or without a method."
+        )
     ids = torch.tensor(tokens)[None]
     marks = mark_ids(target, ids, _encoded(target, tokens, tokens_per_image))
     before = torch.full((1,), all_rows)
