@@ -20,9 +20,9 @@ sys.path[:0] = [
     *(str(folder) for folder in sorted(TESTS.iterdir()) if folder.is_dir() and folder.name[0] != "_"),
 ]
 
-from jaxtyping import install_import_hook
+import shape_checks
 
-install_import_hook("vlm_anchors", "shape_checks.shapes_only")
+shape_checks.install("vlm_anchors")
 
 import grids
 import pytest
