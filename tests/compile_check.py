@@ -33,7 +33,7 @@ def tokens(model, batch, **how):
 def main(backend):
     config = CompileConfig(fullgraph=True, backend=backend, mode=None)
     config._compile_all_devices = True
-    model, batch = tiny.llava(layers=6), tiny.llava_batch()
+    model, batch = tiny.llava(layers=4), tiny.llava_batch()
     plain = tokens(model, batch, disable_compile=True)
     with attach(model, CLVA()) as handle:
         wanted = tokens(model, batch, disable_compile=True)
