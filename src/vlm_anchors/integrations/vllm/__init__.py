@@ -12,6 +12,7 @@ vLLM's own processes import the other modules of this folder through its entry p
 import os
 from typing import Any
 
+from .embedded_prompt import embedded_prompt
 from .request_methods import parse_method
 from .settings import DEFAULT_FILE, ENVIRONMENT, METHOD_KEY, SCHEDULER, VERSIONS, default_method
 
@@ -34,4 +35,6 @@ def engine_args(method: str | None = None) -> dict[str, Any]:
     return {"scheduler_cls": SCHEDULER}
 
 
-__all__ = ["DEFAULT_FILE", "ENVIRONMENT", "METHOD_KEY", "SCHEDULER", "VERSIONS", "default_method", "engine_args"]
+__all__ = [
+    "DEFAULT_FILE", "ENVIRONMENT", "METHOD_KEY", "SCHEDULER", "VERSIONS", "default_method", "embedded_prompt", "engine_args",
+]  # fmt: skip

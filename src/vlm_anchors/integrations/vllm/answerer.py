@@ -14,11 +14,13 @@ from ...generation.decodings import Greedy
 from ...generation.plan import GenerationPlan
 from ...generation.sampling import YesNo
 from ...inputs.prompt_builder import Sample, prompt_of
+from ...interventions.method import preparing
 from ...models.load import BUNDLED, BUNDLED_FOLDER
 from ...models.vlm import Vlm
 from ...specs import spec_of_all
 from ...types import Answer
 from . import METHOD_KEY, engine_args
+from .embedded_prompt import embeddings_of, inserting
 from .export import export_vllm
 from .request_methods import parse_method
 
@@ -49,7 +51,10 @@ class VllmAnswerer(Answerer):
         """
         version()
         for run in answerer.runs:
-            parse_method(spec_of_all(run.methods))
+            if _inserts(run):
+                inserting(spec_of_all(run.methods))
+            else:
+                parse_method(spec_of_all(run.methods))
             if not isinstance(run.decoding, Greedy):
                 raise CannotAct(
                     f"--engine vllm answers greedily; {run.decoding.spec()} draws or searches with our own keys, so that "
@@ -58,7 +63,8 @@ class VllmAnswerer(Answerer):
         vlm = answerer.runs[0].vlm
         bundled = vlm.name == BUNDLED or Path(vlm.name).resolve() == BUNDLED_FOLDER
         model = str(export_vllm(BUNDLED, folder)) if bundled else vlm.name
-        return cls(answerer.runs, answerer.images, answerer.yes_no, False, model, {**_fitting(vlm), **settings})
+        fitting = {**_fitting(vlm), **({"enable_prompt_embeds": True} if any(map(_inserts, answerer.runs)) else {})}
+        return cls(answerer.runs, answerer.images, answerer.yes_no, False, model, {**fitting, **settings})
 
     @property
     def about(self) -> dict[str, Any]:
@@ -82,16 +88,25 @@ class VllmAnswerer(Answerer):
         ids = [*words.yes, *words.no] if self.yes_no else []
         params = SamplingParams(
             temperature=0, max_tokens=run.max_new_tokens, logprob_token_ids=ids or None, skip_special_tokens=True,
-            extra_args={METHOD_KEY: spec_of_all(run.methods)},
+            extra_args={METHOD_KEY: "none" if _inserts(run) else spec_of_all(run.methods)},
         )  # fmt: skip
         prompts = [prompt_of(run.vlm, sample.question, len(sample.images)) for sample in samples]
-        requests: list[Any] = [
-            {"prompt": prompt, "multi_modal_data": {"image": list(sample.images)}} if sample.images else prompt
-            for prompt, sample in zip(prompts, samples, strict=True)
-        ]
+        requests = [_request(run, prompt, sample) for prompt, sample in zip(prompts, samples, strict=True)]
         outputs = self.engine.generate(requests, params, use_tqdm=False)
         seconds = (time.perf_counter() - began) / len(samples)
         return [_answer(run, prompt, output, seconds, words) for prompt, output in zip(prompts, outputs, strict=True)]
+
+
+def _inserts(run: GenerationPlan) -> bool:
+    return bool(preparing(run.methods))
+
+
+def _request(run: GenerationPlan, prompt: str, sample: Sample) -> Any:
+    if not sample.images:
+        return prompt
+    if _inserts(run):
+        return {"prompt_embeds": embeddings_of(run.vlm, preparing(run.methods), sample)}
+    return {"prompt": prompt, "multi_modal_data": {"image": list(sample.images)}}
 
 
 def _answer(run: GenerationPlan, prompt: str, output: Any, seconds: float, words: YesNo) -> Answer:

@@ -92,8 +92,8 @@ def map_prompt(
     videos = [one for one, kind in zip(target.visual_ids, target.modalities, strict=True) if kind == "video"]
     if any(token in videos for token in tokens):
         raise CannotAct(
-            "Inside vLLM, methods act on images, and this prompt holds a video, whose frames cannot be told apart by token "
-            "ids. Ask through transformers, or without a method."
+            "Inside vLLM, methods act on images, and this prompt holds a video. Token ids do not show where its frames "
+            "end. Ask through transformers, or without a method."
         )
     ids = torch.tensor(tokens)[None]
     marks = mark_ids(target, ids, _encoded(target, tokens, tokens_per_image))

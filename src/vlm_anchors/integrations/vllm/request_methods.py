@@ -46,7 +46,7 @@ def parse_method(spec: str) -> Method | None:
     if prepares:
         raise CannotAct(
             f"{name_of(prepares[0])} changes the tokens of the prompt, which vLLM has made already when a method sees it. "
-            "Run it through transformers."
+            "Pass a prompt of embeddings, which embedded_prompt makes (docs/vllm.md)."
         )
     if inside.image_rows:
         raise CannotAct(
