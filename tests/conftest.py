@@ -32,7 +32,7 @@ COLLECTED = pytest.StashKey[list]()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--whole-grids", action="store_true", help="run every case of tests marked grid, not a third")
+    parser.addoption("--whole-grids", action="store_true", help="run every case of tests marked grid, not a quarter")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,6 +1,6 @@
 """Tests marked `grid` run for every family, method, decoding or shape: of their cases `make test` runs a part that covers.
 
-Of each grid a third is kept, first what adds a family, a method or another value that no kept case has, and otherwise in
+Of each grid a quarter is kept, first what adds a family, a method or another value that no kept case has, and otherwise in
 an order drawn from the test's name. So the grids keep different cases, and together every family and every method runs
 in many of them. The part is the same in every run and every process. `--whole-grids` (`make test-all`) runs all, and so
 does asking for a case by its name (`pytest 'FILE::TEST[CASE]'`) or by `-k`.
@@ -9,7 +9,7 @@ does asking for a case by its name (`pytest 'FILE::TEST[CASE]'`) or by `-k`.
 import hashlib
 from collections import defaultdict
 
-SHARE = 3
+SHARE = 4
 """Of so many cases one is kept."""
 
 

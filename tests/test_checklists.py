@@ -17,24 +17,23 @@ ROOT = Path(__file__).parent.parent
 SOURCE = Path(vlm_anchors.__file__).parent
 
 
-@pytest.fixture
-def copy(tmp_path):
-    """The package in a folder of its own, its model by a link; and a folder for tests."""
-    shutil.copytree(SOURCE, tmp_path / "vlm_anchors", ignore=shutil.ignore_patterns("model", "__pycache__"))
-    (tmp_path / "vlm_anchors/scenes/model").symlink_to(BUNDLED_FOLDER)
-    (tmp_path / "tests").mkdir()
-    return tmp_path
+def contents(copy):
+    return {str(path.relative_to(copy)): path.read_bytes() for path in copy.rglob("*.py")}
 
 
-@pytest.fixture
-def touched(copy):
-    """Files of the copy that are new since it was made, or not what they were."""
-
-    def contents():
-        return {str(path.relative_to(copy)): path.read_bytes() for path in copy.rglob("*.py")}
-
-    before = contents()
-    return lambda: {name for name, content in contents().items() if before.get(name) != content}
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Both lists done in one copy, its model by a link: (list -> files that are new or changed, what the new tests print)."""
+    copy = tmp_path_factory.mktemp("copy")
+    shutil.copytree(SOURCE, copy / "vlm_anchors", ignore=shutil.ignore_patterns("model", "__pycache__"))
+    (copy / "vlm_anchors/scenes/model").symlink_to(BUNDLED_FOLDER)
+    (copy / "tests").mkdir()
+    touched = {}
+    for name, add in {"method": add_a_method, "benchmark": add_a_benchmark}.items():
+        before = contents(copy)
+        add(copy)
+        touched[name] = {file for file, content in contents(copy).items() if before.get(file) != content}
+    return touched, printed_by_tests(copy)
 
 
 def from_example(name):
@@ -50,15 +49,14 @@ def listed(copy, kind, line):
     file.write_text(file.read_text("utf-8").replace(at, f"        {line},\n{at}", 1), "utf-8")
 
 
-def passes(copy, file):
-    """The new test, against the copy."""
+def printed_by_tests(copy):
+    """Of the new tests, against the copy, in one process for both: half a minute of imports otherwise."""
     environment = {**os.environ, "PYTHONPATH": f"{copy}:{ROOT / 'tests'}"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(copy), file]
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "--rootdir", str(copy), "tests"]
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False).stdout
 
 
-def test_a_method_is_three_files(copy, touched):
+def add_a_method(copy):
     code = from_example("your_method").replace("from vlm_anchors import scenes\n", "")
     code = (
         code.replace("va.Method", "Method")
@@ -94,14 +92,9 @@ def test_neutral_is_plain_and_more_is_more(capsys):
 """,
         "utf-8",
     )
-    passes(copy, "tests/test_brighter.py")
-    assert touched() == {f"vlm_anchors/methods/{name}.py" for name in ("__init__", "brighter")} | {
-        "tests/test_brighter.py"
-    }
 
 
-@pytest.mark.skipif(not (BUNDLED_FOLDER / "config.json").exists(), reason="the bundled model is not made yet")
-def test_a_benchmark_is_three_files(copy, touched):
+def add_a_benchmark(copy):
     code = from_example("your_benchmark").replace("@va.register\n", "").replace("from vlm_anchors import scenes\n", "")
     code = code.replace("va.", "").replace("Path\n", "Path\n\nfrom .base import Benchmark, Metric, Question\n", 1)
     (copy / "vlm_anchors/evaluation/benchmarks/counting.py").write_text(code, "utf-8")
@@ -125,9 +118,21 @@ def test_eval_and_report(tmp_path, capsys):
 """,
         "utf-8",
     )
-    passes(copy, "tests/test_counting.py")
+
+
+def test_a_method_is_three_files(done):
+    touched, printed = done
+    assert "PASSED tests/test_brighter.py::test_neutral_is_plain_and_more_is_more" in printed, printed
+    made = {f"vlm_anchors/methods/{name}.py" for name in ("__init__", "brighter")}
+    assert touched["method"] == made | {"tests/test_brighter.py"}
+
+
+@pytest.mark.skipif(not (BUNDLED_FOLDER / "config.json").exists(), reason="the bundled model is not made yet")
+def test_a_benchmark_is_three_files(done):
+    touched, printed = done
+    assert "PASSED tests/test_counting.py::test_eval_and_report" in printed, printed
     made = {f"vlm_anchors/evaluation/benchmarks/{name}.py" for name in ("__init__", "counting")}
-    assert touched() == made | {"tests/test_counting.py"}
+    assert touched["benchmark"] == made | {"tests/test_counting.py"}
 
 
 def test_a_family_is_named_in_one_file():

@@ -1,6 +1,7 @@
 """The promises of every registered method: off equals plain, no trace is left, order and batch do not matter.
 
-Each test takes every method on one of the families, another family in each test; all pairs are slow (`make test-all`).
+Each test takes every method on one of the families, another family in each test; all pairs are slow (`make test-all`),
+and of the methods `make test` takes a quarter, other ones in each test (`grids.py`).
 A new method joins by its line in the catalogue. Where its defaults say nothing on tiny models, `SHARP` has stronger ones.
 """
 

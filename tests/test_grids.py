@@ -11,17 +11,17 @@ from grids import SHARE, grids_of, left_out, part, values_of
 from vlm_anchors.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
-CASES = {f"{family}-{method}": {("family", family), ("method", method)} for family in "abcdefgh" for method in "xyz"}
+CASES = {f"{family}-{method}": {("family", family), ("method", method)} for family in "abcdef" for method in "wxyz"}
 
 
-def test_a_third_is_kept_and_every_value_is_in_it():
+def test_a_quarter_is_kept_and_every_value_is_in_it():
     kept = part("test_one", CASES)
     assert len(kept) == len(CASES) / SHARE
     assert set.union(*(CASES[case] for case in kept)) == set.union(*CASES.values())
 
 
 def test_another_test_keeps_other_cases_and_none_leaves_a_grid_empty():
-    parts = [part(f"test_{number}", CASES) for number in range(12)]
+    parts = [part(f"test_{number}", CASES) for number in range(24)]
     assert set.union(*parts) == set(CASES)
     assert part("test", {"only": set()}) == {"only"}
 

@@ -90,6 +90,7 @@ def test_to_thread_and_executors(vlm, inputs, wanted, enabled):
         assert list(pool.map(lambda _: answer(vlm, inputs), range(2))) == [wanted, wanted]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("how", ["attach", "enable"])
 def test_continuous_batching_is_refused_and_plain_again_afterwards(vlm, how):
     ids = vlm.processor.tokenizer("A chat about an image. USER: hello ASSISTANT:")["input_ids"]

@@ -99,6 +99,7 @@ def test_equals_the_literal_reference(name, rate, alpha):
         assert summary["imccd"]["branch_passes"] == (STEPS + 1 if alpha else 0)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("name", "rate"), [("llava", 1 / 3), pytest.param("qwen2.5-vl", 1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("gate", "window"), [("scores", "first"), ("weights", "last")])
 def test_the_caption_gate(name, rate, gate, window, monkeypatch):
