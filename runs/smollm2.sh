@@ -2,6 +2,7 @@
 # The evidence on `scenes-smollm2`: results/smollm2_{gates,diagnose,tune,pope,mme,chair}.json and two figures, then docs/smollm2.md.
 #
 #     runs/smollm2.sh [gates] [diagnose] [tune] [figures] [pope] [mme] [chair] [page]      all of them, in this order, without names
+#     RUN=DIR IMAGES=200 runs/smollm2.sh more        POPE over more images, of CLVA and random anchors alone (after tune)
 #
 # Gates first. Then, on validation scenes (seed 1), diagnose, and a search with the same budget for every method (POPE's
 # adversarial questions). What is best there goes beside the paper's values, ablations and controls over IMAGES test scenes.
@@ -60,6 +61,11 @@ pope() {
   answer pope baselines images "${rest[@]}"
   "$python" runs/logit_shift.py "$out/pope-greedy" "$out/pope-logit-shift"
   "$python" runs/scenes_report.py smollm2_pope "$out"/pope-{greedy,controls,baselines,logit-shift}
+}
+more() {
+  answer pope greedy images none clva "$(best clva)"
+  answer pope random images clva:places=random
+  "$python" runs/scenes_report.py smollm2_pope_more "$out"/pope-{greedy,random}
 }
 others() { # BENCHMARK
   answer "$1" greedy images none clva "$(best clva)"
