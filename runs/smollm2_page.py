@@ -41,7 +41,7 @@ LEFT_OUT = """\
 `runs/smollm2.sh` asks about 500 test scenes; 60 were asked about here, 200 for CLVA and random anchors, 50 for the gates. The
 baselines were tuned and judged on validation scenes (above), and not asked about test scenes. Captions (CHAIR) were begun and
 not finished: captions, colours, positions and counts had hardly begun to be learnt when training stopped after 62 steps;
-`tools.scenes_smollm2.train` goes on from its checkpoint. Fig. 1 of the paper was not drawn."""
+`tools.scenes_smollm2.train` goes on from its checkpoint."""
 
 
 def load(name):
@@ -100,6 +100,11 @@ def diagnosis():
         "Correlation of each layer's map with the negative and the positive anchor map (Fig. 2b), entropy of the sensitive "
         "heads' map, shares of attention, and the share of a layer's anchors that lie on the asked object:",
         grid(["layer", "to negative", "to positive", "entropy", "on image", "on first token", "anchors on asked"], layers),
+        "![Correlation with the negative and the positive anchor map against the layer.](figures/smollm2-drift.png)",
+        "*Fig. 2b of the paper on this model: mean over the questions and its 95 % interval.*",
+        "![One scene, and attention maps of every third layer over it.](figures/smollm2-layers.png)",
+        "*Fig. 1 of the paper on this model, asked for a cup: where each layer looks as the first word of the answer is chosen "
+        "(Eq. 4, all heads), each map on its own scale.*",
     ])  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from vlm_anchors.integrations.vllm import embedded_prompt
 from vlm_anchors.integrations.vllm.answerer import VllmAnswerer
 from vlm_anchors.methods import METHODS as CATALOGUE
 
-METHODS = ["attanchor:tau=0.1", "attanchor:tau=0,tokens=all", "attanchor-i2t"]
+METHODS = ["attanchor:tau=0.03", "attanchor:tau=0,tokens=all", "attanchor-i2t:tau=0.03"]
 
 
 def records(run):
@@ -36,6 +36,9 @@ def test_one_by_one_and_in_one_batch(exported, bundled, scenes):
         (method, image, question) for method, image, question in zip(METHODS * 2, scenes, QUESTIONS * 2, strict=False)
     ]
     prompts = [embedded_prompt(bundled, image, question, method) for method, image, question in asked]
+    plain = [bundled.processor(text=request(image, question)["prompt"], images=[image]) for _, image, question in asked]
+    for prompt, one in zip(prompts, plain, strict=True):
+        assert len(prompt["prompt_embeds"]) > len(one["input_ids"][0]), "a method inserted nothing"
     with engine(exported, enable_prompt_embeds=True) as llm:
         alone = [llm.generate([prompt], [params("none")], use_tqdm=False)[0] for prompt in prompts]
         together = llm.generate(prompts, [params("none")] * len(prompts), use_tqdm=False)

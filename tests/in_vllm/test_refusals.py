@@ -67,7 +67,7 @@ def test_another_version_of_vllm(monkeypatch):
     [
         ("cvla", "clva"),
         ("clva:alpah=3", "alpha"),
-        ("attanchor", "inserts tokens"),
+        ("attanchor", "embedded_prompt"),
         ("vcd", "attention only"),
         ("pai", "gamma=1"),
         ("deco", "attention only"),
