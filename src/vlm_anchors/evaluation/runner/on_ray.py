@@ -29,7 +29,7 @@ def on_ray(
         import ray.data
     except ImportError:
         raise MissingPackage(
-            'Answering in Ray workers needs ray, which is not installed. GenerationPlan: pip install "vlm-anchors[ray]"'
+            'Answering in Ray workers needs ray, which is not installed. Run: pip install "vlm-anchors[ray]"'
         ) from None
     if not jobs:
         return
