@@ -172,7 +172,7 @@ def test_ray_workers_killed_and_the_run_killed_the_records_are_the_same(tiny_fol
 def test_without_ray_a_sentence_says_what_to_install(tiny, scenes, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(
-        MissingPackage, match=r'needs ray, which is not installed. GenerationPlan: pip install "vlm-anchors\[ray\]"'
+        MissingPackage, match=r'needs ray, which is not installed. Run: pip install "vlm-anchors\[ray\]"'
     ):
         run(tiny, scenes, tmp_path / "run", ray_workers=2)
 
