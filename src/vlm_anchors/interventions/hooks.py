@@ -173,11 +173,11 @@ class ModelHooks:
         first = (
             output[0] if isinstance(output, tuple) else output
         )  # some experts return their router's scores beside it
-        rows = first.view_as(args[0])  # some experts flatten the batch
+        rows = first.reshape(args[0].shape)  # some experts flatten the batch
         new = view.method.mlp(view, layer, args[0], rows)
         if new is None:
             return None
-        new = view.seeing(new, rows).view_as(first)
+        new = view.seeing(new, rows).reshape(first.shape)
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
     def _to_head(self, module: nn.Module, args: tuple[Any, ...]) -> Any:

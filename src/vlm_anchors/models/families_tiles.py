@@ -315,7 +315,8 @@ TILES: tuple[Family, ...] = (
         delimiter_tokens=("<image>", "</image>"),
         projector="image_to_text_projection",
         prompt=("", "<grounding> Question: {question} Answer:"),
-        note="visual tokens are those that the processor's mask marks",
+        causal_prefix=False,
+        note="visual tokens are those that the processor's mask marks; the mask goes with whole prompts only",
     ),
     Family(
         "kosmos-2.5",
@@ -326,6 +327,7 @@ TILES: tuple[Family, ...] = (
         learned_queries=True,
         delimiter_tokens=("<image>", "</image>"),
         projector="image_to_text_projection",
-        note="visual tokens are those that the processor's mask marks",
+        causal_prefix=False,
+        note="visual tokens are those that the processor's mask marks; the mask goes with whole prompts only",
     ),
 )
