@@ -72,7 +72,10 @@ others() { # BENCHMARK
   "$python" runs/scenes_report.py "smollm2_$1" "$out/$1-greedy"
 }
 mme() { others mme; }
-chair() { others chair; }
+chair() {
+  others chair
+  "$python" runs/smollm2_gates.py captions "$out/chair-greedy"
+}
 page() { "$python" runs/smollm2_page.py; }
 
 anchors scenes export --out "$out/data" --images "${IMAGES:-500}"

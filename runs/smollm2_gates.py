@@ -3,6 +3,7 @@
     python runs/smollm2_gates.py images DATA           DATA/blank and DATA/shuffled, beside DATA/images
     python runs/smollm2_gates.py collect RUN BLANK SHUFFLED    -> results/smollm2_gates.json
     python runs/smollm2_gates.py diagnosis FILE        what `diagnose --json` said -> results/smollm2_diagnose.json
+    python runs/smollm2_gates.py captions RUN          distinct words of captions, into results/smollm2_chair.json
 
 A method is tried on the model only if, on held-out scenes, POPE's random split has F1 >= 0.80, the adversarial one lies
 below it, and accuracy falls to chance or to the prior with blank images and with another scene's. The prior is what the
@@ -110,6 +111,19 @@ def diagnosis(file: Path) -> None:
     (ROOT / "results" / "smollm2_diagnose.json").write_text(json.dumps(told, indent=1) + "\n", "utf-8")
 
 
+def captions(run: Path) -> None:
+    """Distinct words of a caption as a share of all its words, the mean of each method: a caption that repeats itself has few."""
+    shares: dict[str, list[float]] = {}
+    for record in read_run(run).records:
+        words = record["answer"].lower().split()
+        shares.setdefault(record["method"], []).append(len(set(words)) / max(len(words), 1))
+    file = ROOT / "results" / "smollm2_chair.json"
+    means = {method: round(sum(own) / len(own), 3) for method, own in shares.items()}
+    file.write_text(
+        json.dumps(json.loads(file.read_text("utf-8")) | {"distinct words": means}, indent=1) + "\n", "utf-8"
+    )
+
+
 if __name__ == "__main__":
     what, *folders = sys.argv[1:]
-    {"images": images, "collect": collect, "diagnosis": diagnosis}[what](*map(Path, folders))
+    {"images": images, "collect": collect, "diagnosis": diagnosis, "captions": captions}[what](*map(Path, folders))
