@@ -125,14 +125,19 @@ def test_a_method_may_change_from_question_to_question(vlm, batcher, tower_calls
 
 
 @BOTH
-@pytest.mark.parametrize("method", ["clva", *(pytest.param(one, marks=pytest.mark.slow) for one in ("none", "vcd"))])
+@pytest.mark.parametrize(
+    "method", ["clva", *(pytest.param(one, marks=pytest.mark.slow) for one in ("none", "vcd:alpha=0.5"))]
+)
 def test_images_of_one_size_never_mix(vlm, batcher, method):
     """One after the other, and together in every order, with questions of other lengths."""
     asked = [about(image, text) for image in (CUP, DOG) for text in (POPE.format(a="a cup"), "Describe.")]
     wanted = [fresh(vlm, one, method=method)[0] for one in asked]
     assert wanted[0][0] != wanted[2][0]
     for order in ([0], [2], [0, 1, 2, 3], [3, 0], [2, 0, 2, 1]):
-        assert ask(batcher, *(asked[i] for i in order), method=method) == [wanted[i] for i in order]
+        found = ask(batcher, *(asked[i] for i in order), method=method)
+        # A branch's passes are counted for its batch, which goes on until its longest answer has ended.
+        kept = 2 if method.startswith("vcd") else None
+        assert [one[:kept] for one in found] == [wanted[i][:kept] for i in order]
 
 
 @BOTH
