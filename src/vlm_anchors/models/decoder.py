@@ -83,8 +83,8 @@ def _decoder_target(model: nn.Module, base: nn.Module, family: Family, tokenizer
 
 def _stack_of(base: nn.Module) -> nn.Module | None:
     """The module that runs the decoder's layers; some classes name the language model with its head instead."""
-    speaker = _speaker(base) or base
-    stack = speaker.get_decoder() if hasattr(speaker, "get_decoder") else None
+    inner = _language_model(base) or base
+    stack = inner.get_decoder() if hasattr(inner, "get_decoder") else None
     while isinstance(stack, nn.Module) and not hasattr(stack, "layers") and hasattr(stack, "get_decoder"):
         inner = stack.get_decoder()
         if inner is stack:
@@ -173,7 +173,7 @@ def _say_what_is_assumed(
         )
 
 
-def _speaker(base: nn.Module) -> nn.Module | None:
+def _language_model(base: nn.Module) -> nn.Module | None:
     """The language model with its head to which a class's own `generate` hands over; None where there is none."""
     inner = getattr(base, "text_model", None)
     return inner if isinstance(inner, GenerationMixin) else None
@@ -182,7 +182,7 @@ def _speaker(base: nn.Module) -> nn.Module | None:
 def _outer(model: nn.Module, base: nn.Module, stack: nn.Module) -> tuple[nn.Module, ...]:
     """Every module on the way in that sees token ids or labels: the wrapper, the model, the model inside it."""
     seen: list[nn.Module] = []
-    for module in (model, base, base.base_model, _speaker(base)):
+    for module in (model, base, base.base_model, _language_model(base)):
         if module is not None and module is not stack and not any(module is other for other in seen):
             seen.append(module)
     return tuple(seen)

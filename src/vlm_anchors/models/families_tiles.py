@@ -31,6 +31,17 @@ _MINICPM: dict[str, Any] = {
 }
 _FULL = "layers are counted among those with full attention; "
 
+_MASKED: dict[str, Any] = {
+    "visual": (),
+    "visual_mask": "image_embeds_position_mask",
+    "learned_queries": True,
+    "delimiter_tokens": ("<image>", "</image>"),
+    "projector": "image_to_text_projection",
+    "causal_prefix": False,
+    "note": "visual tokens are those that the processor's mask marks; the mask goes with whole prompts only",
+}
+"""The processor marks an image's places by a mask, and the projector's queries stand there."""
+
 TILES: tuple[Family, ...] = (
     Family("llava", ("llava",), "LLaVA-1.5, TinyLLaVA", images="encoder", again="pixels"),
     Family("pixtral", ("llava+pixtral",), "Pixtral", again="words", **_PIXTRAL),
@@ -305,29 +316,6 @@ TILES: tuple[Family, ...] = (
         prompt=("", "{question}"),
         note="edited in the Q-Former's cross-attention, frame by frame; target='decoder' for the LLM",
     ),
-    Family(
-        "kosmos-2",
-        ("kosmos-2",),
-        "Kosmos-2",
-        visual=(),
-        visual_mask="image_embeds_position_mask",
-        learned_queries=True,
-        delimiter_tokens=("<image>", "</image>"),
-        projector="image_to_text_projection",
-        prompt=("", "<grounding> Question: {question} Answer:"),
-        causal_prefix=False,
-        note="visual tokens are those that the processor's mask marks; the mask goes with whole prompts only",
-    ),
-    Family(
-        "kosmos-2.5",
-        ("kosmos-2.5",),
-        "Kosmos-2.5",
-        visual=(),
-        visual_mask="image_embeds_position_mask",
-        learned_queries=True,
-        delimiter_tokens=("<image>", "</image>"),
-        projector="image_to_text_projection",
-        causal_prefix=False,
-        note="visual tokens are those that the processor's mask marks; the mask goes with whole prompts only",
-    ),
+    Family("kosmos-2", ("kosmos-2",), "Kosmos-2", prompt=("", "<grounding> Question: {question} Answer:"), **_MASKED),
+    Family("kosmos-2.5", ("kosmos-2.5",), "Kosmos-2.5", prompt=("", "{question}"), **_MASKED),
 )
