@@ -59,7 +59,7 @@ def inserting(method: Any) -> list[Method]:
     if acting or not prepares:
         raise CannotAct(
             f"{name_of((acting or [method])[0])} acts inside the model, and in a prompt of embeddings its images are not known. "
-            "Embed the prompt of a method that only inserts tokens; name others in extra_args."
+            "Embed the prompt of a method that only inserts tokens; one that acts inside takes an ordinary prompt, in extra_args."
         )
     return prepares
 
