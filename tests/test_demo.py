@@ -1,5 +1,6 @@
 """The demo on a tiny model: it runs, it writes what it promises, and it tells the truth about right and wrong."""
 
+import dataclasses
 import re
 
 import pytest
@@ -78,3 +79,12 @@ def test_the_verdict_counts_mended_and_broken():
     assert "plain 1 of 2, CLVA 1 of 2. CLVA mended 1 and broke 1." in summary
     assert "from 50 % to 50 %" in summary
     assert "1.50 times" in summary
+
+
+@pytest.mark.parametrize(("shares", "drifts"), [((0.9, *[0.1] * 8), False), ((0.1, *[0.5] * 5, *[0.1] * 3), True)])
+def test_drift_is_judged_as_diagnose_judges_it(shares, drifts):
+    """A first layer that looks at the image a lot is no drift: CLVA goes back to the middle ones."""
+    plain = dataclasses.replace(reply("Yes.", 1), shares=shares)
+    sentence = demo.drift([DemoQuestion("?", "dog", True, {"none": plain})])
+    assert ("does drift" in sentence) == drifts
+    assert ("layers 2-6, 10 % in layers 7-9" in sentence) and ("nothing drifts" in sentence) != drifts

@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ...analysis.verdicts import FADES
 from ...document import save_figure
 from ...durable import write_whole
 from ...errors import AnchorsWarning, BadSetting, UserError
+from ...methods.clva import CLVA
 from ...models.load import BUNDLED, load_quietly
 from ...scenes import draw
 from ...scenes.questions import article
@@ -130,20 +132,19 @@ def verdict(cases: list[Case]) -> list[str]:
 
 
 def drift(asked: list[DemoQuestion]) -> str:
-    """Whether the plain model's deep layers look away from the image, which is what CLVA repairs: in one sentence."""
+    """Whether the plain model's deep layers look away from the image, as `diagnose` tests it: in one sentence."""
     shares = [each.replies["none"].shares for each in asked]
     layers = [sum(layer) / len(layer) for layer in zip(*shares, strict=True)]
-    third = max(len(layers) // 3, 1)
-    peak, deep = max(layers), sum(layers[-third:]) / third
-    if deep >= 0.8 * peak:
+    deep = len(layers) - max(len(layers) // 3, 1)
+    start = min(CLVA().positive(len(layers)), deep)
+    middle, end = (100 * sum(part) / len(part) for part in (layers[start - 1 : deep], layers[deep:]))
+    found = f"{middle:.0f} % in layers {start}-{deep}, {end:.0f} % in layers {deep + 1}-{len(layers)}"
+    if end >= FADES * middle:
         return (
-            f"CLVA repairs attention that drifts away from the image in deep layers; here nothing drifts (plain, at most "
-            f"{100 * peak:.0f} %, in the last {third} layers {100 * deep:.0f} %), so there is little for it to repair."
+            "CLVA repairs attention that drifts away from the image in deep layers; here nothing drifts "
+            f"(plain, on the image: {found}), so there is little for it to repair."
         )
-    return (
-        f"Here the plain model's attention does drift: it falls from {100 * peak:.0f} % to {100 * deep:.0f} % in the last "
-        f"{third} layers."
-    )
+    return f"Here the plain model's attention does drift away from the image: {found}."
 
 
 def next_commands(cases: list[Case], out: Path, model: str) -> list[str]:
