@@ -1,16 +1,18 @@
-"""d: a projector that is pulled further towards words: does the best tau move, does selection improve, do answers?
+"""d: patches that are pulled further towards words: does the best tau move, does selection improve, do answers?
 
-    python runs/open_questions/alignment.py [--scenes 8]      -> results/open_alignment.json, two minutes on one core
+    python runs/open_questions/alignment.py [--scenes 30]      -> results/open_alignment.json, half an hour on one core
 
-A loss like SEA's on the projector alone: each patch on an object has a cosine with every object's word, of which its own shall
-be the highest (cross-entropy at temperature 0.07); patches shall stay what they were for the decoder, which is not trained.
+A loss like SEA's: each patch on an object has a cosine with every object's word, of which its own shall be the highest
+(cross-entropy at temperature 0.07). It trains the projector alone, patches staying what they were for the decoder; or projector
+and decoder together, beside the answers, against the same training without it.
 """
 
 import itertools
 
 import torch
-from asking import Tally, answers, asked_about, begun, inputs_about, write
-from cosines import rows_about, statistics
+from asking import CALIBRATED, asked_about, begun, write
+from cosines import examined
+from joint import trained
 from torch.nn.functional import cross_entropy, normalize
 from training import encoded, training_scenes
 
@@ -21,8 +23,7 @@ from vlm_anchors.scenes import coco, pope, render, sample
 from vlm_anchors.scenes.draw import drawn
 from vlm_anchors.scenes.questions import POPE, article
 
-TAU, HEAT, KEEP, RATE = 0.3, 0.07, 1.0, 1e-3
-STEPS = (0, 120)
+TAU, HEAT, KEEP, RATE, ALONE = 0.3, 0.07, 1.0, 1e-3, 120
 TAUS = sorted({*(round(0.05 * step, 2) for step in range(21)), 0.08, 0.12, 0.16})
 
 
@@ -42,8 +43,13 @@ def labels(scene, side=8):
     return torch.tensor(names)[whose]
 
 
-def align(vlm, scenes, steps):
-    """Trains the projector in place; returns the mean cosine of patches with what they were."""
+def pull(patches, words, wanted):
+    """The loss of patches (n, width) whose objects are known; -100 is the ground."""
+    return cross_entropy(normalize(patches.float(), dim=-1) @ words.T / HEAT, wanted)
+
+
+def alone(vlm, scenes, steps):
+    """Trains the projector in place, the decoder left as it is."""
     projector, words = vlm.model.base_model.multi_modal_projector, word_table(vlm).detach()
     tower = torch.cat([encoded(vlm, scene) for scene in scenes])
     wanted = torch.cat([labels(scene) for scene in scenes])
@@ -53,12 +59,28 @@ def align(vlm, scenes, steps):
     for _ in range(steps):
         new = projector(tower)
         moved = (new - old).pow(2).mean() / old.var()
-        loss = cross_entropy(normalize(new, dim=-1) @ words.T / HEAT, wanted) + KEEP * moved
+        loss = pull(new, words, wanted) + KEEP * moved
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    with torch.no_grad():
-        return float(torch.nn.functional.cosine_similarity(projector(tower), old, dim=-1).mean())
+
+
+def together(vlm, name, given, pulled):
+    """Trains projector and decoder in place on answers, beside them with the pull or without."""
+
+    def more(patches, categories):
+        wanted = categories.flatten() - 1
+        return pull(patches.flatten(0, 1), word_table(vlm).detach(), wanted.masked_fill(wanted < 0, -100))
+
+    trained(vlm, name, given.steps, seed=given.seed, more=more if pulled else None)
+
+
+@torch.no_grad()
+def kept(vlm, scenes):
+    """The mean cosine of a model's patches with those of the bundled one."""
+    both = (one.model.base_model.multi_modal_projector for one in (va.load("scenes"), vlm))
+    old, new = (projector(torch.cat([encoded(vlm, scene) for scene in scenes])) for projector in both)
+    return float(torch.nn.functional.cosine_similarity(new, old, dim=-1).mean())
 
 
 def selection(vlm, count, seed=5):
@@ -76,31 +98,34 @@ def selection(vlm, count, seed=5):
     return theory.best_tau(tables), [{key: row[key] for key in ("tau", "f1", "f1_low", "f1_high")} for row in rows]
 
 
-def asked(vlm, about):
-    """Plain answers, answers with anchors, and the statistics of the cosines."""
-    tallies, rows = {name: Tally() for name in ("plain", "anchors")}, []
-    for scene, questions in about:
-        tensors, known = inputs_about(vlm, render(scene), questions), {}
-        rows += rows_about(vlm, tensors, questions)
-        for name, tally in tallies.items():
-            yes, words, _ = answers(vlm, tensors, [va.AttAnchor(tau=TAU if name == "anchors" else 1.0)], known)
-            tally.add(questions, yes, words)
-    plain = tallies["plain"]
-    return {"cosines": statistics(rows), "plain": plain.report(), "anchors": tallies["anchors"].report(plain)}
+ARMS = {
+    "as it is": lambda vlm, scenes, given: None,
+    "projector alone, pulled": lambda vlm, scenes, given: alone(vlm, scenes, ALONE),
+    "trained on": lambda vlm, scenes, given: together(vlm, "align plain", given, False),
+    "trained on, pulled": lambda vlm, scenes, given: together(vlm, "align pulled", given, True),
+}
 
 
 def main():
-    given = begun(__doc__, scenes=8, selection=8, train=64)
-    torch.manual_seed(0)
+    given = begun(__doc__, scenes=30, selection=30, train=64, steps=300, seed=0)
+    torch.manual_seed(given.seed)
     scenes, about, rows = training_scenes(given.train), asked_about(given.scenes), []
-    for steps in STEPS:
+    for arm, train in ARMS.items():
         vlm = va.load("scenes")
-        kept = align(vlm, scenes, steps)
+        train(vlm, scenes, given)
         best, by_tau = selection(vlm, given.selection)
-        rows.append({"steps": steps, "kept": kept, "best": best, "by tau": by_tau, **asked(vlm, about)})
-        print(steps, kept, best, rows[-1]["cosines"], rows[-1]["anchors"]["difference"], flush=True)
-        sizes = {"training scenes": given.train, "scenes": given.scenes, "selection scenes": given.selection}
-        write("alignment", seed=0, tau=TAU, **sizes, rows=rows)
+        found = examined(vlm, about, (TAU, CALIBRATED))
+        rows.append({"arm": arm, "kept": kept(vlm, scenes), "best": best, "by tau": by_tau, **found})
+        print(arm, rows[-1]["kept"], best, found["cosines"], found["anchors"], flush=True)
+        sizes = {"alone steps": ALONE, "together steps": given.steps, "training scenes": given.train}
+        write(
+            "alignment",
+            seed=given.seed,
+            **sizes,
+            scenes=given.scenes,
+            **{"selection scenes": given.selection},
+            rows=rows,
+        )
 
 
 if __name__ == "__main__":

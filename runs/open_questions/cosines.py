@@ -1,10 +1,12 @@
-"""Which statistics of the cosines tell whether anchors can be chosen: of one set of questions, by scenes."""
+"""Answers with anchors and without, and statistics of the cosines that anchors are chosen by."""
 
 import numpy as np
 import torch
-from asking import fresh
+from asking import Tally, answers, fresh, inputs_about
 
+import vlm_anchors as va
 from vlm_anchors.analysis.anchor_distances import prompts_of
+from vlm_anchors.scenes import render
 
 HEAT = 0.1
 """Of the softmax over patches whose entropy is taken."""
@@ -53,3 +55,20 @@ def statistics(rows):
         "entropy": np.mean([entropy for _, _, _, entropy, _ in rows]),
     }
     return {name: round(float(value), 4) for name, value in told.items()}
+
+
+def examined(vlm, about, taus, images=render):
+    """The plain model's answers, what anchors change at each tau, and statistics of the cosines.
+
+    images: what is shown for a scene; by default its drawing.
+    """
+    tallies, rows = {name: Tally() for name in ("plain", *taus)}, []
+    for scene, questions in about:
+        tensors, known = inputs_about(vlm, images(scene), questions), {}
+        rows += rows_about(vlm, tensors, questions)
+        for name, tally in tallies.items():
+            yes, words, _ = answers(vlm, tensors, [va.AttAnchor(tau=1.0 if name == "plain" else name)], known)
+            tally.add(questions, yes, words)
+    plain = tallies.pop("plain")
+    anchors = {f"{tau:g}": tally.report(plain) for tau, tally in tallies.items()}
+    return {"cosines": statistics(rows), "plain": plain.report(), "anchors": anchors}

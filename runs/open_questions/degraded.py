@@ -9,8 +9,8 @@ anchors change at two tau, and statistics of the cosines.
 import io
 
 import numpy as np
-from asking import CALIBRATED, Tally, answers, asked_about, begun, inputs_about, write
-from cosines import rows_about, statistics
+from asking import CALIBRATED, asked_about, begun, write
+from cosines import examined
 from PIL import Image, ImageFilter
 
 import vlm_anchors as va
@@ -39,21 +39,13 @@ def degraded(image, kind, strength, seed):
 
 
 def condition(vlm, about, kind, strength):
-    """Tallies and cosines of every scene at one strength."""
-    tallies, rows = {name: Tally() for name in ("plain", *TAUS)}, []
-    for scene, questions in about:
-        image = render(scene)
-        if kind is not None:
-            image = degraded(image, kind, strength, scene.seed)
-        tensors, known = inputs_about(vlm, image, questions), {}
-        rows += rows_about(vlm, tensors, questions)
-        for name, tally in tallies.items():
-            yes, words, _ = answers(vlm, tensors, [va.AttAnchor(tau=1.0 if name == "plain" else name)], known)
-            tally.add(questions, yes, words)
-    plain = tallies.pop("plain")
-    anchored = {f"{tau:g}": tally.report(plain) for tau, tally in tallies.items()}
-    level = {"kind": kind or "none", "strength": strength, "cosines": statistics(rows)}
-    return level | {"plain": plain.report(), "anchors": anchored}
+    """Answers and cosines of every scene at one strength."""
+
+    def image(scene):
+        return degraded(render(scene), kind, strength, scene.seed)
+
+    found = examined(vlm, about, TAUS, render if kind is None else image)
+    return {"kind": kind or "none", "strength": strength, **found}
 
 
 def main():

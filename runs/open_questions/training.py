@@ -66,25 +66,22 @@ def encoded(vlm, scene):
 
 
 class Batches:
-    """Batches of rows as the collator makes them, the frozen tower's features made once; a projector that trains runs anew."""
+    """Batches of rows as the collator makes them, the features of tower and projector, which are frozen, made once."""
 
     def __init__(self, vlm, seen):
-        self.vlm, self.collator = vlm, Collator(vlm)
-        self.tower = {str(image_of(scene)): encoded(vlm, scene) for scene in seen}
+        self.collator = Collator(vlm)
+        with torch.no_grad():
+            project = vlm.model.base_model.multi_modal_projector
+            self.features = {str(image_of(scene)): project(encoded(vlm, scene)) for scene in seen}
 
     def __call__(self, rows):
         batch = self.collator(rows)
         batch.pop("pixel_values")
-        projected = self.projector(torch.stack([self.tower[row["images"][0]] for row in rows]))
-        output = BaseModelOutputWithPooling(pooler_output=list(projected))
+        output = BaseModelOutputWithPooling(pooler_output=[self.features[row["images"][0]] for row in rows])
         return {**batch, "mm_encoder_outputs": {"image": output}}
 
-    @property
-    def projector(self):
-        return self.vlm.model.base_model.multi_modal_projector
 
-
-def finetuned(scenes, rows, method_at, steps, seed=0, vlm=None, extra_loss=None, rate=RATE):
+def finetuned(scenes, rows, method_at, steps, seed=0):
     """The bundled model after `steps` batches of rows, LoRA on the decoder merged.
 
     Args:
@@ -93,22 +90,16 @@ def finetuned(scenes, rows, method_at, steps, seed=0, vlm=None, extra_loss=None,
         method_at: (step, steps) -> the method whose anchors the batch gets, or None.
         steps: Batches.
         seed: Of the order, the adapters' start and the dropout.
-        vlm: Another start, whose projector trains as well; None = the bundled model, with its projector as it is.
-        extra_loss: (batches, rows) -> what is added to the loss.
-        rate: Learning rate at its peak.
     """
     from peft import get_peft_model
 
     torch.manual_seed(seed)
-    own = vlm is not None
-    vlm = vlm or va.load("scenes")
+    vlm = va.load("scenes")
     batches = Batches(vlm, scenes)
     config = lora_config(vlm, projector="frozen", rank=RANK, alpha=2 * RANK, dropout=0.05)
     model = get_peft_model(vlm.model, config)
-    for weight in batches.projector.parameters() if own else ():
-        weight.requires_grad_(True)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.003)
+    optimiser = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.003)
     drawn = random.Random(seed)
     order = [
         at for _ in range(math.ceil(steps * BATCH / len(rows))) for at in drawn.sample(range(len(rows)), len(rows))
@@ -116,14 +107,12 @@ def finetuned(scenes, rows, method_at, steps, seed=0, vlm=None, extra_loss=None,
     model.train()
     for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 4) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            group["lr"] = RATE * min(1, (step + 1) / 4) * 0.5 * (1 + math.cos(math.pi * step / steps))
         taken = [rows[at] for at in order[step * BATCH : (step + 1) * BATCH]]
         batch, method = batches(taken), method_at(step, steps)
         if method is not None:
             batch = method.prepare((model, vlm.processor), batch, strict=False)
         loss = model(**batch).loss
-        if extra_loss is not None:
-            loss = loss + extra_loss(batches, taken)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
