@@ -8,8 +8,8 @@ import pytest
 from named import mentions
 
 from tools.scenes_model.measure import captions, repeated
+from vlm_anchors.scenes import pope, sample
 from vlm_anchors.scenes import questions as q
-from vlm_anchors.scenes import sample
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +136,12 @@ def test_hard_negatives_are_likelier_company(scenes):
 def test_phrases(name, n, said):
     assert q.phrase(name, n, "red") == said
     assert q.phrase(name, n) == said.replace("red ", "").replace("a umbrella", "an umbrella")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_pope_of_very_few_scenes(count):
+    """One scene alone shows no category that it lacks: those that occur nowhere are asked about."""
+    scenes = sample(count, 0, split="test")
+    for rows in pope.questions(scenes, 0).values():
+        assert len(rows) == len(set(rows)) >= 2 * sum(min(3, len(scene.counts)) for scene in scenes)
+        assert all(there == (name in scene.present) for scene, name, there in rows)

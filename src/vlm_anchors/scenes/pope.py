@@ -25,6 +25,8 @@ def questions(scenes: list[Scene], seed: int) -> dict[str, list[tuple[Scene, str
     for scene in scenes:
         there = list(scene.counts)[:3]
         lacking = [name for name in ranked if name not in scene.present]
+        if len(lacking) < 3:  # so few scenes that they show too few categories: the others never occur
+            lacking += [name for name in coco.CATEGORIES if name not in ranked]
         usual: list[str] = []
         for name in there:
             usual.append(next(x for x in [*company[name], *lacking] if x not in scene.present and x not in usual))
