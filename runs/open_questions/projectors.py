@@ -6,6 +6,8 @@ The bundled MLP; its patches pooled 2 x 2 (as in Qwen's merger) and 4 x 4; learn
 resampler, as Flamingo's and the first Qwen-VL's). First as they are made, then trained on together with the decoder.
 """
 
+import random
+
 import torch
 from asking import asked_about, begun, write
 from cosines import examined
@@ -14,7 +16,7 @@ from torch import nn
 from training import image_of, training_scenes
 
 import vlm_anchors as va
-from vlm_anchors.scenes.questions import POPE, article
+from vlm_anchors.scenes.questions import CHAIR, POPE, absent, article
 
 TAU = 0.3
 
@@ -73,8 +75,11 @@ def with_projector(name):
 
 
 def tenth(vlm, scenes):
-    """The tau at which a tenth of the words anchor, over questions about training scenes: the papers' rule."""
-    asked = [(str(image_of(one)), POPE.format(a=article(name))) for one in scenes for name in sorted(one.present)[:2]]
+    """The tau at which a tenth of the words anchor, over the questions that results/scenes_tau.json is made from."""
+    rng, asked = random.Random(0), []
+    for one in scenes:
+        names = sorted(one.present)[0], absent(rng, one)
+        asked += [(str(image_of(one)), text) for text in (*(POPE.format(a=article(name)) for name in names), CHAIR)]
     return round(va.calibrate(vlm, asked).tau, 3)
 
 
