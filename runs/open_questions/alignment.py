@@ -1,6 +1,6 @@
 """d: patches that are pulled further towards words: does the best tau move, does selection improve, do answers?
 
-    python runs/open_questions/alignment.py [--scenes 30]      -> results/open_alignment.json, half an hour on one core
+    python runs/open_questions/alignment.py [--scenes 100]      -> results/open_alignment.json, half an hour on one core
 
 A loss like SEA's: each patch on an object has a cosine with every object's word, of which its own shall be the highest
 (cross-entropy at temperature 0.07). It trains the projector alone, patches staying what they were for the decoder; or projector
@@ -107,7 +107,7 @@ ARMS = {
 
 
 def main():
-    given = begun(__doc__, scenes=30, selection=30, train=64, steps=300, seed=0)
+    given = begun(__doc__, scenes=100, selection=100, train=64, steps=300, seed=0)
     torch.manual_seed(given.seed)
     scenes, about, rows = training_scenes(given.train), asked_about(given.scenes), []
     for arm, train in ARMS.items():

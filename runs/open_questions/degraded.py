@@ -1,6 +1,6 @@
 """c: where do degraded images turn anchors from help to harm, and do the cosines tell?
 
-    python runs/open_questions/degraded.py [--scenes 8]      -> results/open_degraded.json, five minutes on one core
+    python runs/open_questions/degraded.py [--scenes 100]      -> results/open_degraded.json, a quarter of an hour on one core
 
 Four kinds of degradation at five strengths, on the bundled model as it is. Each condition has the plain model's accuracy, what
 anchors change at two tau, and statistics of the cosines.
@@ -49,7 +49,7 @@ def condition(vlm, about, kind, strength):
 
 
 def main():
-    given = begun(__doc__, scenes=8, seed=0)
+    given = begun(__doc__, scenes=100, seed=0)
     vlm, about = va.load("scenes"), asked_about(given.scenes, given.seed)
     conditions = [(None, 0), *((kind, one) for kind, strengths in STRENGTHS.items() for one in strengths)]
     rows = []

@@ -1,6 +1,6 @@
 """f: projectors, and which statistics of their cosines go with what anchors change.
 
-    python runs/open_questions/projectors.py [--scenes 30]      -> results/open_projectors.json, an hour on one core
+    python runs/open_questions/projectors.py [--scenes 100]      -> results/open_projectors.json, an hour on one core
 
 The bundled MLP; its patches pooled 2 x 2 (as in Qwen's merger) and 4 x 4; learned queries that attend to all patches (a
 resampler, as Flamingo's and the first Qwen-VL's). First as they are made, then trained on together with the decoder.
@@ -84,7 +84,7 @@ def tenth(vlm, scenes):
 
 
 def main():
-    given = begun(__doc__, scenes=30, train=64, steps=500, seed=0)
+    given = begun(__doc__, scenes=100, train=64, steps=500, seed=0)
     about, scenes, rows = asked_about(given.scenes), training_scenes(given.train), []
     arms = [(name, 0) for name in PROJECTORS] + [(name, given.steps) for name in TRAINED]
     for name, steps in arms:

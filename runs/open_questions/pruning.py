@@ -1,6 +1,6 @@
 """b: image tokens that match no word, or draw little attention, are dropped: cost against quality, with anchors and without.
 
-    python runs/open_questions/pruning.py [--scenes 8]      -> results/open_pruning.json, five minutes on one core
+    python runs/open_questions/pruning.py [--scenes 40]      -> results/open_pruning.json, a quarter of an hour on one core
 
 Seconds are a thread's own for one prompt, vision tower left out. By attention nothing is removed (the header of `prune`).
 """
@@ -16,7 +16,7 @@ ANCHORS = "attanchor:tau=0.3"
 
 
 def main():
-    given = begun(__doc__, scenes=8, seed=0)
+    given = begun(__doc__, scenes=40, seed=0)
     specs = {("all", 1.0, False): "none", ("all", 1.0, True): ANCHORS}
     for by in ("cosine", "attention", "random"):
         for share in SHARES:
