@@ -1,6 +1,6 @@
 """Why does a model trained with anchors read an anchor as evidence, and what helps?
 
-    python runs/open_questions/evidence.py [--steps 16] [--scenes 14]      -> results/open_evidence.json, ten minutes on one core
+    python runs/open_questions/evidence.py [--steps 60] [--scenes 100]      -> results/open_evidence.json, half an hour, one core
 
 The bundled model is trained alike on existence questions, plain or with anchors in several ways, and asked about scenes of
 the test split with anchors, without, and with the asked word's anchor forced in beside its best patch. What a forced anchor
@@ -88,6 +88,7 @@ def likely(vlm, tau):
 
 
 ANCHORS = va.AttAnchor(tau=TAU)
+AT_END = va.AttAnchor(tau=TAU, place="image")
 ARMS = {
     "plain": lambda step, steps: None,
     "as published": lambda step, steps: ANCHORS,
@@ -95,8 +96,9 @@ ARMS = {
     "hard negatives": lambda step, steps: ANCHORS,
     "random words": lambda step, steps: Noisy(tau=TAU, share=0.3),
     "tau falls": lambda step, steps: va.AttAnchor(tau=0.5 + (TAU - 0.5) * step / max(steps - 1, 1)),
+    "at the image's end": lambda step, steps: AT_END,
 }
-ASKED_WITH = {"every object's word": EveryObject(tau=TAU)}
+ASKED_WITH = {"every object's word": EveryObject(tau=TAU), "at the image's end": AT_END}
 
 
 def asked_words(questions, tensors, tokenizer):
@@ -111,10 +113,11 @@ def asked_words(questions, tensors, tokenizer):
 def examined(vlm, about, method):
     """Tallies with anchors, without, and with the asked word's anchor forced; and which questions' words anchored."""
     tallies, own = {name: Tally() for name in ("anchors", "none", "forced")}, []
+    forced = va.AttAnchor(tau=0.0, place=method.place)
     for scene, questions in about:
         tensors, known = inputs_about(vlm, render(scene), questions), {}
         asked = asked_words(questions, tensors, vlm.processor.tokenizer)
-        for name, chosen in (("anchors", method), ("none", va.Plain()), ("forced", va.AttAnchor(tau=0.0))):
+        for name, chosen in (("anchors", method), ("none", va.Plain()), ("forced", forced)):
             same = None if isinstance(chosen, EveryObject) else known
             more = {"anchorable": asked} if name == "forced" else {}
             yes, words, _ = answers(vlm, tensors, [chosen], same, **more)
@@ -166,7 +169,7 @@ def association(rows, vlm):
 
 def run(arm, given, scenes, about, base):
     """One arm's result, made once."""
-    file = OUT / "evidence" / f"{arm.replace(' ', '-')}-{given.steps}-{given.scenes}-{given.seed}.json"
+    file = OUT / "evidence" / f"{arm.replace(' ', '-')}-{given.steps}-{given.train}-{given.scenes}-{given.seed}.json"
     if file.exists():
         return json.loads(file.read_text("utf-8"))
     lacking = None
@@ -193,7 +196,7 @@ def run(arm, given, scenes, about, base):
 
 def main():
     arms = {"nargs": "+", "choices": list(ARMS), "help": "in this order, plain first"}
-    given = begun(__doc__, [("--arms", arms)], steps=16, scenes=14, train=64, seed=0)
+    given = begun(__doc__, [("--arms", arms)], steps=60, scenes=100, train=256, seed=0)
     about, scenes, base = asked_about(given.scenes), training_scenes(given.train), va.load("scenes")
     rows, plain = [], None
     for arm in ("untrained", *(given.arms or ARMS)):
