@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The evidence on `scenes-smollm2`: results/smollm2_{gates,diagnose,tune,pope,mme,chair}.json and two figures, then docs/smollm2.md.
+# The evidence on `scenes-smollm2`: results/smollm2_NAME.json, two figures, and docs/smollm2.md.
 #
-#     runs/smollm2.sh [gates] [diagnose] [tune] [figures] [pope] [mme] [chair] [page]      all of them, in this order, without names
-#     RUN=DIR IMAGES=200 runs/smollm2.sh more        POPE over more images, of CLVA and random anchors alone (after tune)
+#     runs/smollm2.sh [gates] [diagnose] [tune] [figures] [pope] [baselines] [controls] [mme] [chair] [page]
 #
+# Without names all of them, in this order. RUN=DIR IMAGES=200 runs/smollm2.sh baselines: over fewer images, in a folder of its own.
 # Gates first. Then, on validation scenes (seed 1), diagnose, and a search with the same budget for every method (POPE's
 # adversarial questions). What is best there goes beside the paper's values, ablations and controls over IMAGES test scenes.
 # Stopped at any moment and run again, it goes on where it was.
@@ -54,18 +54,24 @@ figures() {
   cp "$out/look/layers-none.png" docs/figures/smollm2-layers.png
 }
 pope() {
-  local rest
-  answer pope greedy images none clva "$(best clva)"
-  answer pope controls images clva:places=random clva:heads=all clva:beta=0 clva:alpha=0
-  mapfile -t rest < <(best)
-  answer pope baselines images "${rest[@]}"
-  "$python" runs/logit_shift.py "$out/pope-greedy" "$out/pope-logit-shift"
-  "$python" runs/scenes_report.py smollm2_pope "$out"/pope-{greedy,controls,baselines,logit-shift}
-}
-more() {
   answer pope greedy images none clva "$(best clva)"
   answer pope random images clva:places=random
-  "$python" runs/scenes_report.py smollm2_pope_more "$out"/pope-{greedy,random}
+  "$python" runs/logit_shift.py "$out/pope-greedy" "$out/pope-logit-shift"
+  "$python" runs/scenes_report.py smollm2_pope "$out"/pope-{greedy,random,logit-shift}
+}
+baselines() { # as the search left them, and as they are without it
+  local tuned
+  mapfile -t tuned < <(best)
+  answer pope greedy images none clva "$(best clva)"
+  answer pope baselines images "${tuned[@]}" "${tuned[@]%%:*}"
+  "$python" runs/scenes_report.py smollm2_baselines "$out"/pope-{greedy,baselines}
+}
+controls() {
+  answer pope greedy images none clva "$(best clva)"
+  answer pope random images clva:places=random
+  answer pope controls images clva:heads=all clva:beta=0 clva:alpha=0
+  "$python" runs/logit_shift.py "$out/pope-greedy" "$out/pope-logit-shift"
+  "$python" runs/scenes_report.py smollm2_controls "$out"/pope-{greedy,random,controls,logit-shift}
 }
 others() { # BENCHMARK
   answer "$1" greedy images none clva "$(best clva)"
@@ -80,5 +86,5 @@ page() { "$python" runs/smollm2_page.py; }
 
 anchors scenes export --out "$out/data" --images "${IMAGES:-500}"
 anchors scenes export --out "$out/validation" --images "${VALIDATION:-60}" --seed 1
-[ $# -gt 0 ] || set -- gates diagnose tune figures pope mme chair page
+[ $# -gt 0 ] || set -- gates diagnose tune figures pope baselines controls mme chair page
 for step in "$@"; do "$step"; done
