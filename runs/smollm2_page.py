@@ -137,6 +137,26 @@ def against_plain(table, metrics):
     return grid(["method", "metric", "n", "points against plain, 95 %", "p (Holm)", "mended / broken"], rows)
 
 
+def verdict(tables, metrics):
+    """Which differences to the plain model remain after Holm's correction, in all tables."""
+    found, counted = [], 0
+    for table in tables:
+        for row in table.rows:
+            for metric in metrics:
+                gap = row.cells[metric].difference if metric in row.cells else None
+                if gap is None or gap.p is None or gap.interval is None:
+                    continue
+                counted += 1
+                p = gap.p if gap.holm is None else gap.holm
+                if p < 0.05:
+                    span = f"{gap.value:+.2f} [{gap.interval.low:+.2f}, {gap.interval.high:+.2f}]"
+                    found.append(f"`{row.method}` on {table.title.partition(' · ')[0]}, {metric} {span} (p = {p:.3f})")
+    corrected = "p < 0.05 after Holm's correction within its table"
+    if not found:
+        return f"**None of {counted} differences from the plain model reaches {corrected}.**"
+    return f"**{len(found)} of {counted} differences from the plain model: {corrected}.** {'; '.join(found)}."
+
+
 REPEATS = 0.5
 """Distinct words of a caption, as a share of its words, below which it repeats itself."""
 
@@ -169,12 +189,13 @@ def methods(benchmark):
     if told is None:
         return f"{title}\n\nNot run yet."
     tables = report.from_json(told["tables"])
-    differences = [(table, [name for name in metrics if name in table.rows[0].cells]) for table in tables]
+    known = [name for name in metrics if name in tables[0].rows[0].cells]
     return "\n\n".join([
         title,
         f"[smollm2_{benchmark}.json](../results/smollm2_{benchmark}.json): {made(told)}. {words}",
         *repeating(told),
-        *(f"### {table.title}\n\n{against_plain(table, known)}" for table, known in differences if known),
+        verdict(tables, metrics),
+        against_plain(tables[0], known),
         report_text.markdown(tables).rstrip(),
         effects(told),
     ])  # fmt: skip
