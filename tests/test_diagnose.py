@@ -31,9 +31,9 @@ def observed(fade=1.0, turn=0.0, first=0.05, empty=False, anchors=3, on_asked=0.
         seen.entropy.append(
             [{"layer": layer, "heads": "sensitive", "entropy": 1.0, "entropy_normalised": 3.0} for layer in deep]
         )
-        seen.no_sensitive.append(empty)
+        seen.no_sensitive.append(dict.fromkeys(seen.candidates, empty))
         seen.no_insensitive.append(False)
-        seen.positive.append(anchors)
+        seen.positive.append(dict.fromkeys(seen.candidates, anchors))
         seen.negative.append(3)
         seen.on_asked.append(
             [{"layer": layer, "on_asked": on_asked + 0.01 * (layer == 6), "chance": 0.1} for layer in deep]
@@ -164,10 +164,63 @@ def test_fading_is_told_against_the_intermediate_layers(values, fades):
 
 
 def test_words_that_do_not_find_their_patches():
-    assert not holds(observed(), concern="The cosine separates nothing.")["words resemble their patches"]
     seen = observed()
     seen.word_on_asked = [(0.0, 0.1), (0.0, 0.1)]
-    assert not holds(seen)["words resemble their patches"]
+    assert holds(seen)["words resemble their patches"] is False
+    seen.word_on_asked = [(0.0, 0.1), (1.0, 0.1)]
+    assert holds(seen)["words resemble their patches"] is None, "two questions that disagree"
+
+
+def test_a_tau_that_cannot_be_relied_on_is_not_suggested():
+    """The asked words find their patches, yet a template's word anchors before them."""
+    found = holds(observed(), concern="The cosine separates nothing.")
+    assert found["words resemble their patches"] and found["a tau can be chosen by a tenth of the words"] is False
+    summary = verdicts.suggestion(observed(), 0.965, "The cosine separates nothing.")
+    assert (summary["attanchor"], summary["attanchor_why"]) == (None, "The cosine separates nothing.")
+
+
+def test_a_difference_that_is_none_is_called_undecided():
+    seen = observed()
+    for table, sign in zip(seen.on_asked, (1, -1), strict=True):
+        for row in table:
+            row["on_asked"] = 0.1 + 0.05 * sign
+    seen.negative_on_objects = [(0.2, 0.3), (0.4, 0.3)]
+    found = holds(seen)
+    assert found["positive anchors lie on the asked object"] is None
+    assert found["negative anchors lie off the objects"] is None
+    assert "beta" not in verdicts.suggestion(seen, None)["clva"]
+
+
+def test_heads_and_anchors_are_those_of_the_chosen_layer():
+    seen = observed()
+    seen.positive_layer = 7
+    for each in seen.positive:
+        each[7] = 0
+    for flags in seen.no_sensitive:
+        flags[7] = True
+    found = holds(seen)
+    assert not found["anchors are found"] and not found["heads stand out"]
+
+
+def test_a_layer_with_anchors_in_few_questions_is_not_chosen():
+    seen = Observed(DEPTH, 4)
+    for number in range(2 * premises.ENOUGH):
+        rows = [{"layer": 5, "on_asked": 0.05, "chance": 0.1}]
+        seen.on_asked.append([*rows, {"layer": 6, "on_asked": 1.0, "chance": 0.1}] if number < 4 else rows)
+    premises._choose_positive_layer(seen, [{layer: [] for layer in seen.candidates}] * (2 * premises.ENOUGH))
+    assert seen.positive_layer == 5, "layer 6 has anchors in an eighth of the questions, others in none"
+
+
+def test_a_rise_from_below_zero_to_nothing_is_no_return():
+    seen = drawn(curve(0.5, 0.0, -0.3, -0.1, 0.0), curve(0.2, 0.8, 0.9, 0.8, 0.6), 30)
+    assert not verdicts._turns(seen).holds
+
+
+def test_the_positive_layer_alone_is_no_comparison():
+    """Chosen right before the deep layers, its own map would stand for all that comes before them."""
+    seen = drawn(PAPER, LEAVES, 30)
+    seen.positive_layer = 20
+    assert verdicts._between(seen) == range(16, 21)
 
 
 def test_separation_and_entropy_of_cosines_by_hand():
@@ -176,7 +229,7 @@ def test_separation_and_entropy_of_cosines_by_hand():
     seen.cosines, seen.word_entropy = [(0.6, 0.1), (0.2, 0.3)], [0.4, 0.8]
     told = verdicts.cosines(seen)
     assert told["separation"] == 0.75 and abs(told["entropy"] - 0.6) < 1e-9 and abs(told["spread"] - 0.2) < 1e-9
-    assert "separation 0.75, entropy over patches 0.60" in verdicts._words(seen, 0.2, "").number
+    assert "separation 0.75, entropy over patches 0.60" in verdicts._words(seen).number
 
 
 def test_without_drift_it_says_so_and_beta_is_left_out():

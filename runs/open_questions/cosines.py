@@ -1,5 +1,7 @@
 """Answers with anchors and without, and statistics of the cosines that anchors are chosen by."""
 
+import random
+
 import numpy as np
 import torch
 from asking import Tally, answers, fresh, inputs_about
@@ -7,6 +9,7 @@ from asking import Tally, answers, fresh, inputs_about
 import vlm_anchors as va
 from vlm_anchors.analysis.anchor_distances import prompts_of
 from vlm_anchors.scenes import render
+from vlm_anchors.scenes.questions import CHAIR, POPE, absent, article
 
 HEAT = 0.1
 """Of the softmax over patches whose entropy is taken."""
@@ -72,3 +75,12 @@ def examined(vlm, about, taus, images=render):
     plain = tallies.pop("plain")
     anchors = {f"{tau:g}": tally.report(plain) for tau, tally in tallies.items()}
     return {"cosines": statistics(rows), "plain": plain.report(), "anchors": anchors}
+
+
+def calibrated(vlm, scenes, images=render):
+    """What `calibrate` finds on the questions that results/scenes_tau.json is made from."""
+    rng, asked = random.Random(0), []
+    for scene in scenes:
+        image, names = images(scene), (sorted(scene.present)[0], absent(rng, scene))
+        asked += [(image, text) for text in (*(POPE.format(a=article(name)) for name in names), CHAIR)]
+    return va.calibrate(vlm, asked)

@@ -10,7 +10,7 @@ import io
 
 import numpy as np
 from asking import CALIBRATED, asked_about, begun, write
-from cosines import examined
+from cosines import calibrated, examined
 from PIL import Image, ImageFilter
 
 import vlm_anchors as va
@@ -44,7 +44,9 @@ def condition(vlm, about, kind, strength):
     def image(scene):
         return degraded(render(scene), kind, strength, scene.seed)
 
-    found = examined(vlm, about, TAUS, render if kind is None else image)
+    images = render if kind is None else image
+    tau = calibrated(vlm, [scene for scene, _ in about], images)
+    found = {"stand_out": tau.stand_out, "concern": tau.concern, **examined(vlm, about, TAUS, images)}
     return {"kind": kind or "none", "strength": strength, **found}
 
 

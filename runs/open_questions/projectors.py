@@ -6,17 +6,14 @@ The bundled MLP; its patches pooled 2 x 2 (as in Qwen's merger) and 4 x 4; learn
 resampler, as Flamingo's and the first Qwen-VL's). First as they are made, then trained on together with the decoder.
 """
 
-import random
-
 import torch
 from asking import asked_about, begun, write
-from cosines import examined
+from cosines import calibrated, examined
 from joint import trained
 from torch import nn
-from training import image_of, training_scenes
+from training import training_scenes
 
 import vlm_anchors as va
-from vlm_anchors.scenes.questions import CHAIR, POPE, absent, article
 
 TAU = 0.3
 
@@ -74,15 +71,6 @@ def with_projector(name):
     return vlm, side * side
 
 
-def tenth(vlm, scenes):
-    """The tau at which a tenth of the words anchor, over the questions that results/scenes_tau.json is made from."""
-    rng, asked = random.Random(0), []
-    for one in scenes:
-        names = sorted(one.present)[0], absent(rng, one)
-        asked += [(str(image_of(one)), text) for text in (*(POPE.format(a=article(name)) for name in names), CHAIR)]
-    return round(va.calibrate(vlm, asked).tau, 3)
-
-
 def main():
     given = begun(__doc__, scenes=100, train=64, steps=500, seed=0)
     about, scenes, rows = asked_about(given.scenes), training_scenes(given.train), []
@@ -92,7 +80,7 @@ def main():
         vlm, tokens = with_projector(name)
         if steps:
             trained(vlm, name, steps, seed=given.seed, rates=(3.0, 1.0))
-        tau = tenth(vlm, scenes)
+        tau = round(calibrated(vlm, scenes).tau, 3)
         found = examined(vlm, about, sorted({TAU, tau}))
         rows.append({"projector": name, "steps": steps, "tokens": tokens, "tenth": tau, **found})
         print(name, steps, tau, found["cosines"], found["plain"]["accuracy"], found["anchors"], flush=True)

@@ -128,14 +128,19 @@ def before_after(image: "Image.Image", before: Any, after: Any, names: tuple[str
     return figure
 
 
-def drift_curves(table: "Table", middle: int | None = None) -> "Figure":
-    """Fig. 2b: correlation of every layer's map with the negative and the positive anchor map (`measures.drift`)."""
+def drift_curves(table: "Table", positive_layer: int | None = None) -> "Figure":
+    """Fig. 2b: correlation of every layer's map with the negative and the positive anchor map (`measures.drift`).
+
+    Args:
+        table: As `measures.drift` makes it, of one image, or `measures.average` of several.
+        positive_layer: The layer whose positive anchors were meant, marked in the figure; None = no mark.
+    """
     figure = _figure(5.6, 3.2)
     axes = figure.subplots()
     layers = [row["layer"] for row in table]
     names = {
         "to_negative": "with the negative anchor (first layer)",
-        "to_positive": "with the positive anchor (middle layer)",
+        "to_positive": "with the positive anchor",
     }
     for number, (name, label) in enumerate(names.items()):
         values = [row[name] for row in table]
@@ -144,8 +149,9 @@ def drift_curves(table: "Table", middle: int | None = None) -> "Figure":
             spread = [1.96 * row[f"{name}_se"] for row in table]
             low, high = ([v + sign * s for v, s in zip(values, spread, strict=True)] for sign in (-1, 1))
             axes.fill_between(layers, low, high, color=COLOURS[number], alpha=0.18, linewidth=0)
-    if middle is not None:
-        axes.axvline(middle, color=GREY, linewidth=1, linestyle=":", label=f"middle layer {middle}")
+    if positive_layer is not None:
+        label = f"positive anchors: layer {positive_layer}"
+        axes.axvline(positive_layer, color=GREY, linewidth=1, linestyle=":", label=label)
     _dress(axes, "decoder layer", "Pearson correlation of maps", layers)
     axes.set_ylim(min(-0.1, *(row[name] for row in table for name in names)) - 0.05, 1.05)
     figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)

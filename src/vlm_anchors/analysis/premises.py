@@ -49,9 +49,11 @@ class Observed:
     shares: "list[Table]" = field(default_factory=list)
     drift: "list[Table]" = field(default_factory=list)
     entropy: "list[Table]" = field(default_factory=list)
-    no_sensitive: list[bool] = field(default_factory=list)
+    no_sensitive: list[dict[int, bool]] = field(default_factory=list)
+    """Whether no head of a layer stands out, by layer of `candidates`."""
     no_insensitive: list[bool] = field(default_factory=list)
-    positive: list[int] = field(default_factory=list)
+    positive: list[dict[int, int]] = field(default_factory=list)
+    """How many positive anchors a layer would give, by layer of `candidates`."""
     negative: list[int] = field(default_factory=list)
     on_asked: "list[Table]" = field(default_factory=list)
     """By layer: what part of the sensitive heads' anchors lies on the asked object, and what part would by chance."""
@@ -59,7 +61,7 @@ class Observed:
     word_on_asked: list[tuple[float, float]] = field(default_factory=list)
     """Whether the asked word's best patch lies on its object, and the chance of that."""
     cosines: list[tuple[float, float]] = field(default_factory=list)
-    """Best cosine of the asked word, and the median of the other words'."""
+    """Best cosine of the asked word, and the median of the best cosines of the question's other words."""
     word_entropy: list[float] = field(default_factory=list)
     """Entropy of the asked word's cosines over the patches, as a softmax at temperature `HEAT`, from 0 (one patch) to 1."""
 
@@ -109,12 +111,14 @@ def _choose_positive_layer(seen: Observed, drifts: "Sequence[dict[int, Table]]")
     """Every second question chooses; only the others are kept for what is said about the chosen layer."""
     if len(seen.on_asked) < ENOUGH or len(seen.on_asked) != len(drifts):
         return
-    gains = dict.fromkeys(seen.candidates, 0.0)
+    gains: dict[int, list[float]] = {}
     for row in (row for table in seen.on_asked[::2] for row in table):
-        if row["layer"] in gains:
-            gains[row["layer"]] += row["on_asked"] - row["chance"]
-    seen.positive_layer = max(gains, key=lambda layer: gains[layer])
+        if row["layer"] in seen.candidates:
+            gains.setdefault(row["layer"], []).append(row["on_asked"] - row["chance"])
     seen.chosen_on = len(seen.on_asked[::2])
+    # A layer that has anchors in few questions is no place to take them from, however well those few lie.
+    known = {layer: each for layer, each in gains.items() if 2 * len(each) >= seen.chosen_on}
+    seen.positive_layer = max(known, key=lambda layer: math.fsum(known[layer]) / len(known[layer]), default=seen.middle)
     seen.on_asked = seen.on_asked[1::2]
     seen.drift = [each[seen.positive_layer] for each in drifts[1::2]]
 
@@ -142,11 +146,13 @@ def _note(seen: Observed, trace: Trace) -> None:
     seen.drift.append(measures.drift(trace))
     seen.entropy.append(measures.entropy(trace))
     intensity = trace.visual.mean(-1)
-    seen.no_sensitive.append(not measures.standing_out(intensity[seen.middle - 1], True).any())
+    maps = dict(zip(trace.layers, measures.saliency_maps(trace, "sensitive"), strict=True))
+    heads = dict(zip(trace.layers, intensity, strict=True))
+    layers = seen.candidates
+    seen.no_sensitive.append({layer: not measures.standing_out(heads[layer], True).any() for layer in layers})
     seen.no_insensitive.append(not measures.standing_out(intensity[0], False).any())
-    masks = measures.anchor_masks(trace)
-    seen.positive.append(int(masks["positive"].sum()))
-    seen.negative.append(int(masks["negative"].sum()))
+    seen.positive.append({layer: int(measures.anchor_mask(maps[layer], trace.image).sum()) for layer in layers})
+    seen.negative.append(int(measures.anchor_masks(trace)["negative"].sum()))
 
 
 def _note_places(seen: Observed, trace: Trace, grid: ImageGrid, probe: Probe) -> None:

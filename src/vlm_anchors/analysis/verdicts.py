@@ -56,7 +56,7 @@ def verdicts(seen: Observed, tau: float | None, concern: str) -> list[Verdict]:
         _heads(seen),
         _anchors(seen),
     ]
-    summary += [_positive_on_object(seen), _negative_off_objects(seen), _words(seen, tau, concern)]
+    summary += [_positive_on_object(seen), _negative_off_objects(seen), _words(seen), _threshold(tau, concern)]
     return [one for one in summary if one is not None]
 
 
@@ -75,8 +75,12 @@ def _deep(seen: Observed) -> range:
 
 
 def _between(seen: Observed) -> range:
-    """Intermediate layers: from the one whose anchors CLVA takes up to the deep ones."""
-    return range(min(seen.positive_layer, _deep(seen).start - 1), _deep(seen).start)
+    """Intermediate layers: from the one whose anchors CLVA takes up to the deep ones, and a sixth of the depth at least.
+
+    The layer of the positive anchors alone would be no comparison: its map is the positive map.
+    """
+    deep = _deep(seen).start
+    return range(min(seen.positive_layer, max(deep - max(seen.depth // 6, 1), 1)), deep)
 
 
 def _over(table: "Table", column: str, layers: range) -> float:
@@ -86,7 +90,12 @@ def _over(table: "Table", column: str, layers: range) -> float:
 
 
 def _span(layers: range) -> str:
-    return f"{layers.start}-{layers.stop - 1}" if len(layers) > 1 else str(layers.start)
+    return f"layers {layers.start}-{layers.stop - 1}" if len(layers) > 1 else f"layer {layers.start}"
+
+
+def _apart(mean: float, error: float) -> bool | None:
+    """Whether a difference is above nothing (True) or below (False) by `SIGMAS` standard errors; None where it is neither."""
+    return None if abs(mean) <= SIGMAS * error else mean > 0
 
 
 def _fades(seen: Observed) -> Verdict:
@@ -97,9 +106,8 @@ def _fades(seen: Observed) -> Verdict:
     holds = mean < -SIGMAS * error
     return Verdict(
         "deep layers look away from the image", "CLVA", holds,
-        f"{deep:.0%} in layers {_span(_deep(seen))}, {between:.0%} in layers {_span(_between(seen))}, {counting:.0%} by "
-        "counting tokens",
-        "attention on the image fades with depth" if holds else "attention on the image does not fade with depth",
+        f"{deep:.0%} in {_span(_deep(seen))}, {between:.0%} in {_span(_between(seen))}, {counting:.0%} by counting tokens",
+        "attention on the image fades there" if holds else "they look at it as much as the layers before them",
     )  # fmt: skip
 
 
@@ -110,27 +118,28 @@ def _crosses(seen: Observed) -> Verdict:
         return [_over(table, "to_negative", layers) - _over(table, "to_positive", layers) for table in seen.drift]
 
     mean, error = mean_and_error(gaps(_deep(seen)))
-    before, _ = mean_and_error(gaps(_between(seen)))
-    holds = before < 0 and mean > max(CROSSES, SIGMAS * error)
+    before, spread = mean_and_error(gaps(_between(seen)))
+    holds = before < -max(CROSSES, SIGMAS * spread) and mean > max(CROSSES, SIGMAS * error)
     return Verdict(
         "drift curves cross (Fig. 2b)", "CLVA", holds,
-        f"negative less positive anchor: {before:+.2f} in layers {_span(_between(seen))}, {mean:+.2f} ± {SIGMAS * error:.2f} in "
-        f"layers {_span(_deep(seen))}",
-        "deep maps are less like the middle layer's than the first's" if holds else "they do not change places",
+        f"negative less positive anchor: {before:+.2f} ± {SIGMAS * spread:.2f} in {_span(_between(seen))}, "
+        f"{mean:+.2f} ± {SIGMAS * error:.2f} in {_span(_deep(seen))}",
+        "deep maps are less like the middle layer's than the first's" if holds else "the curves do not cross",
     )  # fmt: skip
 
 
 def _turns(seen: Observed) -> Verdict:
-    """Fig. 2b's other half: the correlation with the negative anchor rises from the intermediate layers to the deep ones."""
+    """Fig. 2b's other half: the correlation with the negative anchor rises from the intermediate layers to the deep ones,
+    and there is one: a rise from below zero to nothing is no return."""
     pairs = [
         (_over(table, "to_negative", _deep(seen)), _over(table, "to_negative", _between(seen))) for table in seen.drift
     ]
     mean, error = mean_and_error([deep - between for deep, between in pairs])
     deep, between = (sum(each) / len(each) for each in zip(*pairs, strict=True))
-    holds = mean > max(CROSSES, SIGMAS * error)
+    holds = mean > max(CROSSES, SIGMAS * error) and deep > CROSSES
     return Verdict(
         "deep maps turn to the first layer's (Fig. 2b)", "CLVA", holds,
-        f"correlation with the negative anchor {between:+.2f} in layers {_span(_between(seen))}, {deep:+.2f} in layers "
+        f"correlation with the negative anchor {between:+.2f} in {_span(_between(seen))}, {deep:+.2f} in "
         f"{_span(_deep(seen))}; change {mean:+.2f} ± {SIGMAS * error:.2f}",
         "they take up its map again" if holds else "they do not take up its map",
     )  # fmt: skip
@@ -147,22 +156,26 @@ def _sink(seen: Observed) -> Verdict:
 
 
 def _heads(seen: Observed) -> Verdict:
-    no_sensitive, no_insensitive = (sum(each) / len(each) for each in (seen.no_sensitive, seen.no_insensitive))
+    layer = seen.positive_layer
+    no_sensitive = sum(each[layer] for each in seen.no_sensitive) / len(seen.no_sensitive)
+    no_insensitive = sum(seen.no_insensitive) / len(seen.no_insensitive)
     holds = max(no_sensitive, no_insensitive) <= 1 - OFTEN
     return Verdict(
         "heads stand out (Eq. 2-3)", "CLVA", holds,
-        f"no sensitive head in layer {seen.middle}: {no_sensitive:.0%} of prompts; no insensitive one in layer 1: "
+        f"no sensitive head in layer {layer}: {no_sensitive:.0%} of prompts; no insensitive one in layer 1: "
         f"{no_insensitive:.0%}",
         "head sets are seldom empty" if holds else "the most extreme head often stands in: lower lam, or heads='all'",
     )  # fmt: skip
 
 
 def _anchors(seen: Observed) -> Verdict:
-    both = sum(bool(p and n) for p, n in zip(seen.positive, seen.negative, strict=True)) / len(seen.positive)
-    positive, negative = (sum(each) / len(each) for each in (seen.positive, seen.negative))
+    counts = [each[seen.positive_layer] for each in seen.positive]
+    both = sum(bool(p and n) for p, n in zip(counts, seen.negative, strict=True)) / len(counts)
+    positive, negative = (sum(each) / len(each) for each in (counts, seen.negative))
     return Verdict(
         "anchors are found (Eq. 8-9)", "CLVA", both >= OFTEN,
-        f"{positive:.1f} positive and {negative:.1f} negative a prompt; both kinds in {both:.0%} of prompts",
+        f"{positive:.1f} positive in layer {seen.positive_layer} and {negative:.1f} negative in layer 1, mean of a prompt; both "
+        f"kinds in {both:.0%} of prompts",
         "CLVA acts" if both >= OFTEN else "in many prompts one kind is missing: lower tau",
     )  # fmt: skip
 
@@ -173,11 +186,18 @@ def _positive_on_object(seen: Observed) -> Verdict | None:
         return None
     mean, error = mean_and_error([row["on_asked"] - row["chance"] for row in rows])
     found, chance = (sum(row[name] for row in rows) / len(rows) for name in ("on_asked", "chance"))
-    holds = mean > SIGMAS * error
+    holds = _apart(mean, error)
+    best = f", the best of layers {seen.candidates.start}-{seen.candidates.stop - 1}," if seen.chosen_on else ""
+    meanings = {
+        True: "that layer points at what is asked",
+        False: f"they point elsewhere{'' if seen.chosen_on else ': try another positive_layer'}",
+        None: "not distinguishable from chance: ask more questions",
+    }
     return Verdict(
         "positive anchors lie on the asked object", "CLVA", holds,
-        f"{found:.0%} in layer {seen.positive_layer}, {chance:.0%} by chance ({len(rows)} questions)",
-        "that layer points at what is asked" if holds else "they point elsewhere: try another positive_layer",
+        f"{found:.0%} in layer {seen.positive_layer}{best} {chance:.0%} by chance; difference {mean:+.0%} ± {SIGMAS * error:.0%} "
+        f"({len(rows)} questions)",
+        meanings[holds],
     )  # fmt: skip
 
 
@@ -186,37 +206,55 @@ def _negative_off_objects(seen: Observed) -> Verdict | None:
         return None
     mean, error = mean_and_error([found - chance for found, chance in seen.negative_on_objects])
     found, chance = (sum(each) / len(each) for each in zip(*seen.negative_on_objects, strict=True))
-    holds = mean < SIGMAS * error
+    on_objects = _apart(mean, error)
+    meanings = {
+        False: "what is pushed away is background",
+        True: "what is pushed away are objects: set beta=0",
+        None: "they lie on objects about as often as by chance",
+    }
     return Verdict(
-        "negative anchors lie off the objects", "CLVA", holds, f"{found:.0%} on objects, {chance:.0%} by chance",
-        "what is pushed away is background" if holds else "what is pushed away are objects: set beta=0",
+        "negative anchors lie off the objects", "CLVA", None if on_objects is None else not on_objects,
+        f"{found:.0%} on objects, {chance:.0%} by chance; difference {mean:+.0%} ± {SIGMAS * error:.0%}", meanings[on_objects],
     )  # fmt: skip
 
 
-def _words(seen: Observed, tau: float | None, concern: str) -> Verdict:
-    number = (
-        "no word can be separated from the template" if tau is None else f"tau {tau:.3g} anchors a tenth of the words"
-    )
-    holds = tau is not None and not concern
-    if seen.word_on_asked:
-        hits, chance = (sum(each) / len(each) for each in zip(*seen.word_on_asked, strict=True))
-        mean, error = mean_and_error([hit - by_chance for hit, by_chance in seen.word_on_asked])
-        number += f"; the asked word's best patch is on its object in {hits:.0%}, {chance:.0%} by chance"
-        holds = holds and mean > SIGMAS * error
+def _words(seen: Observed) -> Verdict | None:
+    """Where boxes are known: whether the asked word's best patch is on its object."""
+    if not seen.word_on_asked:
+        return None
+    hits, chance = (sum(each) / len(each) for each in zip(*seen.word_on_asked, strict=True))
+    mean, error = mean_and_error([hit - by_chance for hit, by_chance in seen.word_on_asked])
+    number = f"the asked word's best patch is on its object in {hits:.0%}, {chance:.0%} by chance"
     if seen.cosines:
         word, others = (sum(each) / len(each) for each in zip(*seen.cosines, strict=True))
         number += f"; cosine {word:.2f}, other words {others:.2f}"
     separated = cosines(seen)
     if separated is not None:
         number += f"; separation {separated['separation']:.2f}, entropy over patches {separated['entropy']:.2f}"
-    meaning = "words resemble their patches" if holds else concern or "words do not find their patches"
-    return Verdict("words resemble their patches", "AttAnchor", holds, number, meaning)
+    holds = _apart(mean, error)
+    meanings = {
+        True: "words find their patches",
+        False: "words find other patches",
+        None: "not distinguishable from chance",
+    }
+    return Verdict("words resemble their patches", "AttAnchor", holds, number, meanings[holds])
+
+
+def _threshold(tau: float | None, concern: str) -> Verdict:
+    """Whether the papers' rule for tau gives one to rely on."""
+    if tau is None:
+        return Verdict("a tau can be chosen by a tenth of the words", "AttAnchor", False, "no tau", concern)
+    return Verdict(
+        "a tau can be chosen by a tenth of the words", "AttAnchor", not concern, f"tau {tau:.3g} anchors a tenth of the words",
+        concern or "the words that anchor stand out from the others",
+    )  # fmt: skip
 
 
 def cosines(seen: Observed) -> dict[str, float] | None:
     """What tells whether anchors can be chosen, where boxes are known (docs/open-questions.md).
 
-    separation: how often an asked object's word has a higher best cosine than a question's other words (0.5 is chance).
+    separation: how often an asked object's word has a higher best cosine than the median of a question's other words, over
+    all pairs (0.5 is chance). Only objects that are there are asked about: it does not say that absent ones stay below.
     spread: the middle four fifths of all these cosines. entropy: of the word's cosines over patches, 1 = all alike.
     """
     if not seen.cosines or not seen.word_entropy:
@@ -232,13 +270,13 @@ def cosines(seen: Observed) -> dict[str, float] | None:
     }
 
 
-def suggestion(seen: Observed, tau: float | None) -> dict[str, Any]:
+def suggestion(seen: Observed, tau: float | None, concern: str = "") -> dict[str, Any]:
     """Layer parameters for CLVA and tau for AttAnchor, as SPECs, each with its reason.
 
     positive_layer: among layers 2 to two thirds, the one whose anchors lie on the asked object most, on every second
     question where there are enough; without boxes the one that looks at the image most. layers: from the first layer after it
-    whose share of the image is below `FADES` of the
-    highest; all after it where none is. beta: 0 where negative anchors lie on objects.
+    whose share of the image is below `FADES` of the highest; all after it where none is. beta: 0 where negative anchors lie on
+    objects. tau: None where `concern` says not to rely on it.
     """
     table = layer_table(seen)
     early = [row for row in table if row["layer"] in seen.candidates]
@@ -251,16 +289,34 @@ def suggestion(seen: Observed, tau: float | None) -> dict[str, Any]:
     layer, peak = seen.positive_layer if seen.chosen_on else best["layer"], max(row["visual"] for row in table)
     faded = [row["layer"] for row in table if row["layer"] > layer and row["visual"] < FADES * peak]
     first = faded[0] if faded else layer + 1
-    why = "its anchors lie on the asked object most often" if known else "it looks at the image most"
     off = _negative_off_objects(seen)
-    drift = "" if has_drift(seen) else " The drift it repairs is absent here, so expect no gain from it."
-    if drift and _fades(seen).holds:
-        drift = " The drift it repairs is absent here, but attention on the image fades, and that it raises."
+    beta = ",beta=0" if off is not None and off.holds is False else ""
     return {
-        "clva": f"clva:positive_layer={layer},layers={first}-{seen.depth}{'' if off is None or off.holds else ',beta=0'}",
-        "clva_why": f"layer {layer}: {why}.{drift}",
-        "attanchor": None if tau is None else f"attanchor:tau={tau:.3g}",
+        "clva": f"clva:positive_layer={layer},layers={first}-{seen.depth}{beta}",
+        "clva_why": f"layer {layer}: {_why(seen, bool(known))}.{_outlook(seen, layer)}",
+        "attanchor": None if tau is None or concern else f"attanchor:tau={tau:.3g}",
+        "attanchor_why": concern,
     }
+
+
+def _why(seen: Observed, known: bool) -> str:
+    """Why this layer gives the positive anchors."""
+    if not known:
+        return "it looks at the image most"
+    points = _positive_on_object(seen) if seen.chosen_on else None
+    chance = "" if points is None or points.holds else ", though not more than by chance"
+    among = f"of layers {seen.candidates.start}-{seen.candidates.stop - 1}"
+    return f"{among} its anchors lie on the asked object most often{chance}"
+
+
+def _outlook(seen: Observed, layer: int) -> str:
+    """What to expect of CLVA, where the drift is absent."""
+    if has_drift(seen):
+        return ""
+    judged = "" if layer == seen.positive_layer else f", judged from the anchors of layer {seen.positive_layer}"
+    if _fades(seen).holds:
+        return f" The drift it repairs is absent here{judged}, but attention on the image fades, and that it raises."
+    return f" The drift it repairs is absent here{judged}, so expect no gain from it."
 
 
 def as_dict(seen: Observed, tau: float | None, concern: str) -> dict[str, Any]:
@@ -269,7 +325,7 @@ def as_dict(seen: Observed, tau: float | None, concern: str) -> dict[str, Any]:
         "drift": has_drift(seen),
         "positive_layer": {"layer": seen.positive_layer, "paper": seen.middle, "chosen_on": seen.chosen_on},
         "verdicts": [asdict(one) for one in verdicts(seen, tau, concern)],
-        "suggestion": suggestion(seen, tau),
+        "suggestion": suggestion(seen, tau, concern),
         "cosines": cosines(seen),
         "layers": layer_table(seen),
         "questions": len(seen.shares),

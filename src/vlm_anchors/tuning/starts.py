@@ -36,9 +36,9 @@ def suggested(
         )
     probes = samples.from_folder(paths)
     seen = premises.observe(vlm, probes)
-    tau, _ = premises.suggested_tau(vlm, probes)
-    suggestion = verdicts.suggestion(seen, tau)
+    suggestion = verdicts.suggestion(seen, *premises.suggested_tau(vlm, probes))
     specs = [spec for spec in (suggestion["clva"], suggestion["attanchor"]) if spec]
     kept = [spec for spec in specs if (spec.partition(":")[0],) in names]
-    say(f"diagnose suggests {' and '.join(kept) or 'nothing'}. {suggestion['clva_why']}")
+    why = [suggestion[f"{name}_why"] for name in ("clva", "attanchor") if (name,) in names]
+    say(f"diagnose suggests {' and '.join(kept) or 'nothing'}. {' '.join(filter(None, why))}")
     return kept

@@ -68,7 +68,7 @@ def _draw(seen: Any, out: Path) -> None:
     from ...analysis import measures, plots
     from ...document import save_figure
 
-    save_figure(plots.drift_curves(measures.average(seen.drift), seen.middle), out)
+    save_figure(plots.drift_curves(measures.average(seen.drift), seen.positive_layer), out)
 
 
 def _show(summary: dict[str, Any]) -> None:
@@ -102,3 +102,5 @@ def _show(summary: dict[str, Any]) -> None:
         console.print(
             f"  {parameters['attanchor']} anchors a tenth of the words of these yes/no questions; for other questions: calibrate."
         )
+    elif parameters["attanchor_why"]:
+        console.print(f"No tau for AttAnchor: {parameters['attanchor_why']}")
