@@ -101,8 +101,8 @@ def selection(vlm, count, seed=5):
 ARMS = {
     "as it is": lambda vlm, scenes, given: None,
     "projector alone, pulled": lambda vlm, scenes, given: alone(vlm, scenes, ALONE),
-    "trained on": lambda vlm, scenes, given: together(vlm, "align plain", given, False),
-    "trained on, pulled": lambda vlm, scenes, given: together(vlm, "align pulled", given, True),
+    "trained further": lambda vlm, scenes, given: together(vlm, "align plain", given, False),
+    "trained further, pulled": lambda vlm, scenes, given: together(vlm, "align pulled", given, True),
 }
 
 
