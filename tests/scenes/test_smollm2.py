@@ -6,19 +6,22 @@ import importlib.util
 import os
 import random
 import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tools.scenes_smollm2 import curriculum, train
+from tools.scenes_smollm2 import curriculum, features, train
 from tools.scenes_smollm2.decoder import LoRA, block_mask, decode
 from tools.scenes_smollm2.features import Features
 from tools.scenes_smollm2.projector import fit, projector
-from vlm_anchors.errors import BadModel, BadSetting, MissingPackage
+from vlm_anchors import durable
+from vlm_anchors.errors import BadModel, BadRun, BadSetting, MissingPackage
 from vlm_anchors.scenes import render, sample, smollm2, tinyllava
 
 INSTALLED = importlib.util.find_spec(smollm2.PACKAGE) and importlib.util.find_spec("gguf")
@@ -104,6 +107,92 @@ def test_training_lowers_its_loss_and_goes_on_where_it_stopped(small, words, tmp
     for name, value in run.learner.weights().items():
         torch.testing.assert_close(again.learner.weights()[name], value)
     assert (tmp_path / "adapter.safetensors").stat().st_size > 0
+
+
+def test_features_are_of_the_scenes_and_the_tower_asked_for(tmp_path, monkeypatch):
+    made = []
+
+    def compute(scenes, *files):  # in the tower's place: a number that tells the scene
+        made.append(len(scenes))
+        for file in files:
+            with file.open("wb") as handle:
+                np.save(handle, np.array([[zlib.crc32(repr(scene).encode()) % 999] for scene in scenes]))
+
+    def killed(scenes, *files):
+        compute(scenes[:2], *files)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(features, "_compute", compute)
+    kept = Features(tmp_path, 4).of(3)
+    monkeypatch.setattr(features, "_compute", killed)
+    for wanted in ({"n": 6}, {"n": 4, "seed": 1}):
+        with pytest.raises(KeyboardInterrupt):
+            Features(tmp_path, **wanted)
+        assert torch.equal(Features(tmp_path, 4).of(3), kept)
+    monkeypatch.setattr(features, "_compute", compute)
+    made.clear()
+    assert len(Features(tmp_path, 6).labels) == 6
+    assert not torch.equal(Features(tmp_path, 4, seed=1).of(3), kept)
+    for stamp in (None, "4", "{", '{"images": 4, "seed": 0, "tower": ["another"]}'):
+        if stamp:
+            (tmp_path / "train.done").write_text(stamp)
+        assert torch.equal(Features(tmp_path, 4).of(3), kept)
+    assert made == [6, 4, 4, 4, 4, 4]
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_every_step_of_training_is_kept_whole_or_not_at_all(small, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "language_model", lambda: (small, words))
+    monkeypatch.setattr(train, "fit", lambda *parts: projector(192, 64))
+    monkeypatch.setattr(curriculum, "PROMPTS", ("Is there a dog ?",))
+    replace, names = os.replace, ["text.jsonl", "projector.pt", "checkpoint.pt", "adapter.safetensors"]
+    for name in names:
+
+        def full(new, file, name=name):
+            if file.name == name:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            replace(new, file)
+
+        monkeypatch.setattr(durable.os, "replace", full)
+        with pytest.raises(BadSetting, match=f"{name}: No space left"):
+            train.run(tmp_path, 4, 0)
+        assert not (tmp_path / name).exists()
+    monkeypatch.setattr(durable.os, "replace", replace)
+    train.run(tmp_path, 4, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "features", "log.jsonl"}
+
+
+def test_a_run_goes_on_with_its_own_images_and_minutes(small, words, tmp_path, capsys):
+    def run(images, minutes):
+        return train.Run(learner(small, words), Features(tmp_path, images), [], tmp_path, minutes)
+
+    first = run(8, 2)
+    first.step, first.elapsed = 100, 120.0
+    first.save()
+    for images, minutes in ((4, 2), (8, 1)):
+        with pytest.raises(BadRun, match=f"--images 8 --minutes 2; found --images {images} --minutes {minutes}"):
+            run(images, minutes)
+    assert run(8, 2).step == 100
+    assert "instead of" not in capsys.readouterr().err
+    run(8, 8)
+    assert "--minutes 8 instead of 2: the rate goes from 4.8e-05 to 0.0008" in capsys.readouterr().err
+    kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    torch.save({key: kept[key] for key in kept if key not in ("images", "minutes")}, tmp_path / "checkpoint.pt")
+    assert run(4, 1).step == 100  # of an earlier version, which did not say
+
+
+def test_a_gradient_that_is_not_finite_stops_and_keeps_the_checkpoint(small, words, tmp_path, monkeypatch, capsys):
+    run = train.Run(learner(small, words), Features(tmp_path, 4), [], tmp_path, minutes=1)
+    run.save()
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    run.learner.projector[0].bias.data[0] = float("nan")
+    monkeypatch.setattr(train, "run", lambda *settings: run.go())
+    monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 2
+    assert "\nTraining stopped at step 0: its gradient is not finite." in capsys.readouterr().err
+    assert (tmp_path / "checkpoint.pt").read_bytes() == kept
 
 
 def test_a_fresh_lora_changes_nothing_and_learning_moves_it(small, words, tmp_path):

@@ -7,18 +7,21 @@ questions stand behind one prefix. Training images are drawn without replacement
 
 import argparse
 import collections
+import io
 import json
 import math
-import os
 import random
+import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from vlm_anchors.durable import write_whole
+from vlm_anchors.errors import BadRun, UserError
 from vlm_anchors.scenes import smollm2
 
 from . import curriculum
@@ -128,22 +131,46 @@ class Run:
         self.order = random.Random(0).sample(range(len(store.scenes)), len(store.scenes))
         if (out / "checkpoint.pt").exists():
             kept = torch.load(out / "checkpoint.pt", weights_only=True)
+            self._require_same(kept)
             learner.lora.load_state_dict(kept["lora"])
             learner.projector.load_state_dict(kept["projector"])
             self.optimiser.load_state_dict(kept["optimiser"])
             self.step, self.elapsed = kept["step"], kept["elapsed"]
 
+    def _require_same(self, kept: dict) -> None:
+        """Raises `BadRun` where the order of the images or the rate would not be the checkpoint's; more minutes may be given.
+
+        A checkpoint made before these were kept is taken as it is.
+        """
+        images, minutes = kept.get("images", len(self.order)), kept.get("minutes", self.minutes)
+        if images != len(self.order) or self.minutes < minutes:
+            raise BadRun(
+                f"{self.out} was trained with --images {images} --minutes {minutes:g}; found --images {len(self.order)} "
+                f"--minutes {self.minutes:g}. Give the same (more minutes are allowed), or another --out."
+            )
+        if self.minutes > minutes:
+            step, done = kept["step"], kept["elapsed"] / 60
+            before, now = (rate(done / each, step) for each in (minutes, self.minutes))
+            print(
+                f"--minutes {self.minutes:g} instead of {minutes:g}: the rate goes from {before:.2g} to {now:.2g} and "
+                "falls again to the new end; the questions are those of the new progress.",
+                file=sys.stderr,
+            )
+
     def save(self) -> None:
         """Checkpoint and weights, each whole or not at all."""
         kept = {"lora": self.learner.lora.state_dict(), "projector": self.learner.projector.state_dict()}
         kept |= {"optimiser": self.optimiser.state_dict(), "step": self.step, "elapsed": self.elapsed}
-        torch.save(kept, self.out / "checkpoint.new")
-        os.replace(self.out / "checkpoint.new", self.out / "checkpoint.pt")
-        save_file(self.learner.weights(), self.out / "adapter.new")
-        os.replace(self.out / "adapter.new", self.out / "adapter.safetensors")
+        kept |= {"images": len(self.order), "minutes": self.minutes}
+        write_whole(self.out / "checkpoint.pt", packed(kept))
+        write_whole(self.out / "adapter.safetensors", save(self.learner.weights()))
 
     def advance(self, seen) -> None:
-        """One step of several images and, every other time, a text."""
+        """One step of several images and, every other time, a text.
+
+        Raises:
+            BadRun: The gradient is not finite; nothing was changed by it.
+        """
         progress, rng = self.elapsed / (60 * self.minutes), random.Random(7919 * self.step + 1)
         for number in range(IMAGES_A_STEP):
             i = self.order[(IMAGES_A_STEP * self.step + number) % len(self.order)]
@@ -154,7 +181,12 @@ class Run:
             loss = self.learner.text_loss(row["prompt"], row["ids"])
             (0.3 * loss).backward()
             seen["text"].append(loss.item())
-        nn.utils.clip_grad_norm_([p for group in self.groups for p in group["params"]], 1.0)
+        length = nn.utils.clip_grad_norm_([p for group in self.groups for p in group["params"]], 1.0)
+        if not length.isfinite():  # as after a loss of NaN: one such step spoils every weight
+            raise BadRun(
+                f"Training stopped at step {self.step}: its gradient is not finite. The last checkpoint in {self.out} is kept; "
+                "lower RATE in tools/scenes_smollm2/train.py and run the same command to go on from it."
+            )
         for group in self.optimiser.param_groups:
             group["lr"] = rate(progress, self.step) * group["part"]
         self.optimiser.step()
@@ -181,6 +213,13 @@ class Run:
         self.save()
 
 
+def packed(state: dict) -> bytes:
+    """What `torch.save` writes."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
 def written(model, words, file: Path, batch: int = 10) -> list[dict]:
     """What the untouched language model says without an image, sampled once: [{"prompt", "ids"}]."""
     if not file.exists():
@@ -196,7 +235,7 @@ def written(model, words, file: Path, batch: int = 10) -> list[dict]:
             for prompt, said in zip(part, out[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
                 ids = [i for i in said if i != words.pad_token_id]
                 rows.append({"prompt": prompt, "ids": ids})
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
     return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
@@ -210,25 +249,37 @@ def language_model():
     return AutoModelForCausalLM.from_pretrained(source, gguf_file=smollm2.GGUF, dtype=torch.float32).eval(), words
 
 
+def run(out: Path, images: int, minutes: float) -> None:
+    """All steps, each where it is not done yet.
+
+    Raises:
+        UserError: The language model is missing, or the folder is of another run.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model, words = language_model()
+    store = Features(out / "features", images)
+    table = model.model.embed_tokens.weight.detach()
+    texts = written(model, words, out / "text.jsonl")
+    start, file = projector(store.features.shape[-1], table.shape[-1]), out / "projector.pt"
+    if not file.exists():
+        ids = lambda text: words(text, add_special_tokens=False).input_ids  # noqa: E731
+        write_whole(file, packed(fit(store, table, ids).state_dict()))
+    start.load_state_dict(torch.load(file, weights_only=True))
+    Run(Learner(model, words, start), store, texts, out, minutes).go()
+    print(f"{out / 'adapter.safetensors'}: copy it to {smollm2.WEIGHTS}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; the same one goes on with it")
     parser.add_argument("--minutes", type=float, default=42, help="of the last step, by the clock")
     parser.add_argument("--images", type=int, default=12_000, help="training scenes")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model, words = language_model()
-    store = Features(args.out / "features", args.images)
-    table = model.model.embed_tokens.weight.detach()
-    texts = written(model, words, args.out / "text.jsonl")
-    start, file = projector(store.features.shape[-1], table.shape[-1]), args.out / "projector.pt"
-    if not file.exists():
-        ids = lambda text: words(text, add_special_tokens=False).input_ids  # noqa: E731
-        torch.save(fit(store, table, ids).state_dict(), file)
-    start.load_state_dict(torch.load(file, weights_only=True))
-    Run(Learner(model, words, start), store, texts, args.out, args.minutes).go()
-    print(f"{args.out / 'adapter.safetensors'}: copy it to {smollm2.WEIGHTS}")
+    try:
+        run(args.out, args.images, args.minutes)
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":
