@@ -9,7 +9,7 @@ from .generation.opera import Opera
 from .interventions.method import Method
 from .methods import METHODS
 from .methods.none import Plain
-from .registry import did_you_mean, split_composition
+from .registry import did_you_mean, parse_spec, split_composition
 
 Decoding: TypeAlias = Greedy | Beam | Nucleus | Opera
 MethodLike: TypeAlias = "str | Method | Sequence[str | Method]"
@@ -37,6 +37,16 @@ def choose(
     if not decodings:
         decodings.append(Greedy() if otherwise is None else _decoding(otherwise))
     return tuple(methods), decodings[0]
+
+
+def gives_seed(method: "MethodLike", decoding: DecodingLike) -> bool:
+    """Whether the decoding that is asked for has a seed of its own: in its SPEC, or an object's other than the default."""
+    for part in (*_parts(method), decoding):
+        if isinstance(part, Nucleus) and part.seed != Nucleus().seed:
+            return True
+        if isinstance(part, str) and part.partition(":")[0].strip() in DECODINGS and "seed" in parse_spec(part)[1]:
+            return True
+    return False
 
 
 def spec_of_all(methods: Sequence[Method]) -> str:

@@ -12,7 +12,7 @@ from ...generation.plan import GenerationPlan
 from ...inputs.images import read_image
 from ...inputs.prompt_builder import Sample, check_question
 from ...models.vlm import Vlm
-from ...specs import DecodingLike, MethodLike, choose, spec_of_all
+from ...specs import DecodingLike, MethodLike, choose, gives_seed, spec_of_all
 from ...types import Answer
 from ..benchmarks.protocols import Protocol
 from ..reading.files import find_image
@@ -24,11 +24,14 @@ Job: TypeAlias = tuple[int, list[Asked]]
 
 
 def run_of(vlm: Vlm, method: MethodLike, chosen: Protocol, decoding: DecodingLike, seed: int | None) -> GenerationPlan:
-    """How a method answers under a protocol; `decoding` and `seed` stand in for the protocol's where they are given."""
+    """How a method answers under a protocol; `decoding` and `seed` stand in for the protocol's where they are given.
+
+    The seed is `seed`, else the one in the decoding's SPEC, else the protocol's.
+    """
     methods, how = choose(method, decoding, chosen.decoding)
     if isinstance(how, Nucleus):
-        drawn = seed if seed is not None else (chosen.seed if chosen.seed is not None else how.seed)
-        how = replace(how, seed=drawn)
+        drawn = chosen.seed if seed is None and not gives_seed(method, decoding) else seed
+        how = how if drawn is None else replace(how, seed=drawn)
     return GenerationPlan(vlm, methods, how, chosen.max_new_tokens)
 
 
