@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,23 @@ class RunFolder:
                 )
         self._different = {name: settings.get(name) for name in MADE_WITH if before.get(name) != settings.get(name)}
 
+    def keep_count(self, asked: Collection[str]) -> None:
+        """Brings run.json, where it is there, up to date after `settle`: how many questions, and which have no readable image.
+
+        Args:
+            asked: Ids of the questions that are asked this time. What an earlier time said of others stays.
+        """
+        file = self.path / "run.json"
+        if not file.exists():
+            return
+        before = read_object(file, BadRun, "Restore it, or choose another --out.")
+        counts = [each for each in (before.get("questions"), self._settings["questions"]) if isinstance(each, int)]
+        bad, known = self._settings["skipped"], before.get("skipped") or []
+        skipped = [*(name for name in known if name not in asked and name not in bad), *bad]
+        now = {**before, "questions": max(counts), "skipped": skipped}
+        if now != {"skipped": [], **before}:
+            _write_settings(file, now)
+
     def done(self) -> set[Key]:
         """What is answered, by any rank; a line that another rank is just writing does not count."""
         found: set[Key] = set()
@@ -112,10 +129,7 @@ class RunFolder:
         if (file := self.path / "run.json").exists():  # another rank may have been first
             self.settle(self._settings)
         else:
-            try:
-                write_whole(file, json.dumps(self._settings, indent=1, ensure_ascii=False) + "\n")
-            except BadSetting as problem:
-                raise BadRun(str(problem)) from problem
+            _write_settings(file, self._settings)
         if self._different:
             warnings.warn(
                 f"{self.path} was begun with {_named(self._different)} other than today's; answers of both may differ in "
@@ -124,6 +138,13 @@ class RunFolder:
                 stacklevel=4,
             )
         self._certified = True
+
+
+def _write_settings(file: Path, settings: Mapping[str, Any]) -> None:
+    try:
+        write_whole(file, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+    except BadSetting as problem:
+        raise BadRun(str(problem)) from problem
 
 
 def _holds_something(records: Path) -> bool:

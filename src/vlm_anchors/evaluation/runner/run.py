@@ -103,6 +103,7 @@ def evaluate(
     folder.settle(settings)  # reads only: a folder that is refused stays as it is
     with folder:
         folder.settle(settings)
+        folder.keep_count({one.question.id for one in questions})
         done = folder.done()
         jobs = [(which, group) for which in range(len(runs)) for n, group in enumerate(groups) if n % world == rank]
         # A batch that lacks one answer is answered anew as a whole, so that no answer depends on what was there before.
@@ -185,23 +186,30 @@ def _here(answerer: Answerer, jobs: Sequence[Job]) -> Iterator[list[dict[str, An
     return (answerer(job) for job in jobs)
 
 
-def _settings(
-    vlm: Vlm, bench: Benchmark, data: Path | None, read: Iterable[Path], official: Protocol, chosen: Protocol
+def settings_of_questions(
+    bench: Benchmark, data: Path | None, read: Iterable[Path], official: Protocol, chosen: Protocol
 ) -> dict[str, Any]:
-    config = vlm.model.config
-    another = None if chosen == official else chosen.max_new_tokens
+    """What run.json says that no model is needed for."""
     return {
-        "model": vlm.name,
-        "revision": vlm.revision,
         "benchmark": bench.spec(),
         "version": bench.version,
         "data": str(data),
         "data_sha256": None if data is None else sha256(data, read),
         "protocol": chosen.name,
         "protocol_words": official.describe(),
-        "max_new_tokens": another,
+        "max_new_tokens": None if chosen == official else chosen.max_new_tokens,
         "seed": chosen.seed,
+    }
+
+
+def _settings(
+    vlm: Vlm, bench: Benchmark, data: Path | None, read: Iterable[Path], official: Protocol, chosen: Protocol
+) -> dict[str, Any]:
+    return {
+        "model": vlm.name,
+        "revision": vlm.revision,
+        **settings_of_questions(bench, data, read, official, chosen),
         "dtype": str(vlm.dtype).removeprefix("torch."),
-        "attention": config.get_text_config()._attn_implementation,
+        "attention": vlm.model.config.get_text_config()._attn_implementation,
         **provenance(vlm.device),
     }
