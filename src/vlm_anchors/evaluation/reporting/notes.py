@@ -50,7 +50,9 @@ def notes_of(rows: Sequence[Row], metrics: Sequence[Metric], remark: str, more: 
     notes = []
     for row in rows:
         if row.asked is not None and row.n < row.asked:
-            notes.append(f"{row.method}: {row.n} of {row.asked} questions answered. Run eval again to answer the rest.")
+            notes.append(
+                f"{row.method}: {row.n} of {row.asked} questions answered. Answer the rest with eval or run, without --limit."
+            )
         if row.wordless is not None and row.wordless > WORDLESS:
             notes.append(
                 f"Warning: {100 * row.wordless:.1f} % of the answers of {row.method} hold no yes or no word, and "
@@ -80,7 +82,7 @@ def left_out(torn: int, skipped: Sequence[str]) -> list[str]:
     """What stands in no row: half-written lines, and questions whose images cannot be read."""
     notes = []
     if torn:
-        notes.append(f"{torn} half-written line(s) at the end of a file were left out; run eval again to answer them.")
+        notes.append(f"{torn} half-written line(s) at the end of a file were left out; eval or run answers them again.")
     if skipped:
         notes.append(
             f"{len(skipped)} questions were left out: their images cannot be read (--skip-bad), {skipped[0]} first."

@@ -4,7 +4,7 @@ Scores are made here, every time, from these alone. Rows are methods, tables are
 benchmark, data file, model, protocol and judge; groups (splits, sub-tasks) get a table each below the whole.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def tables(
     groups: bool = True,
     everyone: bool = False,
     metrics: Sequence[str] = (),
+    part: Callable[[Run], Run] = lambda run: run,
 ) -> list[Table]:
     """All tables of some runs.
 
@@ -45,6 +46,7 @@ def tables(
         groups: Whether splits and sub-tasks get tables of their own.
         everyone: Shows the published figures of every model, not of the run's alone.
         metrics: Names of those to show, the headline first; all where there are none.
+        part: Takes of a RUN what is to be reported.
 
     Raises:
         UserError: A folder is no RUN, its records cannot be scored, or a name is unknown.
@@ -55,7 +57,7 @@ def tables(
         raise BadData(f"{other.path} would be compared with itself. Name another RUN, or a method, with --against.")
     together: dict[tuple[str, ...], list[Run]] = {}
     for path in named_once(paths):
-        run = read_run(Path(path), scored=True)
+        run = part(read_run(Path(path), scored=True))
         names = ("benchmark", "model", "revision", "protocol", "max_new_tokens", "data_sha256")
         data = (run.info.get(name) for name in names)
         same = (*("" if each is None else str(each) for each in data), run.judge)
