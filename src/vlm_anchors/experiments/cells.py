@@ -5,19 +5,22 @@ the tokens.
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import BadRun, UserError
 from ..evaluation.benchmarks.protocols import Protocol
+from ..evaluation.reading.files import files_read
 from ..evaluation.reporting.runs import read_run
+from ..evaluation.runner.answerer import key_of_run, run_of
 from ..evaluation.runner.bundled import IMAGES, bundled_data
-from ..evaluation.runner.run import plan, shortened
-from ..generation.decodings import Nucleus
+from ..evaluation.runner.folder import FIXED, RunFolder
+from ..evaluation.runner.run import plan, settings_of_questions, shortened
 from ..interventions.method import Method
-from ..specs import Decoding, choose, spec_of_all
-from .experiment_file import BenchmarkEntry, Experiment, ModelEntry
+from ..specs import choose, spec_of_all
+from .experiment import BenchmarkEntry, Experiment, ModelEntry
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class ExperimentCell:
 
     Attributes:
         seed: None where the decoding draws nothing.
-        questions: How many there are.
+        ids: Of its questions.
+        skipped: Ids of those that are left out, for their images.
         answered: How many of them are in the RUN.
         passes: How many prompts the method reads a question: two where it has a contrastive branch.
         seconds: An answer; None where there is nothing to tell from.
@@ -37,15 +41,20 @@ class ExperimentCell:
     method: str
     decoding: str
     seed: int | None
-    questions: int
+    ids: frozenset[str]
+    skipped: tuple[str, ...]
     answered: int
     max_new_tokens: int
     passes: int
     seconds: float | None = None
 
     @property
+    def questions(self) -> int:
+        return len(self.ids)
+
+    @property
     def missing(self) -> int:
-        return max(self.questions - self.answered, 0)
+        return self.questions - self.answered
 
     @property
     def tokens(self) -> int:
@@ -59,57 +68,64 @@ def protocol_of(entry: BenchmarkEntry) -> Protocol:
 
 
 def decodings_of(experiment: Experiment, entry: BenchmarkEntry) -> list[tuple[str | None, int | None]]:
-    """(decoding as asked for, seed) of every pass over a benchmark; seeds multiply sampled decodings alone."""
-    found: list[tuple[str | None, int | None]] = []
+    """(decoding as asked for, seed) of every pass over a benchmark, each once; seeds multiply sampled decodings alone."""
+    found: dict[Any, tuple[str | None, int | None]] = {}
     for decoding in experiment.decodings:
-        sampled = isinstance(_chosen(entry, decoding), Nucleus)
-        found += [(decoding, seed) for seed in (experiment.seeds if sampled else (None,))]
-    return found
-
-
-def _chosen(entry: BenchmarkEntry, decoding: str | None) -> Decoding:
-    return choose("none", decoding, protocol_of(entry).decoding)[1]
+        for seed in experiment.seeds:
+            found.setdefault(key_of(entry, decoding, seed), (decoding, seed))
+    return list(found.values())
 
 
 def key_of(entry: BenchmarkEntry, decoding: str | None, seed: int | None) -> tuple[str, int | None]:
     """(decoding without its seed, seed) as records have them."""
-    how = _chosen(entry, decoding)
-    if not isinstance(how, Nucleus):
-        return how.spec(), None
-    known = protocol_of(entry).seed
-    drawn = seed if seed is not None else known if known is not None else how.seed
-    return replace(how, seed=Nucleus().seed).spec(), drawn
+    no_model: Any = None
+    return key_of_run(run_of(no_model, "none", protocol_of(entry), decoding, seed))[1:]
 
 
-def count_questions(entry: BenchmarkEntry) -> int:
-    """How many questions there are; reads the question files, and no image."""
-    bench, _ = plan(entry.name, [], entry.protocol, None)
-    if entry.data is not None:
-        return len(bench.at(entry.data).questions(entry.data, entry.split)[: entry.limit])
+def questions_of(experiment: Experiment, entry: BenchmarkEntry) -> tuple[list[str], dict[str, Any]]:
+    """Ids of a benchmark's questions, and what run.json says of them; reads the question files, and no image."""
+    bench, official = plan(entry.name, [], entry.protocol, None)
     with tempfile.TemporaryDirectory() as folder:
-        data, _ = bundled_data(entry.name, Path(folder), entry.scenes or IMAGES, split=entry.split, limit=0)
-        return len(bench.at(data).questions(data, entry.split)[: entry.limit])
+        data = entry.data
+        if data is None:
+            data, _ = bundled_data(entry.name, Path(folder), entry.scenes or IMAGES, limit=0)
+        try:
+            bench = bench.at(data)
+            with files_read() as read:
+                ids = [question.id for question in bench.questions(data, entry.split)[: entry.limit]]
+        except UserError as error:
+            words = str(error) if entry.data else str(error).replace(str(data), "the folder of drawn questions")
+            raise type(error)(f"{experiment.file}: benchmarks, {entry.folder}: {words}") from None
+        return ids, settings_of_questions(bench, data, read, official, protocol_of(entry))
 
 
 def cells(experiment: Experiment) -> list[ExperimentCell]:
     """Every cell, in the order in which they are answered.
 
+    Args:
+        experiment: What `read_experiment` gave.
+
+    Returns:
+        The cells, with what is answered of them.
+
     Raises:
-        UserError: A question file is wrong, or a RUN is broken.
+        UserError: A question file is wrong, or a RUN is broken or holds answers to other questions.
     """
     found = []
-    counts = {entry: count_questions(entry) for entry in experiment.benchmarks}
+    asked = {entry: questions_of(experiment, entry) for entry in experiment.benchmarks}
     for model in experiment.models:
         for entry in experiment.benchmarks:
-            known, skipped = _answered(experiment.run_of(model, entry))
-            count = max(counts[entry] - (skipped if experiment.skip_bad else 0), 0)
+            ids, settings = asked[entry]
+            known, left_out = _answered(experiment.run_of(model, entry), {"model": model.name, **settings})
+            skipped = tuple(each for each in ids if each in left_out) if experiment.skip_bad else ()
+            wanted = frozenset(ids).difference(skipped)
             for decoding, seed in decodings_of(experiment, entry):
                 how = key_of(entry, decoding, seed)
                 chosen = (choose(method)[0] for method in experiment.methods_of(entry))
                 for spec, methods in {spec_of_all(each): each for each in chosen}.items():
-                    done = known.get((spec, *how), [])
+                    done = [record for record in known.get((spec, *how), []) if record["id"] in wanted]
                     cell = ExperimentCell(
-                        model, entry, spec, *how, count, min(len(done), count),
+                        model, entry, spec, *how, wanted, skipped, len(done),
                         protocol_of(entry).max_new_tokens, passes_of(methods), _mean(done),
                     )  # fmt: skip
                     found.append(cell)
@@ -134,15 +150,19 @@ def estimated(found: Sequence[ExperimentCell]) -> list[ExperimentCell]:
     return made
 
 
-def _answered(run: Path) -> tuple[Mapping[tuple[Any, ...], list[Any]], int]:
-    """The records of a RUN by (method, decoding, seed), and how many questions it left out for their images."""
+def _answered(run: Path, settings: Mapping[str, Any]) -> tuple[Mapping[tuple[Any, ...], list[Any]], Collection[str]]:
+    """The records of a RUN by (method, decoding, seed), and the questions that it left out for their images."""
+    try:
+        RunFolder(run).settle(settings, [name for name in FIXED if name in settings])
+    except BadRun as error:
+        raise BadRun(f"{error} Or give the benchmark another folder:.") from None
     known: dict[tuple[Any, ...], list[Any]] = {}
     if not (run / "run.json").exists() or not any(run.glob("records*.jsonl")):
-        return known, 0
+        return known, ()
     there = read_run(run)
     for record in there.records:
         known.setdefault((record["method"], record["decoding"], record.get("seed")), []).append(record)
-    return known, len(there.info.get("skipped") or ())
+    return known, frozenset(there.info.get("skipped") or ())
 
 
 def _mean(records: Sequence[Mapping[str, Any]]) -> float | None:

@@ -1,17 +1,20 @@
 """Answers what an experiment lacks, and writes one report when nothing is missing any more."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..durable import write_whole
 from ..evaluation.reporting import html, tables
+from ..evaluation.reporting.runs import Run
 from ..evaluation.reporting.text import terminal
 from ..evaluation.runner.bundled import IMAGES, bundled_data
 from ..evaluation.runner.run import evaluate
 from ..models.load import load_quietly
-from .cells import cells, decodings_of
-from .experiment_file import BenchmarkEntry, Experiment
+from ..models.settings import device_of, quantization_of
+from .cells import ExperimentCell, cells, decodings_of
+from .experiment import BenchmarkEntry, Experiment
 
 HTML, TEXT = "report.html", "report.txt"
 WIDTH = 160
@@ -40,9 +43,11 @@ def run_experiment(
         UserError: A model, a question file or a RUN is wrong.
     """
     cells(experiment)  # every question file is read before the first model is loaded
-    for model in experiment.models:
-        # Only the workers answer: the card is theirs.
-        settings = {**model.settings, "device": "cpu"} if ray_workers else dict(model.settings)
+    # Only the workers of Ray answer: the card is theirs.
+    loading = [{**model.loading, **({"device": "cpu"} if ray_workers else {})} for model in experiment.models]
+    for settings in loading:  # what is not here is said before the first model has answered
+        quantization_of(settings.get("quantization"), device_of(settings.get("device")))
+    for model, settings in zip(experiment.models, loading, strict=True):
         vlm = load_quietly(model.name, **settings)
         for entry in experiment.benchmarks:
             run = experiment.run_of(model, entry)
@@ -63,15 +68,32 @@ def _questions(experiment: Experiment, entry: BenchmarkEntry) -> tuple[Path, Pat
     """Where question files and images are; drawn scenes lie beside the RUNs, once for all models."""
     if entry.data is not None and entry.images is not None:
         return entry.data, entry.images
-    return bundled_data(entry.name, experiment.drawn, entry.scenes or IMAGES, split=entry.split, limit=entry.limit)
+    count = entry.scenes or IMAGES
+    return bundled_data(entry.name, experiment.drawn(count), count, split=entry.split, limit=entry.limit)
 
 
 def report(experiment: Experiment) -> str | None:
     """Writes report.html and report.txt; None, and no file, where answers are missing."""
-    if any(cell.missing for cell in cells(experiment)):
+    found = cells(experiment)
+    if any(cell.missing for cell in found):
         return None
-    runs = [experiment.run_of(model, entry) for model in experiment.models for entry in experiment.benchmarks]
-    made = tables.tables(runs, against=experiment.against, metrics=experiment.metrics)
+    runs: dict[Path, dict[Any, ExperimentCell]] = {}
+    for cell in found:
+        runs.setdefault(experiment.run_of(cell.model, cell.benchmark), {})[cell.method, cell.decoding, cell.seed] = cell
+
+    def asked_for(run: Run) -> Run:
+        """What the file asks for of a RUN, which may hold more."""
+        known = runs[run.path]
+        some = next(iter(known.values()))
+        records = []
+        for record in run.records:
+            cell = known.get((record["method"], record["decoding"], record.get("seed")))
+            if cell is not None and record["id"] in cell.ids:
+                records.append(record)
+        info = {**run.info, "questions": some.questions, "skipped": list(some.skipped)}
+        return replace(run, info=info, records=records)
+
+    made = tables.tables(runs, against=experiment.against, metrics=experiment.metrics, part=asked_for)
     text = terminal(made, WIDTH)
     write_whole(experiment.out / HTML, html.page(made))
     write_whole(experiment.out / TEXT, text)

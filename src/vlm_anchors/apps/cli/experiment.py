@@ -1,7 +1,6 @@
 """`vlm-anchors run`: an experiment in a file, answered, resumed and reported."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -36,10 +35,7 @@ def run(
     from ...experiments.execute import HTML, TEXT, run_experiment
     from ...experiments.experiment_file import read_experiment
 
-    experiment = read_experiment(file, out, limit)
-    if device is not None:
-        models = [replace(model, settings={**model.settings, "device": device}) for model in experiment.models]
-        experiment = replace(experiment, models=tuple(models))
+    experiment = read_experiment(file, out, limit, device)
     if dry_run:
         say(listing(cells(experiment)), nl=False)
         return
