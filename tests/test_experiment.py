@@ -207,6 +207,22 @@ def test_two_parts_never_write_into_one_run(write):
     assert len(read_experiment(write(base=BASE + twice.replace("4}}", "4, folder: other}}"))).benchmarks) == 2
 
 
+def test_no_answer_stands_twice_in_one_table(write):
+    """Found before anything is answered, where the report would refuse it at the end."""
+    part = "  - {{name: pope, protocol: deco, limit: 2, folder: part, data: {data}/pope, images: {data}/images}}\n"
+    with pytest.raises(BadSetting, match="the benchmarks pope-deco-adversarial and part ask none the same questions"):
+        cells(read_experiment(write(base=BASE + part)))
+    other = part.replace("limit: 2", "limit: 2, methods: [vcd]")
+    assert len(cells(read_experiment(write(base=BASE + other)))) == 3
+
+
+def test_one_model_under_two_settings_is_two_in_the_report(write):
+    text = "[{model}, {{name: {model}, dtype: bfloat16}}]"
+    base = BASE.replace("[{model}]", text).replace("none, clva", "none")
+    report = run_experiment(read_experiment(write(base=base), limit=1))
+    assert report.count("-bfloat16") == 1, "a table of its own"
+
+
 def test_code_of_a_model_is_not_allowed_by_a_file(write):
     with pytest.raises(UnknownName, match="trust_remote_code"):
         read_experiment(write(base=BASE.replace("[{model}]", "[{{name: scenes, trust_remote_code: true}}]")))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadRun, UserError
+from ..errors import BadRun, BadSetting, UserError
 from ..evaluation.benchmarks.protocols import Protocol
 from ..evaluation.reading.files import files_read
 from ..evaluation.reporting.runs import read_run
@@ -113,6 +113,7 @@ def cells(experiment: Experiment) -> list[ExperimentCell]:
     """
     found = []
     asked = {entry: questions_of(experiment, entry) for entry in experiment.benchmarks}
+    _refuse_twice(experiment, asked)
     for model in experiment.models:
         for entry in experiment.benchmarks:
             ids, settings = asked[entry]
@@ -130,6 +131,23 @@ def cells(experiment: Experiment) -> list[ExperimentCell]:
                     )  # fmt: skip
                     found.append(cell)
     return estimated(found)
+
+
+def _refuse_twice(experiment: Experiment, asked: Mapping[BenchmarkEntry, tuple[list[str], dict[str, Any]]]) -> None:
+    """Raises `BadSetting` where two entries ask a method the same question: one table would hold its answer twice."""
+    known: dict[Any, list[tuple[BenchmarkEntry, frozenset[str]]]] = {}
+    for entry, (ids, settings) in asked.items():
+        same = tuple(settings[name] for name in ("benchmark", "data_sha256", "protocol", "max_new_tokens"))
+        decodings = [key_of(entry, *each) for each in decodings_of(experiment, entry)]
+        for spec in {spec_of_all(choose(method)[0]) for method in experiment.methods_of(entry)}:
+            for how in decodings:
+                for other, theirs in known.setdefault((same, spec, how), []):
+                    if not theirs.isdisjoint(ids):
+                        raise BadSetting(
+                            f"{experiment.file}: the benchmarks {other.folder} and {entry.folder} ask {spec} the same "
+                            f"questions in the same way. Keep one of them, or give them other methods or splits."
+                        )
+                known[same, spec, how].append((entry, frozenset(ids)))
 
 
 def passes_of(methods: Sequence[Method]) -> int:

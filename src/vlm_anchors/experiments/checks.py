@@ -77,8 +77,8 @@ def _check_folders(made: Experiment, file: str) -> None:
     same = next((one for one in made.models if alike.count((one.name, one.loading)) > 1), None)
     if same is not None:
         raise BadSetting(
-            f"{file}: on the device {same.device}, two models are {same.name} with the same settings, and its answers would "
-            f"count twice. Keep one of them, or leave --device out."
+            f"{file}: on the device {same.device}, two models are {same.name} with the same settings. Keep one of "
+            f"them, or leave --device out."
         )
     for run in (made.out, *(made.run_of(model, entry) for model in made.models for entry in made.benchmarks)):
         there = next(each for each in (run, *run.parents) if os.path.lexists(each))

@@ -77,6 +77,7 @@ def report(experiment: Experiment) -> str | None:
     found = cells(experiment)
     if any(cell.missing for cell in found):
         return None
+    names = [model.name for model in experiment.models]
     runs: dict[Path, dict[Any, ExperimentCell]] = {}
     for cell in found:
         runs.setdefault(experiment.run_of(cell.model, cell.benchmark), {})[cell.method, cell.decoding, cell.seed] = cell
@@ -91,6 +92,8 @@ def report(experiment: Experiment) -> str | None:
             if cell is not None and record["id"] in cell.ids:
                 records.append(record)
         info = {**run.info, "questions": some.questions, "skipped": list(some.skipped)}
+        if names.count(some.model.name) > 1:  # one model under two settings is two models to a reader
+            info["model"] = some.model.folder
         return replace(run, info=info, records=records)
 
     made = tables.tables(runs, against=experiment.against, metrics=experiment.metrics, part=asked_for)

@@ -52,8 +52,8 @@ def _loader(file: Path) -> Any:
     """YAML's safe loader, where what it takes or fails at in other ways is said with its line."""
     import yaml
 
-    def wrong(node: Any, words: str) -> BadData:
-        return BadData(f"{file}, line {node.start_mark.line + 1}: {words}")
+    def at(node: Any) -> str:
+        return f"{file}, line {node.start_mark.line + 1}"
 
     class Loader(yaml.SafeLoader):
         depth = 0
@@ -61,7 +61,8 @@ def _loader(file: Path) -> Any:
         def compose_node(self, parent: Any, index: Any) -> Any:
             self.depth += 1
             if self.depth > DEEPEST:
-                raise wrong(self.peek_event(), f"values are nested more than {DEEPEST} deep. Close the brackets.")
+                where = at(self.peek_event())
+                raise BadData(f"{where}: values are nested more than {DEEPEST} deep. Close the brackets.")
             node = super().compose_node(parent, index)
             self.depth -= 1
             return node
@@ -72,17 +73,19 @@ def _loader(file: Path) -> Any:
             except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
                 # 2026-02-30 is read as a date, !!bool maybe as a truth value: each fails in Python's own words
                 kind = node.tag.rpartition(":")[2]
-                raise wrong(node, f"{short(node.value)} is no {kind}. Correct it, or put a text in quotes.") from None
+                raise BadData(
+                    f"{at(node)}: {short(node.value)} is no {kind}. Correct it, or put a text in quotes."
+                ) from None
 
     def construct(loader: Any, node: Any) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise wrong(
-                    key, "expected a word as a key; found brackets. Fill the template in, or put a text in quotes."
+                raise BadData(
+                    f"{at(key)}: expected a word as a key; found brackets. Fill the template in, or put a text in quotes."
                 )
             if key.value in seen:
-                raise wrong(key, f"the key {key.value!r} stands twice. Keep one.")
+                raise BadData(f"{at(key)}: the key {key.value!r} stands twice. Keep one.")
             seen.add(key.value)
         return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
