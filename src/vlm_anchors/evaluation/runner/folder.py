@@ -11,6 +11,8 @@ from typing import Any
 from ...durable import AppendedLines, clear_leftovers, iterate_lines, write_whole
 from ...errors import AnchorsWarning, BadData, BadRun, BadSetting
 from ...text_files import read_object
+from ..benchmarks.base import RECORD
+from ..reading.schema import short
 from .sharing import join
 
 FIXED = (
@@ -112,6 +114,7 @@ class RunFolder:
             for number, record in iterate_lines(file):
                 if record is not None:
                     found.add(_checked_key(file, number, record))
+                    _require_whole(file, number, record)
         return found
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -167,6 +170,19 @@ def _checked_key(file: Path, number: int, record: Mapping[str, Any]) -> Key:
         f"{file}, line {number}: expected id, method and decoding as texts and seed as a number; found "
         f"{key!r:.120}. Remove the line."
     )
+
+
+def _require_whole(file: Path, number: int, record: Mapping[str, Any]) -> None:
+    """Raises `BadData` where a record lacks what every score needs: its question would count as answered for ever."""
+    for name, kind in RECORD.fields.items():
+        value = record.get(name)
+        if name in record and (kind.fits(value) or (kind.null and value is None)):
+            continue
+        found = short(value) if name in record else "none"
+        raise BadData(
+            f"{file}, line {number}: expected {kind.words} in the field {name!r}; found {found}. Remove the line; the same "
+            f"command then answers the question again."
+        )
 
 
 def _reported(name: str, settings: Mapping[str, Any]) -> str:
