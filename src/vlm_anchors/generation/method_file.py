@@ -14,6 +14,7 @@ from ..errors import BadSetting
 from ..models.adapter import ANCHORS
 from ..parameters import name_of, spelled
 from ..specs import MethodLike, choose
+from ..text_files import read_object
 from ..version import __version__
 
 
@@ -29,22 +30,30 @@ def save(method: MethodLike, folder: "str | Path", source: str = "") -> Path:
         The file that was written.
 
     Raises:
-        UserError: The SPEC is wrong, or the folder cannot be written.
+        UserError: The SPEC is wrong, the folder cannot be written, or an `anchors.json` in it cannot be read.
     """
     methods, _ = choose(method)
     place = Path(folder).expanduser()
     file = place / ANCHORS
-    known: dict[str, Any] = {}
     try:
         place.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            known = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise BadSetting(f"Cannot write {file}: {error}. Choose a folder that can be written.") from error
-    kept = {key: known[key] for key in ("model", "revision") if isinstance(known, dict) and key in known}
+    kept = base_in(place)
     content = {"method": whole_spec(methods), "source": source, "vlm-anchors": __version__, **kept}
     write_whole(file, json.dumps(content, indent=1) + "\n")
     return file
+
+
+def base_in(folder: Path) -> dict[str, Any]:
+    """What an `anchors.json` in the folder says of a base model; `save` keeps it.
+
+    Raises:
+        BadSetting: The file is broken.
+    """
+    file = folder / ANCHORS
+    known = read_object(file, BadSetting, "Remove it, or choose another folder.") if file.exists() else {}
+    return {key: known[key] for key in ("model", "revision") if key in known}
 
 
 def whole_spec(methods: Any) -> str:
