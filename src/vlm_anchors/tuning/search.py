@@ -141,7 +141,7 @@ def _kept(
 ) -> list[Setting]:
     """The settings that go on: the best so far, and all that are not surely worse than it or than plain; notes the others."""
     best = order_of(objective, depth, [measured[setting] for setting in settings])[0].setting
-    kept = [best]
+    kept = {best}
     for setting in settings:
         if setting == best:
             continue
@@ -150,5 +150,5 @@ def _kept(
             than = "plain" if worse[0] == () else spec_of_all(best)
             measured[setting] = replace(measured[setting], dropped=f"after round {number}, surely worse than {than}")
         else:
-            kept.append(setting)
+            kept.add(setting)
     return [setting for setting in settings if setting in kept]

@@ -1,4 +1,4 @@
-"""Which settings of a method are tried: a grid, random draws of the ranges its parameters declare, and start values.
+"""Which settings of a method are tried: start values, a grid, and random draws of the ranges its parameters declare.
 
 Searched are the parameters with a slider (values worth trying) and ranges of layers; where a method has neither, every parameter
 with a finite range or choices. Seeds are never searched, and what the SPEC names stays as it is.
@@ -22,8 +22,8 @@ Setting: TypeAlias = tuple[Method, ...]
 """The methods of a composition with all their parameters."""
 Place: TypeAlias = tuple[int, str]
 """(which method of a composition, a parameter's name)."""
-TRIES = 100
-"""Draws for each setting that is wanted, before a space counts as exhausted."""
+TRIES = 1000
+"""Draws without a new setting, before a space counts as exhausted."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,12 @@ class Tunable:
         """The names of its methods, without parameters."""
         return tuple(name_of(part) for part in self.base)
 
+    def every_place(self) -> list[Place]:
+        return [(at, name) for at, part in enumerate(self.base) for name in parameters_of(part)]
+
     def places(self) -> list[Place]:
         """Every parameter that is not fixed."""
-        every = [(at, name) for at, part in enumerate(self.base) for name in parameters_of(part)]
-        return [place for place in every if place not in self.fixed]
+        return [place for place in self.every_place() if place not in self.fixed]
 
     def declared(self, place: Place) -> Parameter:
         return parameters_of(self.base[place[0]])[place[1]]
@@ -64,21 +66,29 @@ def tunable(method: MethodLike) -> Tunable:
     Raises:
         UserError: The SPEC is wrong, names no method, or names a decoding.
     """
-    base, decoding = choose(method)
-    if decoding != Greedy():
-        raise BadSetting(f"{decoding.spec()} is a decoding, which is not tuned. Give it with --decoding (decoding=).")
+    base, parts = _parts_of(method)
     if spec_of_all(base) == "none":
         raise BadSetting(
             "Expected a method to tune, such as clva; found none, the plain model, which has no parameters. It is always "
             "answered beside the others."
         )
+    return Tunable(base, _asked_for_in(parts))
+
+
+def _parts_of(method: MethodLike) -> "tuple[Setting, list[str | Method]]":
+    """The methods that compose, and each of them as it was typed."""
+    base, decoding = choose(method)
+    if decoding != Greedy():
+        raise BadSetting(f"{decoding.spec()} is a decoding, which is not tuned. Give it with --decoding (decoding=).")
     items = [method] if isinstance(method, str) or not isinstance(method, Sequence) else list(method)
     parts: list[Any] = []
     for each in items:
         parts.extend(split_composition(each) if isinstance(each, str) else [each])
-    parts = [part for part in parts if not (isinstance(part, str) and part.partition(":")[0].strip() == "greedy")]
-    fixed = {(at, name) for at, part in enumerate(parts) for name in _asked_for(part)}
-    return Tunable(base, frozenset(fixed))
+    return base, [part for part in parts if not (isinstance(part, str) and part.partition(":")[0].strip() == "greedy")]
+
+
+def _asked_for_in(parts: "Sequence[str | Method]") -> frozenset[Place]:
+    return frozenset((at, name) for at, part in enumerate(parts) for name in _asked_for(part))
 
 
 def _asked_for(part: "str | Method") -> list[str]:
@@ -92,12 +102,14 @@ def _asked_for(part: "str | Method") -> list[str]:
 def with_starts(tunables: Sequence[Tunable], starts: Sequence[MethodLike]) -> list[Tunable]:
     """The tunables with the start values that are theirs: those of the same methods.
 
+    What a start does not name is as in the tunable's own SPEC; a preset names what the SPEC leaves open.
+
     Raises:
         BadSetting: A start belongs to no tunable, or moves a parameter that is fixed.
     """
     found = list(tunables)
     for start in starts:
-        setting, _ = choose(start)
+        setting, parts = _parts_of(start)
         names = tuple(name_of(part) for part in setting)
         at = next((at for at, one in enumerate(found) if one.names == names), None)
         if at is None:
@@ -105,12 +117,16 @@ def with_starts(tunables: Sequence[Tunable], starts: Sequence[MethodLike]) -> li
                 f"The start values {spec_of_all(setting)} belong to no method that is tuned: "
                 f"{', '.join(one.name for one in found)}. Name that method too, or leave the start values out."
             )
-        for part, name in found[at].fixed:
-            if getattr(setting[part], name) != getattr(found[at].base[part], name):
+        one, named = found[at], _asked_for_in(parts)
+        for place in sorted(one.fixed & named):
+            if _at(setting, place) != _at(one.base, place):
                 raise BadSetting(
-                    f"{name} is fixed by {found[at].name} and moved by the start values {spec_of_all(setting)}. Keep one."
+                    f"{place[1]} is fixed by {one.name} and moved by the start values {spec_of_all(setting)}. Keep one."
                 )
-        found[at] = replace(found[at], starts=(*found[at].starts, setting))
+        presets = {n for n, part in enumerate(parts) if isinstance(part, str) and "preset" in parse_spec(part)[1]}
+        kept = [place for place in one.every_place() if place in one.fixed or place[0] not in presets]
+        start_of = changed(setting, {place: _at(one.base, place) for place in kept if place not in named})
+        found[at] = replace(one, starts=(*one.starts, start_of))
     return found
 
 
@@ -203,11 +219,12 @@ class SettingList:
     drawn: int
 
     def words(self) -> str:
-        """`clva: 12 settings, 6 of the grid and 6 drawn`."""
+        """`clva: 12 settings, 1 given, 6 of the grid and 5 drawn`."""
         given = len(self.settings) - self.from_grid - self.drawn
-        known = {"of the grid": self.from_grid, "given": given, "drawn": self.drawn}
-        parts = " and ".join(f"{count} {what}" for what, count in known.items() if count)
-        return f"{self.tunable.name}: {len(self.settings)} setting{'s'[: len(self.settings) != 1]}, {parts}"
+        known = {"given": given, "of the grid": self.from_grid, "drawn": self.drawn}
+        parts = [f"{count} {what}" for what, count in known.items() if count]
+        sources = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+        return f"{self.tunable.name}: {len(self.settings)} setting{'s'[: len(self.settings) != 1]}, {sources}"
 
 
 def chosen(
@@ -220,8 +237,8 @@ def chosen(
 ) -> list[SettingList]:
     """The settings of every tunable, as many of each: `budget`, else as many as the largest grid has.
 
-    First the grid (a random part of it, where it is larger than the budget), else the setting as asked for; then the start
-    values; then random draws.
+    First the start values; then the grid (a random part of it, where the budget has no room for all), else the setting as asked
+    for; then random draws.
 
     Args:
         tunables: What is tuned.
@@ -232,22 +249,29 @@ def chosen(
         fits: Whether the model takes a setting; draws that it does not take are drawn again.
 
     Raises:
-        UserError: The grid does not fit, or there is nothing to search.
+        UserError: The grid does not fit, there is nothing to search, or there are more start values than settings.
     """
     axes = axes_of(tunables, grid)
     grids = [points(one, each) for one, each in zip(tunables, axes, strict=True)]
-    wanted = budget or max(len(points) + len(one.starts) for points, one in zip(grids, tunables, strict=True))
+    wanted = budget or max(len({*one.starts, *points}) for points, one in zip(grids, tunables, strict=True))
     found = []
     for one, each, every, depth in zip(tunables, axes, grids, depths, strict=True):
         draws = random.Random(f"{seed} {one.name}")
-        if len(every) > wanted:
-            every = [every[at] for at in sorted(draws.sample(range(len(every)), wanted))]
-        settings = _distinct([*(every or [one.base]), *one.starts])[:wanted]
+        starts = dict.fromkeys(one.starts)
+        if len(starts) > wanted:
+            raise BadSetting(
+                f"{one.name} has {len(starts)} start values and a budget of {wanted}. Give a budget of {len(starts)} or more, or "
+                f"fewer start values."
+            )
+        every, room = [point for point in every if point not in starts], wanted - len(starts)
+        if len(every) > room:
+            every = [every[at] for at in sorted(draws.sample(range(len(every)), room))]
+        settings = list(dict.fromkeys([*starts, *(every if each else [one.base])]))[:wanted]
         known = len(settings)
         if known < wanted:
             ranges = _ranges(one, each, depth)
             settings = _filled(one, ranges, settings, wanted, draws, fits)
-        found.append(SettingList(one, tuple(settings), min(len(_distinct(every)), known), len(settings) - known))
+        found.append(SettingList(one, tuple(settings), len(every), len(settings) - known))
     return found
 
 
@@ -325,27 +349,22 @@ def _filled(
     fits: Callable[[Setting], bool],
 ) -> list[Setting]:
     """Settings until there are as many as wanted, or the space seems exhausted."""
-    found = list(settings)
-    refused: list[Setting] = []
-    for _ in range(TRIES * wanted):
-        if len(found) >= wanted:
-            break
+    found = dict.fromkeys(settings)
+    refused: set[Setting] = set()
+    tries = 0
+    while len(found) < wanted and tries < TRIES:
+        tries += 1
         try:
             setting = changed(one.base, {place: draw(draws) for place, draw in ranges.items()})
         except BadParameter:  # parameters that exclude each other
             continue
         if setting in found or setting in refused:
             continue
-        (found if fits(setting) else refused).append(setting)
-    return found
-
-
-def _distinct(settings: Sequence[Setting]) -> list[Setting]:
-    found: list[Setting] = []
-    for setting in settings:
-        if setting not in found:
-            found.append(setting)
-    return found
+        if fits(setting):
+            found[setting], tries = None, 0
+        else:
+            refused.add(setting)
+    return list(found)
 
 
 def distance_from_off(setting: Setting) -> float:

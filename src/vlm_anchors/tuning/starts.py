@@ -1,6 +1,6 @@
 """Start values that `diagnose` suggests for a model: CLVA's layers, AttAnchor's tau. From validation images alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,15 @@ MOST = 100
 def suggested(
     vlm: Vlm, questions: Sequence[Question], images: Path, tunables: Sequence[Tunable], say: Callable[[str], Any]
 ) -> list[str]:
-    """SPECs for those of the tuned methods that `diagnose` knows values for.
+    """SPECs for those of the tuned methods that `diagnose` knows values for, alone or in a composition.
 
     Raises:
         BadSetting: There are none, or the questions have no images.
     """
     find = find_image(images)
     paths = [find(question.image) for question in questions if question.image is not None][:MOST]
-    names = {one.names for one in tunables}
-    if not paths or not names & {("clva",), ("attanchor",)}:
+    names = [name for name in ("clva", "attanchor") if any(name in one.names for one in tunables)]
+    if not paths or not names:
         raise BadSetting(
             "diagnose suggests values for clva and attanchor, from images; here "
             + ("neither is tuned" if paths else "the questions have none")
@@ -37,8 +37,33 @@ def suggested(
     probes = samples.from_folder(paths)
     seen = premises.observe(vlm, probes)
     suggestion = verdicts.suggestion(seen, *premises.suggested_tau(vlm, probes))
-    specs = [spec for spec in (suggestion["clva"], suggestion["attanchor"]) if spec]
-    kept = [spec for spec in specs if (spec.partition(":")[0],) in names]
-    why = [suggestion[f"{name}_why"] for name in ("clva", "attanchor") if (name,) in names]
-    say(f"diagnose suggests {' and '.join(kept) or 'nothing'}. {' '.join(filter(None, why))}")
-    return kept
+    known = {name: suggestion[name] for name in names if suggestion[name]}
+    why = [suggestion[f"{name}_why"] for name in names]
+    say(f"diagnose suggests {' and '.join(known.values()) or 'nothing'}. {' '.join(filter(None, why))}")
+    starts = []
+    for one in tunables:
+        start, kept = start_for(one, known)
+        if kept:
+            say(f"{one.name} keeps {' and '.join(kept)}: its SPEC names {'it' if len(kept) == 1 else 'them'}.")
+        starts += [start] if start else []
+    return starts
+
+
+def start_for(one: Tunable, known: Mapping[str, str]) -> tuple[str, list[str]]:
+    """A start of a tunable, by what is known of its parts, and the parameters that its own SPEC fixes.
+
+    Args:
+        one: The tunable.
+        known: Suggestions as SPECs, by method.
+
+    Returns:
+        The start as a SPEC, empty where nothing is known that is not fixed; the names of what is known and fixed.
+    """
+    parts, kept = [], []
+    for at, name in enumerate(one.names):
+        values = [value for value in known.get(name, "").partition(":")[2].split(",") if value]
+        fixed = [value for value in values if (at, value.partition("=")[0]) in one.fixed]
+        kept += [value.partition("=")[0] for value in fixed]
+        free = ",".join(value for value in values if value not in fixed)
+        parts.append(f"{name}:{free}" if free else name)
+    return "+".join(parts) if tuple(parts) != one.names else "", kept
