@@ -2,15 +2,18 @@
 
 import json
 import random
+import shutil
+from dataclasses import replace
 
 import pytest
 from test_tune_settings import POPE, questions
 
 import vlm_anchors as va
 from vlm_anchors.apps.cli import main
-from vlm_anchors.errors import BadRun, BadSetting, CannotAct, UnknownName, UserError
+from vlm_anchors.errors import BadData, BadImage, BadParameter, BadRun, BadSetting, CannotAct, UnknownName, UserError
 from vlm_anchors.evaluation.benchmarks.mmhal import Mmhal
 from vlm_anchors.evaluation.runner import bundled
+from vlm_anchors.evaluation.runner.folder import RunFolder
 from vlm_anchors.models.load import BUNDLED_FOLDER
 from vlm_anchors.specs import choose, spec_of_all
 from vlm_anchors.tuning import asking, paired, tune
@@ -131,6 +134,30 @@ def test_a_benchmark_that_a_judge_scores_is_refused():
         asking.require_scores(Mmhal(), questions(2))
 
 
+def test_an_objective_that_the_labels_leave_undefined_is_refused():
+    f1, accuracy = POPE.metrics_of[:2]
+    answered_no = [replace(one, truth={"label": "no"}) for one in questions(3)]
+    words = r"f1 is undefined on the 6 questions about the held-out images: to each of them 'no' is right\. Choose .*\(accuracy"
+    with pytest.raises(BadSetting, match=words):
+        asking.require_defined(POPE, f1, answered_no, "held-out")
+    asking.require_defined(POPE, accuracy, answered_no, "held-out")
+    asking.require_defined(POPE, f1, questions(3), "held-out")
+    asking.require_defined(POPE, f1, [replace(one, truth={"label": "yes"}) for one in questions(3)], "held-out")
+    asking.require_defined(Mmhal(), f1, [replace(one, truth={}) for one in questions(3)], "held-out")
+
+
+# The seed
+
+
+def test_a_seed_in_the_decoding_is_the_decodings():
+    assert asking.seed_of("nucleus:top_p=0.9,seed=7", None) == asking.seed_of("nucleus:seed=7", 7) == 7
+    assert asking.seed_of(va.Nucleus(seed=7), None) == 7 and asking.seed_of("nucleus:seed=0", None) == 0
+    assert asking.seed_of("nucleus", 3) == asking.seed_of(None, 3) == asking.seed_of("greedy", 3) == 3
+    for decoding in ("nucleus:seed=0", "nucleus:seed=7", va.Nucleus(seed=7)):
+        with pytest.raises(BadParameter, match=r"names the seed \d, and --seed \(seed=\) is 3. Keep one"):
+            asking.seed_of(decoding, 3)
+
+
 # With a model
 
 
@@ -201,6 +228,60 @@ def test_settings_that_change_nothing_are_no_better(tiny, scenes, tmp_path):
     gain = found.winner.held_out.gain
     assert gain.value == 0 and gain.interval.low == gain.interval.high == 0 and not found.better
     assert found.verdict.startswith("No setting is better than plain: none scores higher than plain even on")
+    vague = replace(found.winner, held_out=replace(found.winner.held_out, score=None, gain=None))
+    assert replace(found, winner=vague, methods=(vague,)).verdict == (
+        f"Whether {found.spec} is better than plain cannot be said: on the held-out images f1 is undefined for {found.spec}."
+    )
+    (tmp_path / "tune.json").unlink()
+    (tmp_path / "anchors.json").write_text("{")
+    with pytest.raises(BadSetting, match="anchors.json is not valid JSON in line 1.*Remove it"):
+        tune.write_files(tmp_path, found, print)
+    assert json.loads((tmp_path / "tune.json").read_text("utf-8"))["winner"] == found.spec, "numbers are written first"
+
+
+def test_an_objective_that_no_answer_defines_has_no_winner(tiny, scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "require_defined", lambda *given: None)
+    answered_no = tmp_path / "no.json"
+    lines_of = [json.loads(line) for line in next((scenes / "pope").glob("*adv*")).read_text("utf-8").splitlines()]
+    answered_no.write_text("\n".join(json.dumps({**line, "label": "no"}) for line in lines_of[::6]))
+    how = {"data": answered_no, "images": scenes / "images", "grid": {"alpha": [2.0]}, "protocol_name": "deco"}
+    with pytest.raises(BadSetting, match="f1 is undefined for every setting on the validation images.*are kept"):
+        va.tune(tiny, "clva", "pope", tmp_path / "out", **how)
+    assert (tmp_path / "out" / "validation" / "records.jsonl").read_bytes()
+    assert va.tune(tiny, "clva", "pope", tmp_path / "out", objective="accuracy", **how).spec == "clva:alpha=2.0"
+
+
+def test_an_image_that_cannot_be_read_is_named_before_anything_is_answered(tiny, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "bad")
+    broken = sorted((tmp_path / "bad" / "images").iterdir())[2]
+    broken.write_bytes(b"no image")
+    with pytest.raises(BadImage, match=rf"of question '\S+' first: .*{broken.name}.*--skip-bad"):
+        tuned(tiny, tmp_path / "bad", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_files_of_an_earlier_search_are_named_before_anything_is_answered(tiny, scenes, tmp_path):
+    (tmp_path / "anchors.json").write_text("{")
+    with pytest.raises(BadSetting, match="anchors.json is not valid JSON in line 1.*Remove it"):
+        tuned(tiny, scenes, tmp_path)
+    (tmp_path / "anchors.json").unlink()
+    (tmp_path / "plan.json").write_text("")
+    with pytest.raises(
+        BadRun, match="plan.json is not valid JSON.*Remove it and run the command that wrote it again; the answers"
+    ):
+        tuned(tiny, scenes, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
+
+
+@pytest.mark.parametrize(("change", "words"), [({}, "none"), ({"answer": None}, "None")])
+def test_a_record_without_an_answer_is_named_with_its_line(tmp_path, change, words):
+    whole = {**questions(1)[0].record("Yes"), "method": "none", "decoding": "greedy", "seed": None}
+    less = {key: value for key, value in whole.items() if key != "answer"} | {"id": "other"} | change
+    (tmp_path / "records.jsonl").write_text(f"{json.dumps(whole)}\n{json.dumps(less)}\n")
+    with pytest.raises(
+        BadData, match=f"records.jsonl, line 2: expected a text in the field 'answer'; found {words}. Remove"
+    ):
+        RunFolder(tmp_path).done()
 
 
 @pytest.mark.parametrize(
@@ -210,7 +291,8 @@ def test_settings_that_change_nothing_are_no_better(tiny, scenes, tmp_path):
         ({"objective": "f2"}, UnknownName, "No|no metric"),
         ({"budget": 0}, BadSetting, "1 or more"),
         ({"held_out": 1.0}, BadSetting, "above 0 and below 1"),
-        ({"limit": 6}, BadSetting, "4 or more images"),
+        ({"limit": 6}, BadSetting, "4 or more images.*found 1. Raise --limit"),
+        ({"start": "clva:layers=2-40"}, CannotAct, "layers 1 to 4"),
         ({"methods": []}, BadSetting, "one or more methods"),
         ({"methods": ["clva", "clva:alpha=3"]}, BadSetting, "tuned twice"),
     ],
@@ -242,6 +324,8 @@ def test_wrong_words_on_the_command_line_end_with_2(capsys, tmp_path):
         ["--method", "clva", "--benchmark", "popes"],
         ["--method", "vcd", "--grid", "beta=7"],
         ["--method", "clva", "--grid", "alpha="],
+        ["--method", "clva:alpha=2", "--start", "clva:alpha=3"],
+        ["--method", "clva", "--decoding", "nucleus:seed=7", "--seed", "3"],
     ]
     for words in wrong:
         assert main(["tune", *words, "--out", str(tmp_path / "out")]) == 2, words

@@ -8,6 +8,7 @@ from vlm_anchors.evaluation.benchmarks.pope import Pope
 from vlm_anchors.specs import spec_of_all
 from vlm_anchors.tuning import space, split
 from vlm_anchors.tuning.space import chosen, distance_from_off, parse_grid, tunable
+from vlm_anchors.tuning.starts import start_for
 
 POPE = Pope()
 
@@ -85,8 +86,55 @@ def test_parts_of_a_composition_are_searched_together():
 
 def test_start_values_are_tried_first_and_moved_layers_are_drawn_from_them():
     (clva,) = settings(["clva"], budget=12, starts=["clva:positive_layer=5,layers=6-8"])
-    assert specs_of(clva)[:2] == ["clva", "clva:positive_layer=5,layers=6-8"]
+    assert specs_of(clva)[:2] == ["clva:positive_layer=5,layers=6-8", "clva"]
     assert {part.positive_layer for (part,) in clva.settings} == {None, 5}
+
+
+def test_start_values_count_in_the_budget_before_a_grid_does():
+    (clva,) = settings(["clva"], budget=1, starts=["clva:layers=3-5"])
+    assert specs_of(clva) == ["clva:layers=3-5"]
+    clva, vcd = settings(
+        ["clva", "vcd"], {"clva.alpha": [3, 5, 7]}, budget=3, starts=["clva:layers=3-5", "clva:alpha=5"]
+    )
+    assert specs_of(clva)[:2] == ["clva:layers=3-5", "clva:alpha=5"] and specs_of(clva)[2] in (
+        "clva:alpha=3",
+        "clva:alpha=7",
+    )
+    assert len(vcd.settings) == 3 and clva.words() == "clva: 3 settings, 2 given and 1 of the grid"
+    clva, vcd = settings(["clva", "vcd"], {"clva.alpha": [3, 5]}, starts=["clva:layers=3-5", "clva:alpha=5"])
+    assert len(clva.settings) == len(vcd.settings) == 3, "a start that the grid holds counts once"
+    with pytest.raises(BadSetting, match="clva has 2 start values and a budget of 1. Give a budget of 2 or more"):
+        settings(["clva"], budget=1, starts=["clva:layers=3-5", "clva:alpha=5"])
+
+
+def test_what_a_start_does_not_name_is_as_in_the_spec():
+    (clva,) = settings(["clva:beta=0"], budget=3, starts=["clva:layers=3-5"])
+    assert specs_of(clva)[0] == "clva:beta=0,layers=3-5" and {part.beta for (part,) in clva.settings} == {0}
+    (clva,) = settings(["clva:beta=0"], budget=3, starts=["clva:layers=3-5,beta=0"])
+    assert specs_of(clva)[0] == "clva:beta=0,layers=3-5"
+    (pai,) = settings(["pai:alpha=0.3"], budget=2, starts=["pai:preset=llava-1.5-7b/any"])
+    assert pai.settings[0][0].alpha == 0.3 and pai.settings[0][0].layers == va.PAI.preset("llava-1.5-7b/any").layers
+    (pai,) = settings(["pai:preset=llava-1.5-7b/any"], budget=2, starts=["pai:alpha=0.3"])
+    assert pai.settings[0][0].layers == va.PAI.preset("llava-1.5-7b/any").layers
+    with pytest.raises(BadSetting, match="beam is a decoding"):
+        settings(["clva"], budget=3, starts=["clva+beam"])
+
+
+def test_suggestions_go_to_the_parts_of_a_composition_and_leave_what_its_spec_fixes():
+    known = {"clva": "clva:positive_layer=3,layers=5-8,beta=0", "attanchor": "attanchor:tau=0.4"}
+    start, kept = start_for(both := tunable("attanchor+clva:beta=0.5"), known)
+    assert (start, kept) == ("attanchor:tau=0.4+clva:positive_layer=3,layers=5-8", ["beta"])
+    (with_start,) = space.with_starts([both], [start])
+    assert spec_of_all(with_start.starts[0]) == "attanchor:tau=0.4+clva:beta=0.5,positive_layer=3,layers=5-8"
+    assert start_for(tunable("attanchor:tau=0.3"), known) == ("", ["tau"])
+    assert start_for(tunable("vcd"), known) == ("", [])
+
+
+def test_a_huge_budget_is_drawn_in_time_that_grows_with_the_settings_alone():
+    (clva,) = settings(["clva"], budget=5000)
+    assert len(set(clva.settings)) == 5000
+    (clva,) = settings(["clva:beta=0,lam=1,layers=none"], {"alpha": [1, 2], "tau": [1, 2]}, budget=10**9)
+    assert 4 <= len(clva.settings) < 10**6
 
 
 def test_a_method_of_another_package_is_searched_by_its_declared_range():
@@ -188,6 +236,8 @@ def test_too_few_images_are_refused(images, tmp_path):
     files(tmp_path, {one.image for one in asked})
     with pytest.raises(BadSetting, match=f"4 or more images.*found {images}"):
         split.split_by_image(POPE, asked, tmp_path, 0.5, 0)
+    with pytest.raises(BadSetting, match=r"Raise --limit \(limit=\), which leaves 2 questions"):
+        split.split_by_image(POPE, asked, tmp_path, 0.5, 0, limit=2)
 
 
 def test_rounds_double():

@@ -12,14 +12,15 @@ from ..evaluation.benchmarks.base import Benchmark, Metric, Question, Record
 from ..evaluation.benchmarks.protocols import Protocol
 from ..evaluation.reporting.runs import read_run
 from ..evaluation.runner.answerer import key_of_run, run_of
-from ..evaluation.runner.batches import asked, without_bad
+from ..evaluation.runner.batches import Asked, asked, require_readable, without_bad
 from ..evaluation.runner.run import evaluate, plan, shortened
+from ..generation.decodings import Nucleus
 from ..generation.generate import GenerationPlan
 from ..interventions.attachment import attach
 from ..models.decoder import find_target
 from ..models.vlm import Vlm
-from ..registry import did_you_mean
-from ..specs import DecodingLike, spec_of_all
+from ..registry import did_you_mean, parse_spec
+from ..specs import DecodingLike, choose, spec_of_all
 from .search import PLAIN, Answers
 from .space import Setting
 
@@ -29,6 +30,8 @@ class Asking:
     """A model, a benchmark and how its questions are put.
 
     Attributes:
+        seed: Of the division and the random draws.
+        decoding_seed: Of a sampling decoding.
         options: Keywords of `evaluate` that stay the same throughout.
     """
 
@@ -38,6 +41,7 @@ class Asking:
     data: Path
     images: Path
     seed: int
+    decoding_seed: int
     decoding: DecodingLike = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -48,26 +52,43 @@ class Asking:
         benchmark: str | Benchmark,
         data: str | Path,
         images: str | Path,
-        seed: int,
+        seed: int | None,
         decoding: DecodingLike,
         options: Mapping[str, Any],
     ) -> "Asking":
         """Checks what was named. Raises a `UserError` where a name is wrong."""
         bench, official = plan(benchmark, [], options["protocol_name"], decoding)
         how = shortened(official, options["max_new_tokens"])
-        return cls(vlm, bench.at(Path(data)), how, Path(data), Path(images), seed, decoding, options)
+        seeds = seed or 0, seed_of(decoding, seed)
+        return cls(vlm, bench.at(Path(data)), how, Path(data), Path(images), *seeds, decoding, options)
+
+    @cached_property
+    def _asked(self) -> list[Asked]:
+        split, limit = self.options["split"], self.options["limit"]
+        return asked(self.benchmark, self.data, self.images, split, limit, self.protocol)
 
     @cached_property
     def questions(self) -> list[Question]:
-        """Those that can be asked."""
-        split, limit = self.options["split"], self.options["limit"]
-        found = asked(self.benchmark, self.data, self.images, split, limit, self.protocol)
+        """Those that can be asked; each of their images is read once here.
+
+        Raises:
+            BadImage: One cannot be read, and is not to be skipped.
+        """
+        found = self._asked
         if self.options["skip_bad"]:
             found, _ = without_bad(found, self.images)
+        else:
+            require_readable(found, self.images)
         return [one.question for one in found]
 
+    @property
+    def reached_limit(self) -> int | None:
+        """The limit, where there are as many questions; None where it cut nothing."""
+        limit = self.options["limit"]
+        return limit if limit == len(self._asked) else None
+
     def plan_of(self, setting: Setting) -> GenerationPlan:
-        return run_of(self.vlm, list(setting) or PLAIN, self.protocol, self.decoding, self.seed)
+        return run_of(self.vlm, list(setting) or PLAIN, self.protocol, self.decoding, self.decoding_seed)
 
     def depth(self, target: str) -> int:
         """Number of the layers that a method with this target counts."""
@@ -98,12 +119,30 @@ class Asking:
         def answer(settings: Sequence[Setting], new: Sequence[str], so_far: Sequence[str]) -> Answers:
             evaluate(
                 self.vlm, self.benchmark, run, data=self.data, images=self.images, decoding=self.decoding,
-                seed=self.seed, methods=[list(each) or PLAIN for each in settings], only=frozenset(new), **self.options,
+                seed=self.decoding_seed, methods=[list(each) or PLAIN for each in settings], only=frozenset(new), **self.options,
             )  # fmt: skip
             keys = {key_of_run(self.plan_of(setting)) for setting in settings}
             return records_of(run, keys, so_far)
 
         return answer
+
+
+def seed_of(decoding: DecodingLike, seed: int | None) -> int:
+    """The seed of a sampling decoding: the one that its SPEC names, else `seed`, else 0.
+
+    Raises:
+        BadParameter: Both are given, and differ.
+    """
+    how = choose(decoding=decoding)[1]
+    named = isinstance(decoding, str) and "seed" in parse_spec(decoding)[1]
+    if not isinstance(how, Nucleus) or not (named or how.seed != Nucleus().seed):
+        return seed or 0
+    if seed not in (None, how.seed):
+        raise BadParameter(
+            f"The decoding {how.spec()} names the seed {how.seed}, and --seed (seed=) is {seed}. Keep one; without --seed the "
+            f"images are divided by seed 0."
+        )
+    return how.seed
 
 
 def records_of(run: Path, keys: "set[tuple[str, str, int | None]]", ids: Sequence[str]) -> Answers:
@@ -151,3 +190,22 @@ def require_scores(bench: Benchmark, questions: Sequence[Question]) -> None:
             f"{bench.name} cannot score answers on its own, so there is nothing to tune by: {error} Tune on another "
             f"benchmark, such as pope or chair."
         ) from None
+
+
+def require_defined(bench: Benchmark, metric: Metric, questions: Sequence[Question], part: str) -> None:
+    """Raises `BadSetting` where the labels of yes/no questions show that the objective is undefined, whatever is answered."""
+    labels = [str(question.truth.get("label")) for question in questions]
+    other = {"yes": "no", "no": "yes"}
+    if not set(labels) <= set(other):
+        return
+    ways = [labels, [other[label] for label in labels], ["yes"] * len(labels), ["no"] * len(labels)]
+    records = [[one.record(answer) for one, answer in zip(questions, way, strict=True)] for way in ways]
+    defined = {name for each in records for name, value in bench.score(each).metrics.items() if value is not None}
+    if metric.name in defined:
+        return
+    why = f"to each of them {labels[0]!r} is right" if len(set(labels)) == 1 else "whatever is answered"
+    aims = [one.name for one in bench.metrics_of if one.better != "neither" and one.name in defined]
+    raise BadSetting(
+        f"{metric.name} is undefined on the {len(questions)} questions about the {part} images: {why}. Choose another "
+        f"--objective ({', '.join(aims)}), or give more questions."
+    )

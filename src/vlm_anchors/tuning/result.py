@@ -88,11 +88,17 @@ class Tuning:
         others = [one for one in self.methods if one is not self.winner and self.is_better(one)]
         gain = self.winner.searched.best.gain
         ahead = gain is not None and gain.value * self.objective.sign > 0
-        if self.better:
+        if self.winner.held_out.gain is None:
+            whose = "plain" if self.plain[1].score is None else self.spec
+            found = (
+                f"Whether {self.spec} is better than plain cannot be said: on the held-out images {self.objective.metric.name} "
+                f"is undefined for {whose}."
+            )
+        elif self.better:
             found = f"{self.spec} is better than plain: {words}."
         elif others:
             found = f"The winner, {self.spec}, is not better than plain: {words}."
-        elif ahead:
+        elif ahead or gain is None:
             found = f"No setting is better than plain: {self.spec} did best on the validation images; {words}."
         else:
             found = (

@@ -40,7 +40,7 @@ class ImageSplit:
 
 
 def split_by_image(
-    benchmark: Benchmark, questions: Sequence[Question], images: Path, share: float, seed: int
+    benchmark: Benchmark, questions: Sequence[Question], images: Path, share: float, seed: int, limit: int | None = None
 ) -> ImageSplit:
     """The questions divided by image; the same for the same seed.
 
@@ -52,6 +52,7 @@ def split_by_image(
         images: Folder of the images.
         share: Part of the images that is held out, between 0 and 1.
         seed: Of the division.
+        limit: The number of questions that --limit cut the data to; None where it cut nothing.
 
     Raises:
         BadSetting: There are too few images.
@@ -62,9 +63,10 @@ def split_by_image(
     random.Random(seed).shuffle(together)
     held = min(max(round(share * len(together)), FEWEST), len(together) - FEWEST)
     if held < FEWEST:
+        more = "Give more images" if limit is None else f"Raise --limit (limit=), which leaves {limit} questions"
         raise BadSetting(
             f"Expected questions about {2 * FEWEST} or more images, {FEWEST} to choose a setting on and {FEWEST} to judge it "
-            f"on; found {len(together)}. Give more images; some hundred make intervals narrow enough to decide."
+            f"on; found {len(together)}. {more}; some hundred images make intervals narrow enough to decide."
         )
     return ImageSplit(tuple(together[held:]), tuple(together[:held]))
 

@@ -13,12 +13,12 @@ from ..evaluation.benchmarks.base import Benchmark
 from ..evaluation.reporting.runs import read_run
 from ..evaluation.runner.folder import shard
 from ..evaluation.statistics import holm
-from ..generation.method_file import save
+from ..generation.method_file import base_in, save
 from ..models.vlm import Vlm
 from ..provenance import provenance
 from ..specs import DecodingLike, MethodLike
 from ..text_files import read_object
-from .asking import Asking, metric_of, require_scores
+from .asking import Asking, metric_of, require_defined, require_scores
 from .figure import score_over_parameters
 from .paired import Draws, Objective
 from .result import TunedMethod, Tuning
@@ -46,7 +46,7 @@ def tune(
     start: "MethodLike | Sequence[MethodLike]" = (),
     objective: str | None = None,
     held_out: float = 0.5,
-    seed: int = 0,
+    seed: int | None = None,
     decoding: DecodingLike = None,
     say: Callable[[str], Any] = lambda words: None,
     **options: Any,
@@ -65,12 +65,13 @@ def tune(
         data: Question files in the benchmark's layout.
         images: Folder of their images.
         grid: Values by parameter, `{"alpha": [2, 5], "clva.layers": [(13, 24)]}`; all combinations are tried.
-        budget: Settings of each method: those of the grid, then random draws from the ranges that its parameters declare.
-            By default as many as the largest grid has, and 12 without a grid.
-        start: Settings to try first; "diagnose" stands for what `diagnose` suggests, from the validation images.
+        budget: Settings of each method: start values, those of the grid, then random draws from the ranges that its parameters
+            declare. By default as many as the largest grid and its start values are, and 12 without a grid.
+        start: Settings to try first; "diagnose" stands for what `diagnose` suggests, from the validation images. What they do
+            not name is as in the method's SPEC.
         objective: A metric of the benchmark by name; by default its headline.
         held_out: Share of the images that settings are judged on and not chosen on.
-        seed: Of the division, the random draws and a sampling decoding.
+        seed: Of the division, the random draws and a sampling decoding that names no seed of its own. None: 0.
         decoding: Instead of the protocol's.
         say: Takes what happens, in words.
         **options: `split`, `limit`, `protocol_name`, `max_new_tokens`, `batch_size`, `reuse`, `ray_workers`, `skip_bad` and
@@ -80,13 +81,16 @@ def tune(
         The winner, every setting's score, and the verdict; `print(found.text())` shows them.
 
     Raises:
-        UserError: A name, a value or a file is wrong; nothing has been answered then.
+        UserError: A name, a value or a file is wrong, before anything is answered; or the objective proves undefined, or a file
+            cannot be written, and all answers are kept.
     """
     check(vlm, budget, options)
     tunables = tunables_of(methods)
     asking = Asking.of(vlm, benchmark, data, images, seed, decoding, {**DEFAULTS, **options})
     aim = Objective(asking.benchmark, metric_of(asking.benchmark, objective))
+    base_in(Path(out))  # a broken anchors.json is found before anything is answered
     parts, settled = divided(asking, Path(out), held_out)
+    require_answerable(asking, aim, parts)
     if budget is None and not grid:
         budget = BUDGET
     lists = settings_of(asking, parts, tunables, grid or {}, budget, start, say)
@@ -138,16 +142,16 @@ def divided(asking: Asking, folder: Path, share: float) -> tuple[ImageSplit, dic
     Raises:
         BadRun: An earlier search in the folder divided its images otherwise.
     """
-    parts = split_by_image(asking.benchmark, asking.questions, asking.images, share, asking.seed)
-    by_id = {question.id: question for question in asking.questions}
-    require_scores(asking.benchmark, [by_id[key] for image in parts.validation[:2] for key in image])
+    questions = asking.questions
+    parts = split_by_image(asking.benchmark, questions, asking.images, share, asking.seed, asking.reached_limit)
     settled = {
         "benchmark": asking.benchmark.spec(), "model": asking.vlm.name, "split": asking.options["split"],
         "limit": asking.options["limit"], "seed": asking.seed, "held_out": share,
-        "images": len(parts.validation) + len(parts.held_out), "questions": len(asking.questions),
+        "images": len(parts.validation) + len(parts.held_out), "questions": len(questions),
     }  # fmt: skip
     file = folder / PLAN
-    before = read_object(file, BadRun, "Choose another --out.") if file.exists() else settled
+    advice = "Remove it and run the command that wrote it again; the answers beside it are kept."
+    before = read_object(file, BadRun, advice) if file.exists() else settled
     for name, value in settled.items():
         if before.get(name) != value:
             raise BadRun(
@@ -155,6 +159,14 @@ def divided(asking: Asking, folder: Path, share: float) -> tuple[ImageSplit, dic
                 f"others: choose another --out."
             )
     return parts, settled
+
+
+def require_answerable(asking: Asking, aim: Objective, parts: ImageSplit) -> None:
+    """Refuses questions that the benchmark cannot score here, or whose labels leave the objective undefined."""
+    by_id = {question.id: question for question in asking.questions}
+    require_scores(asking.benchmark, [by_id[key] for image in parts.validation[:2] for key in image])
+    for part, images in ((VALIDATION, parts.validation), (HELD_OUT, parts.held_out)):
+        require_defined(asking.benchmark, aim.metric, [by_id[key] for image in images for key in image], part)
 
 
 def write_plan(folder: Path, settled: Mapping[str, Any]) -> None:
@@ -186,7 +198,7 @@ def settings_of(
     depths = [[asking.depth(part.target) for part in one.base] for one in tunables]
     lists = chosen(tunables, grid, budget, asking.seed, depths, asking.fits)
     for one in lists:
-        for setting in one.settings:
+        for setting in one.settings[: len(one.settings) - one.drawn]:  # those that are drawn fit already
             asking.require_fit(setting)
     for words in (parts.words(), *(one.words() for one in lists)):
         say(words)
@@ -201,9 +213,18 @@ def searched(
     folder: Path,
     say: Callable[[str], Any],
 ) -> Tuning:
-    """The search on the validation part, and the best settings on the held-out part."""
+    """The search on the validation part, and the best settings on the held-out part.
+
+    Raises:
+        BadSetting: The objective is undefined for every setting; the answers are kept.
+    """
     depth = max(asking.depth(part.target) for one in lists for part in one.tunable.base)
     plain, found = search(aim, lists, _rounds(parts), asking.answer_into(folder / VALIDATION), depth, say)
+    if all(one.best.score is None for one in found):
+        raise BadSetting(
+            f"{aim.metric.name} is undefined for every setting on the validation images, so there is none to choose. Run again "
+            f"with another --objective; the answers in {folder / VALIDATION} are kept."
+        )
     ids = [key for image in parts.held_out for key in image]
     bests = list(dict.fromkeys(one.best.setting for one in found))
     say(f"held-out images: plain and {', '.join(dict.fromkeys(one.best.spec for one in found))}")
@@ -253,10 +274,10 @@ def judged(
 
 
 def write_files(folder: Path, found: Tuning, say: Callable[[str], Any]) -> None:
-    """The settings file, every number, and the figure where matplotlib is installed."""
+    """Every number, the settings file, and the figure where matplotlib is installed."""
     what = f"tuned on {found.info['benchmark']} ({found.objective.metric.name}), {found.info['model']}: {found.verdict}"
-    save(list(found.winner.searched.best.setting), folder, what)
     write_whole(folder / RESULT, json.dumps(found.as_dict(), indent=1, ensure_ascii=False) + "\n")
+    save(list(found.winner.searched.best.setting), folder, what)
     try:
         drawn = score_over_parameters(found)
     except BadSetting as error:

@@ -33,20 +33,26 @@ Budget = Annotated[
         "--budget",
         metavar="N",
         min=1,
-        help="Settings of each method: the grid's, then random ones. Default: the largest grid's number, else 12.",
+        help="Settings of each method: --start's, the grid's, then random ones. Default: starts and largest grid, else 12.",
     ),
 ]
 Start = Annotated[
     list[str] | None,
-    typer.Option("--start", metavar="SPEC", help="Try this first; 'diagnose': what diagnose suggests."),
+    typer.Option(
+        "--start",
+        metavar="SPEC",
+        help="Try this first, the rest as in the method's SPEC; 'diagnose': what diagnose suggests.",
+    ),
 ]
 Aim = Annotated[str | None, typer.Option("--objective", metavar="METRIC", help="Default: the benchmark's headline.")]
 HeldOut = Annotated[
     float, typer.Option("--held-out", metavar="SHARE", help="Share of the images that the choice is judged on.")
 ]
 Seed = Annotated[
-    int,
-    typer.Option("--seed", metavar="S", min=0, max=2**63 - 1, help="Of the division, the draws and nucleus sampling."),
+    int | None,
+    typer.Option(
+        "--seed", metavar="S", min=0, max=2**63 - 1, help="Of the division, the draws and nucleus sampling. Default: 0."
+    ),
 ]
 
 
@@ -67,7 +73,7 @@ def tune(
     limit: evaluating.Limit = None,
     protocol: evaluating.How = None,
     decoding: options.Decoding = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     max_new_tokens: evaluating.NewTokens = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="B", min=1)] = 16,
     ray: evaluating.Ray = None,
@@ -79,8 +85,9 @@ def tune(
     Every method gets as many settings. Without --data: bundled scenes.
     """
     from ...evaluation.runner.run import plan, refuse_other_run, shortened
-    from ...tuning.asking import metric_of
-    from ...tuning.space import axes_of, parse_grid
+    from ...tuning.asking import metric_of, seed_of
+    from ...tuning.space import axes_of, parse_grid, with_starts
+    from ...tuning.starts import DIAGNOSE
     from ...tuning.tune import VALIDATION, tunables_of
     from ...tuning.tune import tune as search
 
@@ -89,7 +96,9 @@ def tune(
     bench, official = plan(benchmark, [], protocol, decoding)  # names first: a model may take minutes to load
     shortened(official, max_new_tokens)
     metric_of(bench, objective)
-    axes_of(tunables_of(methods), values)
+    seed_of(decoding, seed)
+    tunables = tunables_of(methods)
+    axes_of(with_starts(tunables, [each for each in start or [] if each != DIAGNOSE]), values)
     if ray:  # only the workers answer: the card is theirs
         model = replace(model, settings={**model.settings, "device": "cpu"})
     vlm = model.load()

@@ -71,6 +71,17 @@ def without_bad(questions: list[Asked], images: Path) -> tuple[list[Asked], list
     return [one for one in questions if one.question.image not in bad], skipped
 
 
+def require_readable(questions: Sequence[Asked], images: Path) -> None:
+    """Raises `BadImage`, which names a question and --skip-bad, where the image of one cannot be read."""
+    bad = unreadable(questions, images)
+    about = [one.question for one in questions if one.question.image in bad]
+    if about:
+        raise BadImage(
+            f"The images of {len(about)} of {len(questions)} questions cannot be read, that of question {about[0].id!r} first: "
+            f"{bad[str(about[0].image)]} Restore them, or leave these questions out with --skip-bad (skip_bad=True)."
+        )
+
+
 def check_limit(limit: int | None) -> None:
     if limit is not None and limit < 1:
         raise BadSetting(f"--limit must be 1 or more; found {limit}.")
