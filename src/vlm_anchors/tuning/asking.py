@@ -200,12 +200,13 @@ def require_defined(bench: Benchmark, metric: Metric, questions: Sequence[Questi
         return
     ways = [labels, [other[label] for label in labels], ["yes"] * len(labels), ["no"] * len(labels)]
     records = [[one.record(answer) for one, answer in zip(questions, way, strict=True)] for way in ways]
-    defined = {name for each in records for name, value in bench.score(each).metrics.items() if value is not None}
-    if metric.name in defined:
+    scores = [bench.score(each).metrics for each in records]
+    if any(metrics.get(metric.name) is not None for metrics in scores):
         return
     why = f"to each of them {labels[0]!r} is right" if len(set(labels)) == 1 else "whatever is answered"
-    aims = [one.name for one in bench.metrics_of if one.better != "neither" and one.name in defined]
+    safe = [one for one in bench.metrics_of if all(metrics.get(one.name) is not None for metrics in scores)]
+    aims = ", ".join(one.name for one in safe if one.better != "neither")
     raise BadSetting(
         f"{metric.name} is undefined on the {len(questions)} questions about the {part} images: {why}. Choose another "
-        f"--objective ({', '.join(aims)}), or give more questions."
+        f"--objective{f' ({aims})' if aims else ''}, or give more questions."
     )
