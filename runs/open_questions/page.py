@@ -15,12 +15,12 @@ INTRO = """\
 <!-- Written by runs/open_questions/page.py from results/; do not edit. -->
 # Open questions of AttAnchor
 
-AttAnchor's paper (arXiv 2509.23109) leaves questions open. Here each is asked of the bundled model, a LLaVA of 8 million
-parameters on drawn scenes, with POPE's questions about scenes of the test split. Answers are read from the first token.
-Accuracy and differences are in points with 95 % intervals over scenes (bootstrap, paired). The samples are small, and this
-model's patches were aligned with words when it was trained, far better than a LLaVA's: what is seen here shows how a question can
-be asked, and is no evidence about a large model. tau = 0.135 anchors a tenth of its words; 0.3 separates objects that are
-there from others best.
+AttAnchor's paper (arXiv 2509.23109) leaves several questions open. This page tests each on the bundled model, a LLaVA of 8
+million parameters trained on drawn scenes, with POPE's questions about scenes of the test split. Answers are read from the first
+token; a question that stands in several splits is asked once and counted once a split. Accuracy and differences are in points
+with 95 % intervals over scenes (bootstrap, paired); "surely" means that such an interval leaves out zero, without correction for
+the number of conditions. This model's patches were aligned with words when it was trained, far better than a LLaVA's: the results
+illustrate how a question can be answered and are not evidence about large models. tau = 0.135 anchors a tenth of its words.
 """
 NOT_RUN = "Not run yet: `python runs/open_questions/{}.py`."
 
@@ -30,7 +30,7 @@ SECTIONS = (
     ("b: with pruning", "pruning", pruning),
     ("c: degraded images", "degraded", degraded),
     ("e: without the whole prompt", "variants", variants),
-    ("Why is an anchor read as evidence?", "evidence", evidence),
+    ("Why does the model treat an anchor as evidence?", "evidence", evidence),
     ("d: alignment", "alignment", alignment),
     ("f: projectors", "projectors", projectors),
 )

@@ -1,6 +1,6 @@
 """The sections about a model as it is: cost, pruning, degraded images, variants. Each takes its result, as the file has it."""
 
-from page_parts import dressed, figure, points, shown, sure, table
+from page_parts import dressed, figure, load, points, shown, sure, table
 
 from vlm_anchors.analysis.plots import COLOURS, MARKERS
 
@@ -10,7 +10,7 @@ SIZES = (64, 256, 576, 1024, 2304)
 def cost(result):
     head = [
         "image tokens",
-        "anchors at one tau",
+        f"words anchored at tau {result['tau_of_576']:.3f}",
         "first token, plain",
         "with anchors",
         "decoding",
@@ -41,10 +41,12 @@ def cost(result):
     dear = [one["image tokens"] for one in result["cost"] if sure([x - 1 for x in one["ratio"]["first token"]]) > 0]
     said = (
         f"At one tau {first['anchors at the tau of 576']} of {first['words']} words anchor with {first['image tokens']} image "
-        f"tokens and {last['anchors at the tau of 576']} with {last['image tokens']}: the best of more cosines is higher, so tau "
-        f"must rise with the image. The share of added tokens falls instead: "
-        f"{last['anchors at this tau'] / last['image tokens']:.1%} where a tenth of the words anchors. "
-        + (f"The first token is surely slower with {', '.join(map(str, dear))} image tokens." if dear else
+        f"tokens and {last['anchors at the tau of 576']} with {last['image tokens']}. With random weights a best cosine is the "
+        "maximum of that much more noise; where it is so in a trained model too, tau must rise with the image. The added tokens "
+        "become a smaller share of the prompt: "
+        f"{last['anchors at this tau'] / last['image tokens']:.1%} of {last['image tokens']} image tokens where a tenth of the "
+        "words is anchored. "
+        + (f"The first token is surely slower with {' and '.join(map(str, dear))} image tokens." if dear else
            "No first token is surely slower than the plain model's.")
     )  # fmt: skip
     lacking = [str(size) for size in SIZES if size not in [one["image tokens"] for one in result["cost"]]]
@@ -94,18 +96,22 @@ def pruning(result):
     for by in ("cosine", "attention", "random"):
         one = kept(by)
         parts.append(
-            f"by {by} every share is surely worse" if one is None else
-            f"by {by} down to {one['share']:g} nothing is surely lost ({shown(one['difference']['accuracy'], sign=True)})"
+            f"{by} is surely worse at every share" if one is None else
+            f"keeping {one['share']:g} of the tokens by {by} shows no sure loss "
+            f"({shown(one['difference']['accuracy'], sign=True)})"
         )  # fmt: skip
     halves = {one["by"]: one for one in result["rows"] if one["share"] == 0.5 and not one["anchors"]}
-    with_anchors = [one for one in result["rows"] if one["anchors"] and one["by"] != "all"]
+    of = {(one["by"], one["share"], one["anchors"]): one["accuracy"] for one in result["rows"] if one["by"] != "all"}
+    pairs = [(key[:2], accuracy, of[*key[:2], False]) for key, accuracy in of.items() if key[2]]
+    best = max(pairs, key=lambda pair: pair[1][0] - pair[2][0])
     beside = next(one for one in result["rows"] if one["anchors"] and one["by"] == "all")["accuracy"][0]
-    gained = sum(one["accuracy"][0] > beside for one in with_anchors)
+    gained = sum(accuracy[0] > beside for _, accuracy, _ in pairs)
     said = (
         f"Without anchors, {'; '.join(parts)}. Half the tokens removed by cosine take "
-        f"{halves['cosine']['seconds against plain']:.2f} of the plain model's time; by attention nothing is removed "
-        f"({halves['attention']['seconds against plain']:.2f}). With "
-        f"anchors {gained} of {len(with_anchors)} pruned settings are above anchors alone."
+        f"{halves['cosine']['seconds against plain']:.2f} of the plain model's time; the attention variant only masks tokens and "
+        f"saves none ({halves['attention']['seconds against plain']:.2f}). Anchors change a pruned model most at "
+        f"{best[0][1]:g} by {best[0][0]}: accuracy {shown(best[2])} without them, {shown(best[1])} with them. "
+        f"{gained} of {len(pairs)} pruned settings with anchors are above anchors alone."
     )
     return (
         f"{result['scenes']} scenes, {result['rows'][0]['questions']} questions; anchors at tau 0.3. Cosine and random remove "
@@ -124,7 +130,7 @@ def degraded(result):
          f"{one['cosines']['entropy']:.2f}"]
         for one in result["rows"]
     ]  # fmt: skip
-    head = ["image", "strength", "plain", *(f"anchors, tau {tau}" for tau in taus), "separation", "cosine there / absent",
+    head = ["image", "strength", "plain", *(f"anchors, tau {tau}" for tau in taus), "separation", "cosine, present / absent",
             "entropy"]  # fmt: skip
 
     def draw(figure):
@@ -136,7 +142,7 @@ def degraded(result):
                 points(axes, number, range(len(mine)), spans, f"tau {tau}")
             axes.set_xticks(range(len(mine)), ["none", *(f"{one['strength']:g}" for one in mine[1:])], fontsize=7)
             dressed(axes, kind, "", zero=True)
-        figure.axes[0].set_ylabel("points that anchors change")
+        figure.axes[0].set_ylabel("change in accuracy, points")
         figure.axes[0].legend(frameon=False, fontsize=8)
 
     def cases(side):
@@ -158,21 +164,39 @@ def degraded(result):
     ]
     if helped:
         best, yes = (max(one["plain"][name][0] for one in helped) for name in ("accuracy", "yes"))
+        raised = [max(one["anchors"][tau]["yes"][0] for tau in taus) for one in helped]
         said += (
-            f" The boundary runs the other way round than one would fear: anchors help where the plain model sees "
-            "next to nothing "
-            f"(accuracy {best:.0f} or less, {clear['plain']['accuracy'][0]:.0f} on clear images) and seldom says "
-            f"yes ({yes:.0f} % or less), "
-            "while the cosine, however low, still separates better than chance."
+            " Contrary to what one might expect, anchors help only where the plain model is near chance "
+            f"(accuracy at most {best:.1f}, {clear['plain']['accuracy'][0]:.1f} on clear images) and seldom answers yes (at most "
+            f"{yes:.1f} %; with anchors up to {max(raised):.1f} %), while the cosine still separates better than chance. Whether "
+            "a constant shift of the logit of yes would do as much was not run."
         )
+    warned = [f"{one['kind']} {one['strength']:g}" for one in result["rows"] if one.get("concern")]
     said += (
-        " `calibrate` warns where the words that anchor do not stand out from the others (`stand_out` below 3: here the "
-        "darkest scenes and the strongest blur); `diagnose` reports separation and entropy where boxes are known."
+        f" `calibrate` warns in {len(warned)} of these conditions that the words that anchor do not stand out from the others"
+        f"{': ' + ', '.join(warned) if warned else ''}. `diagnose` reports the entropy too, and how far the asked word's "
+        "cosine is above those of other words; it asks about objects that are there only."
     )
     return (
         f"{result['scenes']} scenes, {clear['plain']['questions']} questions a condition. Separation: how often an object that "
         "is there has the higher best cosine than one that is not. Entropy: of an asked word's cosines over the patches.\n\n"
         f"{table(head, rows)}\n\n{figure('open-degraded', draw, 10)}\n\n**Verdict.** {said}"
+    )
+
+
+def trained():
+    """What training with anchors at the image's end makes of them, which `evidence.py` measures."""
+    arms = {one["arm"]: one for one in (load("evidence") or {"arms": []})["arms"]}
+    if "at the image's end" not in arms:
+        return ""
+    end, published = (
+        " with anchors and ".join(shown(arms[name][key]["accuracy"]) for key in ("with anchors", "without"))
+        + " without"
+        for name in ("at the image's end", "as published")
+    )
+    return (
+        f" After a short training with anchors at the image's end (next section) accuracy is {end}; after one with "
+        f"anchors as published, {published}."
     )
 
 
@@ -208,11 +232,10 @@ def variants(result):
     worst = max(one["difference"]["accuracy"][0] for one in gone)
     better = [name for name in names for tau in taus if sure(of[tau, name]["difference"]["accuracy"]) > 0]
     said = (
-        f"In a model as it is, {'no variant helps' if not better else ', '.join(better) + ' helps'}. Where the anchor stands "
+        f"Without training, {'no variant helps' if not better else ', '.join(better) + ' helps'}. Where the anchor stands "
         f"decides: right behind its patch it costs {-published[0]:.0f} points at tau {low}, at the image's end {-end[0]:.0f}. "
-        f"Without the words in the prompt nothing is gained: the best of the variants that leave them out loses "
-        f"{-worst:.0f} points, since the question is then no longer one. Whether training with a "
-        "variant changes this was not run."
+        f"Without the words in the prompt nothing is gained: at tau {low} the best of the variants that leave them out loses "
+        f"{-worst:.0f} points, because the prompt is then no longer a complete question.{trained()}"
     )
     return (
         f"{result['plain']['scenes']} scenes, {result['plain']['questions']} questions; plain "
