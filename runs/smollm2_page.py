@@ -271,10 +271,13 @@ def left_out():
     asked = {name: load(name) for name in words}
     scenes = {name: told["tables"][0]["rows"][0]["images"] if told else 0 for name, told in asked.items()}
     fewer = ", ".join(f"{n} for {words[name]}" for name, n in scenes.items() if n < 500)
+    rows = {row["method"] for row in asked["baselines"]["tables"][0]["rows"]} if asked["baselines"] else set()
+    lacking = [f"`{name}`" for name in ("clearsight", "deco", "pai") if name not in rows]
+    plainly = f" Not asked with their defaults: {', '.join(lacking)}." if lacking else ""
     return (
         "## What was not run\n\n"
         f"`runs/smollm2.sh` uses 500 test scenes by default; these results use {fewer}, and 50 for the gates (150 questions "
-        "for the grey and the shuffled images). Captions, colours, positions and counts had barely been learned when training "
+        f"for the grey and the shuffled images).{plainly} Captions, colours, positions and counts had barely been learned when training "
         "stopped after 62 steps. The checkpoint is not shipped: more training means training again with a larger `--minutes`."
     )
 

@@ -166,7 +166,7 @@ def degraded(result):
         best, yes = (max(one["plain"][name][0] for one in helped) for name in ("accuracy", "yes"))
         raised = [max(one["anchors"][tau]["yes"][0] for tau in taus) for one in helped]
         said += (
-            " Contrary to what one might expect, anchors help only where the plain model is near chance "
+            " Contrary to what one might expect, anchors help only where the plain model sees little "
             f"(accuracy at most {best:.1f}, {clear['plain']['accuracy'][0]:.1f} on clear images) and seldom answers yes (at most "
             f"{yes:.1f} %; with anchors up to {max(raised):.1f} %), while the cosine still separates better than chance. Whether "
             "a constant shift of the logit of yes would do as much was not run."
