@@ -277,8 +277,9 @@ def left_out():
     return (
         "## What was not run\n\n"
         f"`runs/smollm2.sh` uses 500 test scenes by default; these results use {fewer}, and 50 for the gates (150 questions "
-        f"for the grey and the shuffled images).{plainly} Captions, colours, positions and counts had barely been learned when training "
-        "stopped after 62 steps. The checkpoint is not shipped: more training means training again with a larger `--minutes`."
+        f"for the grey and the shuffled images).{plainly} Captions, colours, positions and counts had barely been learned when "
+        "training stopped after 62 steps. The checkpoint is not shipped: more training means training again with a larger "
+        "`--minutes`."
     )
 
 
