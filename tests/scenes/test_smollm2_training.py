@@ -128,7 +128,7 @@ def test_a_gradient_that_is_not_finite_stops_and_keeps_the_checkpoint(small, wor
     with pytest.raises(SystemExit) as ended:
         train.main()
     assert ended.value.code == 2
-    assert "\nTraining stopped at step 0: its gradient is not finite." in capsys.readouterr().err
+    assert "Training stopped at step 0: its gradient is not finite." in capsys.readouterr().err
     assert (tmp_path / "checkpoint.pt").read_bytes() == kept
 
 
