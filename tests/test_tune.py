@@ -137,7 +137,9 @@ def test_a_benchmark_that_a_judge_scores_is_refused():
 def test_an_objective_that_the_labels_leave_undefined_is_refused():
     f1, accuracy = POPE.metrics_of[:2]
     answered_no = [replace(one, truth={"label": "no"}) for one in questions(3)]
-    words = r"f1 is undefined on the 6 questions about the held-out .*'no' is right\. Choose .*\(accuracy, mean_accuracy\)"
+    words = (
+        r"f1 is undefined on the 6 questions about the held-out .*'no' is right\. Choose .*\(accuracy, mean_accuracy\)"
+    )
     with pytest.raises(BadSetting, match=words):
         asking.require_defined(POPE, f1, answered_no, "held-out")
     asking.require_defined(POPE, accuracy, answered_no, "held-out")
