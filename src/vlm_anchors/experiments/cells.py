@@ -139,7 +139,7 @@ def _refuse_twice(experiment: Experiment, asked: Mapping[BenchmarkEntry, tuple[l
     for entry, (ids, settings) in asked.items():
         same = tuple(settings[name] for name in ("benchmark", "data_sha256", "protocol", "max_new_tokens"))
         decodings = [key_of(entry, *each) for each in decodings_of(experiment, entry)]
-        for spec in {spec_of_all(choose(method)[0]) for method in experiment.methods_of(entry)}:
+        for spec in dict.fromkeys(spec_of_all(choose(method)[0]) for method in experiment.methods_of(entry)):
             for how in decodings:
                 for other, theirs in known.setdefault((same, spec, how), []):
                     if not theirs.isdisjoint(ids):

@@ -46,7 +46,8 @@ def check(made: Experiment, file: str) -> None:
                     raise BadSetting(
                         f"{bench.name} has no drawn scenes (those that do: {', '.join(BUNDLED)}). Give its data and images."
                     )
-    every = {spec_of_all(choose(method)[0]) for entry in made.benchmarks for method in made.methods_of(entry)}
+    methods = (method for entry in made.benchmarks for method in made.methods_of(entry))
+    every = dict.fromkeys(spec_of_all(choose(method)[0]) for method in methods)
     if made.against != "none" and made.against not in every:
         raise UnknownName(f"{file}: report.against is no method of the experiment.{did_you_mean(made.against, every)}")
     strange = next((name for name in made.metrics if name not in metrics), None)
