@@ -69,18 +69,26 @@ def has_drift(seen: Observed) -> bool:
     return bool(_crosses(seen).holds and _turns(seen).holds)
 
 
-def _deep(seen: Observed) -> range:
+def deep_layers(depth: int) -> range:
     """The last third of the layers."""
-    return range(seen.depth - max(seen.depth // 3, 1) + 1, seen.depth + 1)
+    return range(depth - max(depth // 3, 1) + 1, depth + 1)
 
 
-def _between(seen: Observed) -> range:
-    """Intermediate layers: from the one whose anchors CLVA takes up to the deep ones, and a sixth of the depth at least.
+def intermediate_layers(depth: int, positive_layer: int) -> range:
+    """From the layer whose anchors CLVA takes up to the deep ones, and a sixth of the depth at least.
 
     The layer of the positive anchors alone would be no comparison: its map is the positive map.
     """
-    deep = _deep(seen).start
-    return range(min(seen.positive_layer, max(deep - max(seen.depth // 6, 1), 1)), deep)
+    deep = deep_layers(depth).start
+    return range(min(positive_layer, max(deep - max(depth // 6, 1), 1)), deep)
+
+
+def _deep(seen: Observed) -> range:
+    return deep_layers(seen.depth)
+
+
+def _between(seen: Observed) -> range:
+    return intermediate_layers(seen.depth, seen.positive_layer)
 
 
 def _over(table: "Table", column: str, layers: range) -> float:

@@ -17,13 +17,14 @@ from typing import Any
 
 from ..errors import BadData, BadSetting, UnknownName, UserError
 from ..evaluation.reading.official import safe_name
+from ..evaluation.reading.schema import short
 from ..generation.decodings import DECODINGS
 from ..registry import did_you_mean, split_composition
 from ..specs import choose, spec_of_all
 from ..text_files import expand
 from .checks import check
 from .experiment import LOADING, BenchmarkEntry, Experiment, ModelEntry
-from .yaml_file import read_mapping, short
+from .yaml_file import read_mapping
 
 LARGEST_SEED = 2**63 - 1
 MOST_SCENES = 100_000

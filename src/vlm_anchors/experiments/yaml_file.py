@@ -5,16 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadData, first_line
+from ..evaluation.reading.schema import short
 from ..text_files import read_text
 
 DEEPEST = 20
 """Values within values. An experiment has four levels."""
-
-
-def short(value: Any) -> str:
-    """A value as an error shows it."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def read_mapping(file: Path) -> Mapping[str, Any]:

@@ -19,8 +19,8 @@ from ..generation.generate import GenerationPlan
 from ..interventions.attachment import attach
 from ..models.decoder import find_target
 from ..models.vlm import Vlm
-from ..registry import did_you_mean, parse_spec
-from ..specs import DecodingLike, choose, spec_of_all
+from ..registry import did_you_mean
+from ..specs import DecodingLike, choose, gives_seed, spec_of_all
 from .search import PLAIN, Answers
 from .space import Setting
 
@@ -134,8 +134,7 @@ def seed_of(decoding: DecodingLike, seed: int | None) -> int:
         BadParameter: Both are given, and differ.
     """
     how = choose(decoding=decoding)[1]
-    named = isinstance(decoding, str) and "seed" in parse_spec(decoding)[1]
-    if not isinstance(how, Nucleus) or not (named or how.seed != Nucleus().seed):
+    if not isinstance(how, Nucleus) or not gives_seed("none", decoding):
         return seed or 0
     if seed not in (None, how.seed):
         raise BadParameter(

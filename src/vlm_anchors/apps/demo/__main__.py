@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ...analysis.verdicts import FADES
+from ...analysis.verdicts import FADES, deep_layers, intermediate_layers
 from ...document import save_figure
 from ...durable import write_whole
 from ...errors import AnchorsWarning, BadSetting, UserError
@@ -135,10 +135,9 @@ def drift(asked: list[DemoQuestion]) -> str:
     """Whether the plain model's deep layers look away from the image, as `diagnose` tests it: in one sentence."""
     shares = [each.replies["none"].shares for each in asked]
     layers = [sum(layer) / len(layer) for layer in zip(*shares, strict=True)]
-    deep = len(layers) - max(len(layers) // 3, 1)
-    start = min(CLVA().positive(len(layers)), deep)
-    middle, end = (100 * sum(part) / len(part) for part in (layers[start - 1 : deep], layers[deep:]))
-    found = f"{middle:.0f} % in layers {start}-{deep}, {end:.0f} % in layers {deep + 1}-{len(layers)}"
+    before, deep = intermediate_layers(len(layers), CLVA().positive(len(layers))), deep_layers(len(layers))
+    middle, end = (100 * sum(layers[one - 1] for one in part) / len(part) for part in (before, deep))
+    found = f"{middle:.0f} % in layers {before[0]}-{before[-1]}, {end:.0f} % in layers {deep[0]}-{deep[-1]}"
     if end >= FADES * middle:
         return (
             "CLVA repairs attention that drifts away from the image in deep layers; here nothing drifts "
